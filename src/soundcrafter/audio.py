@@ -1,0 +1,223 @@
+"""Sound files and waves: read, write, resample, level and length, in numpy."""
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundcrafter.files import replacing
+
+Wave = NDArray[np.float32]
+"""One mono wave [N], float32, nominally in [-1, 1]."""
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
+"""The suffixes that can be read, in lower case."""
+
+WRITE_SUFFIXES = (".wav", ".flac", ".ogg")
+"""The suffixes that can be written, in lower case."""
+
+_ENCODINGS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+_BLOCK = 65_536  # libsndfile's Vorbis encoder overflows its stack on minutes given at once
+_MAX_WRITE_RATE = 200_000  # Hz; above it libsndfile's Vorbis encoder crashes, FLAC refuses
+_SILENCE = 1e-6  # a peak below this is rounding left by the DC removal, not sound
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of a sound file says."""
+
+    sample_rate: int  # Hz
+    num_samples: int  # samples a channel, at the file's own rate
+
+    @property
+    def seconds(self) -> float:
+        """The length in seconds."""
+        return self.num_samples / self.sample_rate
+
+
+def audio_info(path: str | os.PathLike[str]) -> AudioInfo:
+    """Read the header only. ValueError as `read_audio`, but for faults further into the file."""
+    with _open(path) as file:
+        return AudioInfo(sample_rate=file.samplerate, num_samples=file.frames)
+
+
+def read_audio(
+    path: str | os.PathLike[str],
+    sample_rate: int,
+    *,
+    start: float = 0.0,
+    seconds: float | None = None,
+) -> Wave:
+    """Read a wave [N] at `sample_rate`, its channels averaged.
+
+    `start` and `seconds` choose a part; what lies beyond the end of the file is left out, not
+    padded. Values are as the file holds them: a float or lossy file may pass 1.
+    Raises ValueError naming the file where it is missing, unsupported, corrupt, empty, shorter
+    than `start`, or holds NaN or infinity.
+    """
+    _check_rate("sample_rate", sample_rate)
+    if not (math.isfinite(start) and start >= 0):
+        raise ValueError(f"start: got {start}; allowed: 0 s or more")
+    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"seconds: got {seconds}; allowed: more than 0 s")
+    with _open(path) as file:
+        rate = file.samplerate
+        first = round(start * rate)
+        if first >= file.frames:
+            raise ValueError(f"{path}: start {start} s is past its end at {file.frames / rate} s")
+        if first:
+            file.seek(first)
+        # one sample too many rather than one too few: the exact cut is made after resampling
+        count = -1 if seconds is None else min(math.ceil(seconds * rate), file.frames - first)
+        wave = file.read(count, dtype="float32", always_2d=True).mean(axis=1)
+    if not np.isfinite(wave).all():
+        raise ValueError(f"{path}: holds NaN or infinite samples")
+    wave = resample(wave, rate, sample_rate)
+    if seconds is not None:
+        wave = wave[: max(1, round(seconds * sample_rate))]
+    if not len(wave):
+        raise ValueError(f"{path}: no sound in it")
+    return wave
+
+
+def write_audio(path: str | os.PathLike[str], wave: Wave, sample_rate: int) -> None:
+    """Write wave [N]: the suffix decides the format; wav and flac are 16-bit PCM.
+
+    The wave is clipped to [-1, 1]. The file is written under a temporary name and renamed, so
+    there is never half a file. The same wave gives the same bytes as wav and flac (Ogg carries a
+    random serial number). Raises ValueError for an unknown suffix, a folder that is missing or
+    not writable, a wave that is not one finite dimension, and a rate above 200 kHz.
+    """
+    import soundfile
+
+    path = Path(path)
+    if not 0 < sample_rate <= _MAX_WRITE_RATE:
+        raise ValueError(
+            f"sample_rate: got {sample_rate}; allowed to write: 1 to {_MAX_WRITE_RATE} Hz"
+        )
+    if path.suffix.lower() not in _ENCODINGS:
+        raise ValueError(
+            f"{path}: cannot write {path.suffix or 'without a suffix'!r}; "
+            f"allowed: {', '.join(WRITE_SUFFIXES)}"
+        )
+    samples = _to_int16(wave)
+    kind, subtype = _ENCODINGS[path.suffix.lower()]
+    # encoded in memory: on a full disk libsndfile would not say so, Python does
+    stream = io.BytesIO()
+    with soundfile.SoundFile(stream, "w", sample_rate, 1, subtype, format=kind) as file:
+        for begin in range(0, len(samples), _BLOCK):
+            file.write(samples[begin : begin + _BLOCK])
+    with replacing(path) as temporary:
+        temporary.write_bytes(stream.getbuffer())
+
+
+def resample(wave: Wave, from_rate: int, to_rate: int) -> Wave:
+    """Resample wave [N] between two rates in Hz (soxr HQ) to exactly round(N * to / from)."""
+    import soxr
+
+    _check_rate("from_rate", from_rate)
+    _check_rate("to_rate", to_rate)
+    wave = _as_wave(wave)
+    if from_rate == to_rate or not len(wave):
+        return wave
+    num_samples = round(len(wave) * to_rate / from_rate)
+    resampled = np.asarray(soxr.resample(wave, from_rate, to_rate, quality="HQ"), dtype=np.float32)
+    # soxr rounds the length its own way: at most a sample or two are cut or added
+    resampled = resampled[:num_samples]
+    return np.pad(resampled, (0, num_samples - len(resampled)))
+
+
+def normalize_peak(wave: Wave, peak: float = 0.5) -> Wave:
+    """Remove the mean of wave [N], then scale its largest magnitude to `peak`.
+
+    Silence stays silence, and so does a constant. AudioLDM trains on waves levelled so.
+    """
+    wave = _as_wave(wave)
+    if not len(wave):
+        return wave
+    centred = wave - np.mean(wave, dtype=np.float64)
+    largest = np.abs(centred).max()
+    if largest < _SILENCE:
+        return np.zeros_like(wave)
+    return (centred * (peak / largest)).astype(np.float32)
+
+
+def limit_peak(wave: Wave, peak: float = 0.99) -> Wave:
+    """Scale wave [N] down so that no magnitude passes `peak`; a quieter wave is left as it is."""
+    wave = _as_wave(wave)
+    largest = float(np.abs(wave).max(initial=0.0))
+    return wave if largest <= peak else (wave * (peak / largest)).astype(np.float32)
+
+
+def fit_length(
+    wave: Wave, num_samples: int, pad: Literal["zero", "repeat"] = "zero", start: int = 0
+) -> Wave:
+    """Take exactly `num_samples` of wave [N] from sample `start`, as a copy.
+
+    What lies beyond the end is zeros, or with "repeat" the wave again from its first sample.
+    Raises ValueError for `start` outside the wave, and for repeating an empty one.
+    """
+    wave = _as_wave(wave)
+    if num_samples < 0:
+        raise ValueError(f"num_samples: got {num_samples}; allowed: 0 or more")
+    if not 0 <= start < max(1, len(wave)):
+        raise ValueError(f"start: got {start}; allowed: 0 to {max(0, len(wave) - 1)}")
+    if pad == "repeat":
+        if not len(wave):
+            raise ValueError("wave: it is empty and cannot be repeated")
+        return np.take(wave, np.arange(start, start + num_samples), mode="wrap")
+    if pad != "zero":
+        raise ValueError(f"pad: got {pad!r}; allowed: zero, repeat")
+    fitted = np.zeros(num_samples, dtype=np.float32)
+    part = wave[start : start + num_samples]
+    fitted[: len(part)] = part
+    return fitted
+
+
+@contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A soundfile.SoundFile with sound in it; libsndfile's errors become ValueError."""
+    import soundfile
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+    if path.suffix.lower() not in AUDIO_SUFFIXES:
+        raise ValueError(
+            f"{path}: cannot read {path.suffix or 'without a suffix'!r}; "
+            f"allowed: {', '.join(AUDIO_SUFFIXES)}"
+        )
+    try:
+        with soundfile.SoundFile(path) as file:
+            if file.frames <= 0:
+                raise ValueError(f"{path}: no sound in it")
+            yield file
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: cannot read: {error.error_string}") from None
+
+
+def _to_int16(wave: Wave) -> NDArray[np.int16]:
+    wave = _as_wave(wave)
+    if not np.isfinite(wave).all():
+        raise ValueError("wave: holds NaN or infinite samples")
+    # libsndfile multiplies by 32767 but divides by 32768: this way a file survives a rewrite
+    return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def _as_wave(wave: Wave) -> Wave:
+    wave = np.asarray(wave, dtype=np.float32)
+    if wave.ndim != 1:
+        raise ValueError(f"wave: got shape {wave.shape}; expected one dimension [N]")
+    return wave
+
+
+def _check_rate(name: str, rate: int) -> None:
+    if rate <= 0:
+        raise ValueError(f"{name}: got {rate}; allowed: more than 0 Hz")

@@ -1,0 +1,333 @@
+"""The command line. Heavy imports wait until a command runs, so that --help is instant."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from soundcrafter.version import __version__
+
+app = typer.Typer(
+    help="Text in, sound effect out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at recordings, encode them for training.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+class StageName(StrEnum):
+    """The four trainings."""
+
+    clap = "clap"
+    vae = "vae"
+    vocoder = "vocoder"
+    diffusion = "diffusion"
+
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+RecipeOption = Annotated[Path, typer.Option(help="Recipe (TOML), see recipes/.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override: section.name=value. Repeatable.")
+]
+DataOption = Annotated[Path, typer.Option(help="Manifest (csv, jsonl) or folder of recordings.")]
+
+
+def main() -> None:
+    """Run the command line: exit 0; 2 with one line on stderr for what the user can mend."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except ValueError as error:
+        _fail(str(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Text in, sound effect out."""
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What should be heard.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file, one prompt a line.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg) or folder.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model folder.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length, .2 to 600.")] = None,
+    count: Annotated[int, typer.Option(help="Sounds a prompt; sound k has seed + k.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same sound.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Weight of the prompt; 1 is none.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What should not be heard.")] = None,
+    device: DeviceOption = "auto",
+    plot: Annotated[bool, typer.Option("--plot", help="A spectrogram PNG by each sound.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make sounds from a prompt, or from a file of prompts."""
+    from soundcrafter.pipeline import SoundCrafter, check_request
+
+    wanted = _read_prompts(prompt, prompts)
+    # everything that can be refused is refused before a model is loaded
+    check_request(wanted, 1.0 if seconds is None else seconds, count, seed, steps or 1, 1.0)
+    if steps is not None or guidance is not None:
+        check_request(wanted, 1.0, 1, 0, 1 if steps is None else steps, guidance or 0.0)
+    files = _output_files(output, wanted, count, seed)
+    crafter = SoundCrafter.from_pretrained(_model_folder(model), device)
+    with _progress("generating", show=not as_json) as advance:
+        sounds = crafter.generate(
+            wanted,
+            seconds=seconds,
+            count=count,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            negative=negative,
+            progress=advance,
+        )
+    report = []
+    for sound, file in zip(sounds, files, strict=True):
+        sound.save(file)
+        if plot:
+            sound.plot(file.with_suffix(".png"))
+        facts = {"seed": sound.seed, "seconds": sound.seconds, "score": round(sound.score, 4)}
+        report.append({"file": str(file), "prompt": sound.prompt, **facts})
+        if not as_json:
+            print(f"{file}  {sound.seconds:.2f} s  seed {sound.seed}  score {sound.score:.2f}")
+    if as_json:
+        print(json.dumps(report, indent=2))
+
+
+@app.command()
+def train(
+    stage: Annotated[StageName, typer.Argument(help="Which part.")],
+    recipe: RecipeOption,
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="Model folder that grows stage by stage.")],
+    init: Annotated[Path | None, typer.Option(help="Model folder to start from.")] = None,
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    workers: Annotated[int, typer.Option(help="Threads that load data.")] = 1,
+    log_steps: Annotated[int, typer.Option(help="Steps between log lines.")] = 50,
+    sample_steps: Annotated[int, typer.Option(help="Steps between samples in TensorBoard.")] = 0,
+    checkpoint_steps: Annotated[int, typer.Option(help="Steps between checkpoints; 0: none.")] = 0,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0,
+    keep: Annotated[int, typer.Option(help="Checkpoints kept.")] = 2,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long, resumable.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train one part; the same command again resumes."""
+    from soundcrafter.train import RunOptions, read_recipe
+    from soundcrafter.train import train as run_training
+
+    settings = read_recipe(recipe, overrides or ())
+    options = RunOptions(
+        device=device,
+        workers=workers,
+        log_steps=log_steps,
+        sample_steps=sample_steps,
+        checkpoint_steps=checkpoint_steps,
+        checkpoint_minutes=checkpoint_minutes,
+        keep=keep,
+        max_minutes=minutes,
+    )
+    total = getattr(settings, stage.value).steps
+
+    def report(entry: Mapping[str, Any]) -> None:
+        print(json.dumps(entry) if as_json else _log_line(stage.value, entry, total), flush=True)
+
+    done = run_training(
+        stage.value, settings, data=data, out=out, options=options, init=init, report=report
+    )
+    if not as_json:
+        print(f"{stage.value}: {done} of {total} steps done, in {out}")
+
+
+@app.command()
+def info(
+    target: Annotated[Path, typer.Argument(help="Model folder or recipe.")],
+    overrides: SetOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """What a model or a recipe is: its parts, their sizes, its defaults."""
+    from soundcrafter.describe import describe
+
+    facts = describe(target, overrides or ())
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    rows = [[name, f"{count:,}"] for name, count in facts["parameters"].items()]
+    _print_table(f"{target}", ["part", "parameters"], [*rows, ["in all", f"{facts['total']:,}"]])
+    for key in ("sample_rate", "latent", "diffusion", "sampling"):
+        if key in facts:
+            print(f"{key}: {facts[key]}")
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[Path, typer.Argument(help="Manifest (csv, jsonl) or folder.")],
+    split: Annotated[str | None, typer.Option(help="One split only.")] = None,
+    label_column: Annotated[str, typer.Option(help="Column that holds the label.")] = "label",
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every file in full.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Count recordings, seconds, captions and labels; list what cannot be read."""
+    from soundcrafter.data.check import check
+
+    with _progress("checking", show=decode and not as_json) as advance:
+        facts = check(data, split, label_column, decode=decode, progress=advance)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    for key in ("recordings", "minutes", "captions", "labels"):
+        print(f"{key}: {facts[key]}")
+    print(f"splits: {facts['splits']}")
+    print(f"skipped: {len(facts['skipped'])}")
+    for file, reason in facts["skipped"]:
+        print(f"  {file}: {reason}")
+
+
+@data_app.command("encode")
+def data_encode(
+    recipe: RecipeOption,
+    data: DataOption,
+    model: Annotated[Path, typer.Option(help="Model folder with VAE and CLAP.")],
+    out: Annotated[Path, typer.Option(help="Folder for latents and embeddings.")],
+    overrides: SetOption = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(help="Sounds encoded at once.")] = 16,
+    device: DeviceOption = "auto",
+) -> None:
+    """Compute latents and CLAP embeddings once, for training the U-Net from them."""
+    from soundcrafter.train.encode import encode_data
+    from soundcrafter.train.recipe import read_recipe
+
+    settings = read_recipe(recipe, overrides or ())
+    with _progress("encoding") as advance:
+        index = encode_data(
+            settings,
+            data,
+            model,
+            out,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            progress=advance,
+        )
+    print(index)
+
+
+def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
+    if (prompt is None) == (file is None):
+        raise ValueError("prompt: give one prompt, or --prompts FILE")
+    if file is None:
+        return [prompt or ""]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: cannot read prompts: {error}") from None
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ValueError(f"{file}: no prompt in it")
+    return found
+
+
+def _output_files(output: Path | None, prompts: list[str], count: int, seed: int) -> list[Path]:
+    """Where each sound goes: the file named, numbered where there are several, or a folder."""
+    from soundcrafter.audio import WRITE_SUFFIXES
+    from soundcrafter.files import make_folder
+
+    total = len(prompts) * count
+    if output is not None and output.suffix and not output.is_dir():
+        if output.suffix.lower() not in WRITE_SUFFIXES:
+            allowed = ", ".join(WRITE_SUFFIXES)
+            raise ValueError(f"{output}: cannot write {output.suffix!r}; allowed: {allowed}")
+        folder = output.parent
+        numbers = [""] if total == 1 else [f"-{i + 1:0{len(str(total))}d}" for i in range(total)]
+        files = [output.with_name(f"{output.stem}{number}{output.suffix}") for number in numbers]
+    else:
+        folder = output or Path()
+        width = len(str(len(prompts)))
+        starts = ["" if len(prompts) == 1 else f"{i + 1:0{width}d}-" for i in range(len(prompts))]
+        files = [
+            folder / f"{start}{_slug(prompt)}-{seed + k}.wav"
+            for start, prompt in zip(starts, prompts, strict=True)
+            for k in range(count)
+        ]
+        make_folder(folder)
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(f"{folder}: no such folder, or it cannot be written")
+    return files
+
+
+def _slug(prompt: str) -> str:
+    return re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60] or "sound"
+
+
+def _model_folder(model: str | None) -> Path:
+    if model is None:
+        raise ValueError("model: there is no bundled model yet; give --model FOLDER")
+    return Path(model)
+
+
+def _log_line(stage: str, entry: Mapping[str, Any], total: int) -> str:
+    hidden = ("step", "learning_rate", "samples_per_second")
+    losses = "  ".join(f"{key} {value:.4g}" for key, value in entry.items() if key not in hidden)
+    speed = entry["samples_per_second"]
+    return f"{stage} {entry['step']}/{total}  {losses}  {speed:.1f} samples/s"
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@contextmanager
+def _progress(what: str, show: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, where someone looks; yields a callback (done, total)."""
+    if not (show and sys.stderr.isatty()):
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

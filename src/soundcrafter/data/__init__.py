@@ -1,0 +1,1 @@
+"""Recordings and captions: manifest, draws, augmentation, encoded latents."""

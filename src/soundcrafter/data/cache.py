@@ -1,0 +1,84 @@
+"""Decoded recordings in memory. What is read never depends on what is cached."""
+
+import threading
+
+import numpy as np
+
+from soundcrafter.audio import read_audio
+from soundcrafter.data.manifest import Recording
+
+# A recording is decoded in blocks of whole seconds, so that a crop of a long file needs only a
+# part of it and yet has the same samples whether the rest was decoded or not. The margin feeds the
+# resampler's filter across the seams.
+BLOCK_SECONDS = 16
+MARGIN_SECONDS = 1
+
+Key = tuple[str, float, float, int]
+
+
+class WaveCache:
+    """Reads crops of recordings at one sample rate; keeps decoded blocks up to `limit` bytes.
+
+    Blocks are int16 with a scale each, so that quiet recordings keep their resolution. A full
+    cache keeps what it has: recordings come in random order, so dropping old blocks gains nothing.
+    """
+
+    def __init__(self, sample_rate: int, limit: int) -> None:
+        self._sample_rate, self._limit, self._size = sample_rate, limit, 0
+        self._blocks: dict[Key, tuple[np.ndarray, np.float32]] = {}
+        self._failures: dict[Key, str] = {}
+        self._lock = threading.Lock()
+
+    def num_samples(self, recording: Recording) -> int:
+        """Length at the cache's sample rate. Raises ValueError for an unreadable file."""
+        if recording.seconds <= BLOCK_SECONDS:
+            return len(self._block(recording, 0)[0])
+        return int(recording.seconds * self._sample_rate)
+
+    def crop(self, recording: Recording, start: int, num_samples: int) -> np.ndarray:
+        """Samples start .. start + num_samples, fewer where the recording ends: float32 [N].
+
+        Raises ValueError for an unreadable file, and one that ends before `start`.
+        """
+        size = BLOCK_SECONDS * self._sample_rate
+        parts = []
+        for number in range(start // size, (start + num_samples - 1) // size + 1):
+            samples, scale = self._block(recording, number)
+            begin, end = start - number * size, start + num_samples - number * size
+            parts.append(samples[max(begin, 0) : end].astype(np.float32) * scale)
+        wave = np.concatenate(parts)
+        if not len(wave):
+            raise ValueError(f"{recording.file}: shorter than the {recording.seconds:g} s stated")
+        return wave
+
+    def _block(self, recording: Recording, number: int) -> tuple[np.ndarray, np.float32]:
+        key = (str(recording.file), recording.start, recording.seconds, number)
+        block = self._blocks.get(key)
+        if block is not None:
+            return block
+        if key in self._failures:
+            raise ValueError(self._failures[key])
+        try:
+            block = _quantize(self._decode(recording, number))
+        except ValueError as error:
+            self._failures[key] = str(error)
+            raise
+        with self._lock:
+            if key not in self._blocks and self._size + block[0].nbytes <= self._limit:
+                self._blocks[key] = block
+                self._size += block[0].nbytes
+        return block
+
+    def _decode(self, recording: Recording, number: int) -> np.ndarray:
+        before = MARGIN_SECONDS if number else 0
+        begin = number * BLOCK_SECONDS - before
+        seconds = min(before + BLOCK_SECONDS + MARGIN_SECONDS, recording.seconds - begin)
+        start = recording.start + begin
+        wave = read_audio(recording.file, self._sample_rate, start=start, seconds=seconds)
+        return wave[before * self._sample_rate :][: BLOCK_SECONDS * self._sample_rate]
+
+
+def _quantize(wave: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    peak = float(np.abs(wave).max(initial=0.0))
+    scale = np.float32((peak or 1.0) / 32767)
+    return np.clip(np.rint(wave / scale), -32767, 32767).astype(np.int16), scale

@@ -1,0 +1,236 @@
+"""Draws of sounds for training: crops, levels and mixes that are functions of (seed, index)."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundcrafter.audio import fit_length, limit_peak, normalize_peak
+from soundcrafter.data.augment import gain, join_captions, mix
+from soundcrafter.data.cache import WaveCache
+from soundcrafter.data.manifest import Manifest, exclude_captions
+from soundcrafter.data.order import DRAW, VARIANT, DrawOrder, generator, kind_of
+
+T = TypeVar("T")
+
+SILENCE = 1e-3  # a crop whose peak is below -60 dB of full scale holds nothing to learn from
+SILENT_RETRIES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is drawn from a manifest, and how."""
+
+    split: str = "train"  # split of the manifest that is drawn from
+    label_column: str = "label"  # column of the manifest that holds the label
+    balance: Literal["label", "none"] = "label"  # uniform labels, or each recording once an epoch
+    pad: Literal["zero", "repeat"] = "zero"  # what follows a recording shorter than the draw
+    variants: int = 0  # crops a recording can give; 0: a new one each draw
+    mix_probability: float = 0.0  # share of draws that hold two sounds of different labels
+    mix_snr_db: tuple[float, float] = (-5.0, 5.0)  # range of the first's level over the second's
+    gain_db: float = 0.0  # levels are lowered by 0 to this many decibels
+    exclude_captions: tuple[str, ...] = ()  # csv files whose captions are left out of the data
+    cache_gb: float = 2.0  # memory for decoded recordings
+
+    def __post_init__(self) -> None:
+        if self.balance not in ("label", "none"):
+            raise ValueError(f"balance: got {self.balance!r}; allowed: label, none")
+        if self.pad not in ("zero", "repeat"):
+            raise ValueError(f"pad: got {self.pad!r}; allowed: zero, repeat")
+        if self.variants < 0:
+            raise ValueError(f"variants: got {self.variants}; must be 0 or more")
+        if not 0 <= self.mix_probability <= 1:
+            raise ValueError(f"mix_probability: got {self.mix_probability}; must be from 0 to 1")
+        if self.mix_snr_db[0] > self.mix_snr_db[1]:
+            raise ValueError(f"mix_snr_db: got {self.mix_snr_db}; the first must be the lower")
+        if self.gain_db < 0:
+            raise ValueError(f"gain_db: got {self.gain_db}; must be 0 or more")
+        if self.cache_gb < 0:
+            raise ValueError(f"cache_gb: got {self.cache_gb}; must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """One drawn sound."""
+
+    wave: np.ndarray  # [N] float32
+    caption: str | None  # what is heard; of a mix, both captions joined
+    label: str | None  # None for a mix
+    files: tuple[str, ...]  # relative to the manifest's root; two for a mix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Draws side by side."""
+
+    wave: Tensor  # [B, N] float32
+    captions: tuple[str | None, ...]  # one a draw
+    labels: tuple[str | None, ...]  # one a draw
+    files: tuple[tuple[str, ...], ...]  # one or two a draw
+    indices: tuple[int, ...]  # the indices asked for
+
+
+class Sounds:
+    """Draws of `num_samples` at `sample_rate` from a manifest; safe to use from many threads.
+
+    A longer recording is cropped at a random start; a shorter one starts at 0 and is padded at
+    its end. Crops lose their DC and are scaled to `peak` (AudioLDM's levelling) before padding;
+    peak None leaves them as recorded. Everything is a function of (seed, index), or with variants
+    of (seed, recording, variant), whatever was drawn or cached before. A recording that cannot be
+    decoded is listed in `skipped` and the next one takes its place. Raises ValueError for
+    impossible sizes and seeds, and where exclude_captions leaves nothing.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        config: DataConfig,
+        *,
+        sample_rate: int,
+        num_samples: int,
+        seed: int,
+        peak: float | None = 0.5,
+    ) -> None:
+        if sample_rate < 1 or num_samples < 1:
+            raise ValueError(f"got {num_samples} samples at {sample_rate} Hz; both must be above 0")
+        if peak is not None and not 0 < peak <= 1:
+            raise ValueError(f"peak: got {peak}; must be above 0 and at most 1, or None")
+        if config.exclude_captions:
+            manifest = exclude_captions(manifest, config.exclude_captions)
+        self.manifest, self.config = manifest, config
+        self.sample_rate, self.num_samples = sample_rate, num_samples
+        self.seed, self.peak = seed, peak
+        self.skipped: dict[str, str] = {}
+        self.order = DrawOrder(
+            [kind_of(r.label, r.caption, manifest.name(r)) for r in manifest.recordings],
+            balance=config.balance,
+            variants=config.variants,
+            seed=seed,
+        )
+        self._cache = WaveCache(sample_rate, int(config.cache_gb * 1e9))
+
+    def __len__(self) -> int:
+        return len(self.manifest.recordings)
+
+    def draw(self, index: int) -> Draw:
+        """The sound that `index` (0 or more, without end) stands for.
+
+        Raises ValueError only where no recording at all can be decoded.
+        """
+        chosen, variant = self.order.choose(index)
+        for recording in self.order.from_here(chosen):
+            try:
+                if self.config.variants:
+                    return self.draw_variant(recording, variant)
+                return self._draw(recording, generator(self.seed, DRAW, index))
+            except ValueError as error:
+                self._skip(recording, error)
+        raise ValueError(f"none of the {len(self)} recordings can be decoded: {self.skipped}")
+
+    def draw_variant(self, recording: int, variant: int) -> Draw:
+        """Variant `variant` of the recording at that place in the manifest.
+
+        Raises ValueError for a recording that cannot be decoded and a variant that is not there.
+        """
+        if not 0 <= variant < self.config.variants:
+            raise ValueError(f"variant: got {variant}; there are {self.config.variants}")
+        return self._draw(recording, generator(self.seed, VARIANT, recording, variant))
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The draws of `indices`, stacked."""
+        draws = [self.draw(index) for index in indices]
+        return Batch(
+            wave=torch.from_numpy(np.stack([draw.wave for draw in draws])),
+            captions=tuple(draw.caption for draw in draws),
+            labels=tuple(draw.label for draw in draws),
+            files=tuple(draw.files for draw in draws),
+            indices=tuple(indices),
+        )
+
+    def _draw(self, recording: int, rng: np.random.Generator) -> Draw:
+        item, config = self.manifest.recordings[recording], self.config
+        wave, caption, label = self._crop(recording, rng), item.caption, item.label
+        files: tuple[str, ...] = (self.manifest.name(item),)
+        if rng.random() < config.mix_probability and wave.any():
+            partner = self._partner(recording, rng)
+            if partner is not None:
+                other, other_wave = self.manifest.recordings[partner[0]], partner[1]
+                wave = self._level(mix(wave, other_wave, rng.uniform(*config.mix_snr_db)))
+                caption = _joined(item.caption, other.caption)
+                label, files = None, (*files, self.manifest.name(other))
+        if config.gain_db:
+            wave = gain(wave, -rng.uniform(0, config.gain_db))
+        return Draw(wave=wave, caption=caption, label=label, files=files)
+
+    def _partner(self, recording: int, rng: np.random.Generator) -> tuple[int, np.ndarray] | None:
+        for other in self.order.partners(recording, rng):
+            try:
+                wave = self._crop(other, rng)
+            except ValueError as error:
+                self._skip(other, error)
+                continue
+            if wave.any():
+                return other, wave
+        return None
+
+    def _crop(self, recording: int, rng: np.random.Generator) -> np.ndarray:
+        item = self.manifest.recordings[recording]
+        spare = max(self._cache.num_samples(item) - self.num_samples, 0)
+        for _ in range(1 + (SILENT_RETRIES if spare else 0)):
+            start = int(rng.integers(spare + 1))
+            wave = self._cache.crop(item, start, self.num_samples)
+            if np.abs(wave).max() >= SILENCE:
+                break
+        if self.peak is not None:
+            wave = normalize_peak(wave, self.peak)
+        return fit_length(wave, self.num_samples, self.config.pad)
+
+    def _level(self, mixed: np.ndarray) -> np.ndarray:
+        return limit_peak(mixed) if self.peak is None else normalize_peak(mixed, self.peak)
+
+    def _skip(self, recording: int, error: ValueError) -> None:
+        self.skipped[self.manifest.name(self.manifest.recordings[recording])] = str(error)
+
+
+def _joined(first: str | None, second: str | None) -> str | None:
+    return None if first is None or second is None else join_captions(first, second)
+
+
+def prefetch(
+    make: Callable[[int], T], steps: Iterable[int], workers: int, depth: int
+) -> Generator[T, None, None]:
+    """make(step) for each of `steps`, in order, made ahead by threads (decoding and resampling
+    release the interpreter lock).
+
+    At most `depth` results are made ahead. An exception of `make` is raised where its result was
+    due. Closing the iterator drops what is waiting and returns when what is running has ended.
+    workers=0 makes each result when it is asked for. Raises ValueError for a negative `workers`
+    and a `depth` below 1.
+    """
+    if workers < 0 or depth < 1:
+        raise ValueError(f"got workers {workers}, depth {depth}; at least 0 and 1")
+    if workers == 0:
+        return (make(step) for step in steps)
+    return _prefetch(make, steps, workers, depth)
+
+
+def _prefetch(
+    make: Callable[[int], T], steps: Iterable[int], workers: int, depth: int
+) -> Generator[T, None, None]:
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
+    waiting: deque[Future[T]] = deque()
+    upcoming = iter(steps)
+    try:
+        waiting.extend(threads.submit(make, step) for step in islice(upcoming, depth))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(threads.submit(make, step) for step in islice(upcoming, 1))
+            yield result
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,294 @@
+"""The manifest: which recordings there are, their captions, labels and splits, read from a csv or
+jsonl table, an AudioCaps csv, or a plain folder of audio files."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from soundcrafter.audio import AUDIO_SUFFIXES, audio_info
+
+Row = dict[str, Any]
+
+TABLES = ("manifest.csv", "manifest.jsonl", "sounds.csv")
+AUDIOCAPS_COLUMNS = {"youtube_id", "start_time", "caption"}
+# A table or row that names no split is training data: asking it for "test" must fail.
+DEFAULT_SPLIT = "train"
+HEADER_THREADS = 8
+STOP_WORDS = (
+    r"\b(a|an|the|and|or|but|of|in|on|at|to|with|by|for|from|into|onto|as|is|are|was|were|be|been"
+    r"|being|it|its|this|that|these|those|while|then|there|some)\b"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """One stretch of an audio file with what is known about it."""
+
+    file: Path  # the audio file, to be opened as it stands
+    caption: str | None = None  # one sentence on what is heard
+    label: str | None = None  # short class name
+    split: str | None = None  # train, dev, test
+    start: float = 0.0  # seconds into the file
+    seconds: float  # length from start
+    group: str | None = None  # recordings cut from one original share it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Recordings that can be used, and the ones left out with the reason."""
+
+    root: Path  # folder that file names are relative to
+    recordings: tuple[Recording, ...]  # in the order of the table
+    skipped: tuple[tuple[str, str], ...] = ()  # (file name, reason)
+
+    def name(self, recording: Recording) -> str:
+        """The recording's file relative to the root: the same on every machine."""
+        if recording.file.is_relative_to(self.root):
+            return recording.file.relative_to(self.root).as_posix()
+        return recording.file.as_posix()
+
+
+def read_manifest(
+    path: str | PathLike[str],
+    *,
+    split: str | None = None,
+    label_column: str = "label",
+    need_caption: bool = False,
+) -> Manifest:
+    """Read the recordings of `split` (None: of all) from a csv or jsonl table or a folder.
+
+    Columns: file (relative to the table), and where there are any caption, split, start, seconds,
+    group and `label_column`. AudioCaps' own csv is understood too. A folder is read by its
+    manifest.csv, manifest.jsonl, sounds.csv, its AudioCaps tables or its only csv with a file
+    column; without a table by every audio file below it. Missing and unreadable files are listed
+    in `skipped`. Raises ValueError for a missing table or column, an unknown split, and where no
+    recording is left.
+    """
+    path = Path(path)
+    if path.is_dir():
+        root, tables = path, _tables_in(path)
+    elif path.is_file():
+        root, tables = path.parent, [path]
+    else:
+        raise ValueError(f"{path}: no such file or folder; expected a csv, a jsonl or a folder")
+    if tables:
+        rows = [row for table in tables for row in _rows(table, label_column, need_caption)]
+    elif need_caption:
+        raise ValueError(f"{path}: no table in this folder; captions need one (file, caption)")
+    else:
+        rows = [{"file": file.relative_to(root).as_posix()} for file in _audio_files(root)]
+    return _check(path, root, _of_split(rows, split, path), label_column, need_caption)
+
+
+def normalize_caption(text: str) -> str:
+    """Lower case, without punctuation and English stop-words: equal results, equal captions."""
+    words = re.sub(r"[\W_]+", " ", re.sub("['\u2019]", "", text.lower()))
+    return " ".join(re.sub(STOP_WORDS, " ", words).split())
+
+
+def exclude_captions(manifest: Manifest, tables: Sequence[str]) -> Manifest:
+    """Leave out the recordings whose caption, normalised, stands in one of the csv `tables`
+    (column caption or prompt; paths relative to the current folder).
+
+    Raises ValueError for a missing table or column, and where no recording is left.
+    """
+    found = (caption for table in tables for caption in read_captions(table))
+    excluded = {normalize_caption(caption) for caption in found} - {""}
+    kept, skipped = [], list(manifest.skipped)
+    for recording in manifest.recordings:
+        if recording.caption is not None and normalize_caption(recording.caption) in excluded:
+            skipped.append((manifest.name(recording), "its caption is excluded"))
+        else:
+            kept.append(recording)
+    if not kept:
+        raise ValueError(f"exclude_captions: {', '.join(tables)} leave no recording")
+    return dataclasses.replace(manifest, recordings=tuple(kept), skipped=tuple(skipped))
+
+
+def read_captions(path: str | PathLike[str]) -> list[str]:
+    """The captions (column caption or prompt) of a csv or jsonl file; those that are not empty.
+
+    Raises ValueError for a missing file or column.
+    """
+    table = Path(path)
+    columns, rows = _read_table(table)
+    column = next((name for name in ("caption", "prompt") if name in columns), None)
+    if column is None:
+        raise ValueError(_missing(table, columns, "caption or prompt"))
+    return [text for row in rows if (text := _text(row.get(column))) is not None]
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    for name in TABLES:
+        if (folder / name).is_file():
+            return [folder / name]
+    headers = {table: _read_table(table)[0] for table in sorted(folder.glob("*.csv"))}
+    tables = [table for table, columns in headers.items() if "file" in columns]
+    if not tables:
+        return [table for table, columns in headers.items() if columns >= AUDIOCAPS_COLUMNS]
+    if len(tables) > 1:
+        names = ", ".join(table.name for table in tables)
+        raise ValueError(f"{folder}: several tables ({names}); name the one to read")
+    return tables
+
+
+def _read_table(path: Path) -> tuple[set[str], list[Row]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("every line must be a JSON object")
+            return {column for row in rows for column in row}, rows
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        rows = list(reader)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: not a {path.suffix or 'csv'} table: {error}") from None
+    return set(reader.fieldnames or ()), rows
+
+
+def _rows(table: Path, label_column: str, need_caption: bool) -> list[Row]:
+    columns, rows = _read_table(table)
+    audiocaps = "file" not in columns and columns >= AUDIOCAPS_COLUMNS
+    needed = [] if audiocaps else ["file"]
+    if need_caption:
+        needed.append("caption")
+    if label_column != "label":  # the default column may be absent: the recordings are unlabelled
+        needed.append(label_column)
+    if not columns.issuperset(needed):
+        raise ValueError(_missing(table, columns, ", ".join(needed)))
+    return _audiocaps_rows(table, rows) if audiocaps else rows
+
+
+def _audiocaps_rows(table: Path, rows: Iterable[Row]) -> list[Row]:
+    """Find each clip's audio; a clip is cut already, so its start_time is only part of a name."""
+    split = next((name for name in ("train", "val", "test") if name in table.stem.lower()), None)
+    folders = [table.parent, table.parent / "audio"]
+    if split is not None:
+        folders += [folder / split for folder in folders]
+    files: dict[str, Path] = {}
+    for folder in folders:
+        if folder.is_dir():
+            for file in sorted(folder.iterdir()):
+                if file.suffix.lower() in AUDIO_SUFFIXES:
+                    files.setdefault(file.stem, file)
+    found = []
+    for row in rows:
+        clip, start = row["youtube_id"], row["start_time"]
+        stems = (f"Y{clip}", f"{clip}_{start}", clip)
+        # An absent clip keeps its usual name, so that the list of missing files reads well.
+        file = next((files[stem] for stem in stems if stem in files), table.parent / f"Y{clip}.wav")
+        name = file.relative_to(table.parent).as_posix()
+        found.append({"file": name, "caption": row["caption"], "split": split, "group": clip})
+    return found
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+
+
+def _of_split(rows: list[Row], split: str | None, path: Path) -> list[Row]:
+    if split is None:
+        return rows
+    counts = Counter(_text(row.get("split")) or DEFAULT_SPLIT for row in rows)
+    if split not in counts:
+        there = ", ".join(f"{name} ({count})" for name, count in counts.items()) or "no rows"
+        raise ValueError(f"{path}: no split {split!r}; it has: {there}")
+    return [row for row in rows if (_text(row.get("split")) or DEFAULT_SPLIT) == split]
+
+
+def _check(
+    path: Path, root: Path, rows: list[Row], label_column: str, need_caption: bool
+) -> Manifest:
+    skipped: list[tuple[str, str]] = []
+    recordings: list[Recording] = []
+    for row in rows:
+        try:
+            recordings.append(_recording(root, row, label_column, need_caption))
+        except ValueError as error:
+            skipped.append((_text(row.get("file")) or "(no name)", str(error)))
+    lengths = _lengths({item.file for item in recordings if item.seconds == 0})
+    kept: list[Recording] = []
+    manifest = Manifest(root=root, recordings=())
+    for recording in recordings:
+        if recording.seconds == 0:
+            length = lengths[recording.file]
+            if isinstance(length, float) and length > recording.start:
+                kept.append(dataclasses.replace(recording, seconds=length - recording.start))
+            else:
+                reason = (
+                    length if isinstance(length, str) else f"ends at {length:g} s, before start"
+                )
+                skipped.append((manifest.name(recording), reason))
+        elif recording.file.is_file():
+            kept.append(recording)
+        else:
+            skipped.append((manifest.name(recording), "no such file"))
+    if not kept:
+        first = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise ValueError(f"{path}: no readable recording ({len(skipped)} skipped{first})")
+    return dataclasses.replace(manifest, recordings=tuple(kept), skipped=tuple(skipped))
+
+
+def _recording(root: Path, row: Row, label_column: str, need_caption: bool) -> Recording:
+    file, caption = _text(row.get("file")), _text(row.get("caption"))
+    if file is None:
+        raise ValueError("the row names no file")
+    if need_caption and caption is None:
+        raise ValueError("no caption")
+    return Recording(
+        file=root / file,
+        caption=caption,
+        label=_text(row.get(label_column)),
+        split=_text(row.get("split")),
+        start=_number(row, "start"),
+        seconds=_number(row, "seconds"),  # 0: not stated, the file's header will say
+        group=_text(row.get("group")),
+    )
+
+
+def _lengths(files: Iterable[Path]) -> dict[Path, float | str]:
+    """Seconds of each file by its header, or why it cannot be read."""
+
+    def length(file: Path) -> float | str:
+        try:
+            return audio_info(file).seconds
+        except ValueError as error:
+            return str(error)
+
+    ordered = sorted(files)
+    with ThreadPoolExecutor(HEADER_THREADS) as threads:
+        return dict(zip(ordered, threads.map(length, ordered), strict=True))
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value).strip() or None
+
+
+def _number(row: Row, column: str) -> float:
+    text = _text(row.get(column))
+    if text is None:
+        return 0.0
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{column} is {text!r}; expected a number of seconds")
+    return value
+
+
+def _missing(table: Path, columns: Iterable[str], needed: str) -> str:
+    return f"{table}: has columns {', '.join(sorted(columns)) or 'none'}; needs {needed}"

@@ -1,0 +1,64 @@
+"""Facts about a model folder or a recipe: sizes, shapes, defaults."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundcrafter.settings import to_dict
+from soundcrafter.store import PARTS, ModelFolder, open_folder
+from soundcrafter.train.recipe import Recipe, read_recipe
+
+
+def describe(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Facts about a model folder or a recipe file, ready for JSON. ValueError where it is neither.
+
+    `parameters` counts each part; of a folder, the parts it has.
+    """
+    if target.is_dir():
+        if overrides:
+            raise ValueError("--set changes a recipe, not a model folder")
+        return _describe_folder(open_folder(target))
+    if not target.is_file():
+        raise ValueError(f"{target}: no such model folder or recipe")
+    return _describe_recipe(read_recipe(target, overrides))
+
+
+def count_parameters(part: str, config: Any) -> int:
+    """The trainable numbers of a part of that config; nothing is allocated."""
+    with torch.device("meta"):
+        module = PARTS[part][1](config)
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _describe_folder(folder: ModelFolder) -> dict[str, Any]:
+    configs = {name: folder.parts[name].config for name in PARTS if name in folder.parts}
+    ids = {name: entry.training_id for name, entry in folder.parts.items()}
+    return {
+        **_describe("model", configs),
+        "training_ids": ids,
+        "diffusion": to_dict(folder.diffusion),
+        "sampling": to_dict(folder.sampling),
+    }
+
+
+def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
+    facts = _describe("recipe", {name: getattr(recipe.model, name) for name in PARTS})
+    for section in ("diffusion", "sampling"):
+        facts[section] = to_dict(getattr(recipe.model, section))
+    return facts
+
+
+def _describe(kind: str, configs: dict[str, Any]) -> dict[str, Any]:
+    parameters = {name: count_parameters(name, config) for name, config in configs.items()}
+    facts = {"kind": kind, "parameters": parameters, "total": sum(parameters.values())}
+    if "vae" in configs:
+        vae = configs["vae"]
+        facts["sample_rate"] = vae.mel.sample_rate
+        facts["latent"] = {
+            "channels": vae.latent_channels,
+            "frames_per_second": vae.mel.sample_rate / vae.mel.hop / vae.stride[0],
+            "rows": vae.mel.num_mels // vae.stride[1],
+        }
+    return facts

@@ -1,0 +1,1 @@
+"""Diffusion as functions of tensors and callables; no model is known here."""

@@ -1,0 +1,1 @@
+"""The networks: one set of classes for every size."""

@@ -1,0 +1,221 @@
+"""Adversarial training: MelGAN's discriminator on waves, PatchGAN on mels, and their losses."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_SLOPE = 0.2  # of every leaky ReLU
+_GROUP = 4  # channels a group in the strided convolutions of the wave discriminator
+
+
+# one discriminator's feature maps with its logits last, or a list of these, one a scale
+Outputs = Sequence[Tensor] | Sequence[Sequence[Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveDiscriminatorConfig:
+    """MelGAN's three scales, 16.91M parameters; fewer and narrower layers for small machines."""
+
+    scales: int = 3  # discriminators, each on the wave at half the rate of the one before
+    channels: int = 16  # width of the first layer, a multiple of 4
+    max_channels: int = 1024  # widest layer
+    layers: int = 4  # strided layers
+    stride: int = 4  # of each strided layer, which also widens by this factor
+
+    def __post_init__(self) -> None:
+        for name in ("scales", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; it must be at least 1")
+        if self.stride < 2:
+            raise ValueError(f"stride: got {self.stride}; it must be at least 2")
+        if self.channels < _GROUP or self.channels % _GROUP:
+            raise ValueError(f"channels: got {self.channels}; it must be a multiple of {_GROUP}")
+        if self.max_channels < self.channels:
+            raise ValueError(
+                f"max_channels: got {self.max_channels}; it must be at least channels, "
+                f"{self.channels}"
+            )
+        for narrow, wide in itertools.pairwise(self.widths):
+            if wide % (narrow // _GROUP) or wide % _GROUP:
+                raise ValueError(
+                    f"max_channels: got {self.max_channels}; widths {self.widths} do not divide "
+                    f"into groups, try {self.channels * self.stride ** (self.layers - 1)}"
+                )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the first layer and of each strided layer."""
+        return tuple(
+            min(self.channels * self.stride**i, self.max_channels) for i in range(self.layers + 1)
+        )
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest wave: the reflection of the coarsest scale needs 8 samples."""
+        return 8 * 2 ** (self.scales - 1)
+
+
+class _WaveScale(nn.Module):
+    """One scale: a wide first filter, grouped strided layers, two layers to the logits."""
+
+    def __init__(self, config: WaveDiscriminatorConfig) -> None:
+        super().__init__()
+        widths, stride = config.widths, config.stride
+        self.layers = nn.ModuleList(
+            [nn.Conv1d(1, widths[0], 15, padding=7, padding_mode="reflect")]
+        )
+        for narrow, wide in itertools.pairwise(widths):
+            self.layers.append(
+                nn.Conv1d(
+                    narrow,
+                    wide,
+                    10 * stride + 1,
+                    stride=stride,
+                    padding=5 * stride,
+                    groups=narrow // _GROUP,
+                )
+            )
+        last = min(2 * widths[-1], config.max_channels)
+        self.layers.append(nn.Conv1d(widths[-1], last, 5, padding=2))
+        self.logits = nn.Conv1d(last, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), _SLOPE)
+            maps.append(x)
+        return [*maps, self.logits(x)]
+
+
+class WaveDiscriminator(nn.Module):
+    """MelGAN's multi-scale discriminator (arXiv 1910.06711), built without weight norm."""
+
+    def __init__(self, config: WaveDiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scales = nn.ModuleList(_WaveScale(config) for _ in range(config.scales))
+
+    def forward(self, wave: Tensor) -> list[list[Tensor]]:
+        """wave [B, N] -> for each scale its feature maps [B, C, N'], the logits [B, 1, N'] last.
+
+        Raises ValueError for a wave shorter than `config.min_samples`.
+        """
+        if wave.shape[-1] < self.config.min_samples:
+            raise ValueError(
+                f"WaveDiscriminator: {wave.shape[-1]} samples; "
+                f"it needs at least {self.config.min_samples}"
+            )
+        x = wave[:, None]
+        outputs = []
+        for i, scale in enumerate(self.scales):
+            if i:
+                x = F.avg_pool1d(x, 4, stride=2, padding=1, count_include_pad=False)
+            outputs.append(scale(x))
+        return outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchDiscriminatorConfig:
+    """pix2pix's PatchGAN: each logit judges one patch of the spectrogram."""
+
+    channels: int = 64  # width of the first layer, doubled by each further one up to 8 times
+    layers: int = 3  # layers of stride 2
+    norm_groups: int = 8  # groups of the normalisation; 0: none
+
+    def __post_init__(self) -> None:
+        if self.channels < 1 or self.layers < 1:
+            raise ValueError(
+                f"channels, layers: got {self.channels}, {self.layers}; each must be at least 1"
+            )
+        if self.norm_groups < 0 or (self.norm_groups and 2 * self.channels % self.norm_groups):
+            raise ValueError(
+                f"norm_groups: got {self.norm_groups}; it must divide {2 * self.channels} "
+                "(twice channels), or be 0 for none"
+            )
+
+    @property
+    def min_size(self) -> int:
+        """The fewest frames and mel bands that leave one logit."""
+        return 3 * 2**self.layers
+
+
+class PatchDiscriminator(nn.Module):
+    """PatchGAN (arXiv 1611.07004) with GroupNorm where the original has BatchNorm.
+
+    BatchNorm would tie a sample to its batch: useless at batch 1, different on two processes, and
+    real and fake batches would each be normalised by their own statistics. GroupNorm sees one
+    sample, and with few groups keeps the channels' relative levels, which InstanceNorm erases.
+    """
+
+    def __init__(self, config: PatchDiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.channels * min(2**i, 8) for i in range(config.layers + 1)]
+        self.layers = nn.ModuleList([nn.Conv2d(1, widths[0], 4, stride=2, padding=1)])
+        self.norms = nn.ModuleList([nn.Identity()])
+        for i in range(1, config.layers + 1):
+            stride = 2 if i < config.layers else 1
+            self.layers.append(nn.Conv2d(widths[i - 1], widths[i], 4, stride=stride, padding=1))
+            self.norms.append(
+                nn.GroupNorm(config.norm_groups, widths[i]) if config.norm_groups else nn.Identity()
+            )
+        self.logits = nn.Conv2d(widths[-1], 1, 4, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+
+    def forward(self, mel: Tensor) -> list[Tensor]:
+        """mel [B, 1, T, F] -> feature maps [B, C, T', F'], the logits [B, 1, T', F'] last.
+
+        Raises ValueError where T or F is below `config.min_size`.
+        """
+        if min(mel.shape[2:]) < self.config.min_size:
+            raise ValueError(
+                f"PatchDiscriminator: mel of {mel.shape[2]} frames x {mel.shape[3]} bands; "
+                f"each must be at least {self.config.min_size}"
+            )
+        x, maps = mel, []
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = F.leaky_relu(norm(layer(x)), _SLOPE)
+            maps.append(x)
+        return [*maps, self.logits(x)]
+
+
+def hinge_discriminator(real: Outputs, fake: Outputs) -> Tensor:
+    """sum over scales of mean(relu(1 - D(real))) + mean(relu(1 + D(fake))). Scalar.
+
+    MelGAN eq. 1 (arXiv 1910.06711). The caller detaches the fake wave.
+    """
+    pairs = zip(_scales(real), _scales(fake), strict=True)
+    return torch.stack(
+        [F.relu(1 - r[-1].float()).mean() + F.relu(1 + f[-1].float()).mean() for r, f in pairs]
+    ).sum()
+
+
+def hinge_generator(fake: Outputs) -> Tensor:
+    """sum over scales of mean(-D(fake)). Scalar. MelGAN eq. 2."""
+    return torch.stack([-maps[-1].float().mean() for maps in _scales(fake)]).sum()
+
+
+def feature_matching(real: Outputs, fake: Outputs) -> Tensor:
+    """Mean absolute difference of the feature maps, mean over scales and layers. Scalar.
+
+    MelGAN eq. 3; the logits are no feature, and no gradient flows into `real`. (MelGAN's code
+    multiplies this mean by 4 besides the weight of 10.)
+    """
+    terms = [
+        (r.detach().float() - f.float()).abs().mean()
+        for real_maps, fake_maps in zip(_scales(real), _scales(fake), strict=True)
+        for r, f in zip(real_maps[:-1], fake_maps[:-1], strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
+def _scales(outputs: Outputs) -> list[Sequence[Tensor]]:
+    if isinstance(outputs[0], Tensor):
+        return [outputs]  # type: ignore[list-item]
+    return list(outputs)  # type: ignore[arg-type]

@@ -1,0 +1,269 @@
+"""Building blocks shared by the U-Net and the VAE. Feature maps are [B, C, T, F], time first."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+Stride = tuple[int, int]
+Conditioning = Literal["film", "shift"]
+
+
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sinusoids of the time step: t [B] (training-step units, int or float) -> [B, dim] float32.
+
+    Cosines first, then sines, at dim / 2 frequencies 10000^(-i / (dim / 2)) (Ho et al. 2020, as
+    in latent diffusion). Always float32: bfloat16 cannot tell step 999 from step 1000.
+    """
+    half = dim // 2
+    positions = torch.arange(half, dtype=torch.float32, device=t.device)
+    angles = t.float()[:, None] * torch.exp(-math.log(10000.0) / half * positions)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def resample_time(emb: Tensor, length: int) -> Tensor:
+    """Linear resampling along time: emb [B, T', D] -> [B, length, D]; [B, D] is left alone."""
+    if emb.ndim == 2 or emb.shape[1] == length:
+        return emb
+    return F.interpolate(emb.transpose(1, 2), size=length, mode="linear").transpose(1, 2)
+
+
+def check_sides(x: Tensor, stride: Stride, name: str) -> None:
+    """Raise ValueError unless the last two sides of x [B, C, T, F] are multiples of `stride`."""
+    if x.ndim != 4 or any(n == 0 or n % s for n, s in zip(x.shape[2:], stride, strict=True)):
+        raise ValueError(
+            f"{name}: got the shape {tuple(x.shape)}; allowed: [batch, channels, time, frequency] "
+            f"with time a multiple of {stride[0]} and frequency a multiple of {stride[1]}"
+        )
+
+
+def check_levels(
+    channels: int,
+    multipliers: tuple[int, ...],
+    strides: tuple[Stride, ...],
+    res_blocks: int,
+    norm_groups: int,
+) -> None:
+    """Raise ValueError unless the level structure that both networks share is possible."""
+    if not multipliers or min(multipliers) < 1:
+        raise ValueError(f"multipliers: got {multipliers}; allowed: one positive number a level")
+    if len(strides) != len(multipliers):
+        raise ValueError(
+            f"strides: got {len(strides)} for {len(multipliers)} levels; allowed: one a level"
+        )
+    if strides[0] != (1, 1) or any(side not in (1, 2) for stride in strides for side in stride):
+        raise ValueError(
+            f"strides: got {strides}; allowed: (1, 1) for the first level, then 1 or 2 a side"
+        )
+    if res_blocks < 1:
+        raise ValueError(f"res_blocks: got {res_blocks}; allowed: 1 or more")
+    widths = [channels * multiplier for multiplier in multipliers]
+    if norm_groups < 1 or channels < 1 or any(width % norm_groups for width in widths):
+        raise ValueError(
+            f"norm_groups: got {norm_groups}; allowed: a divisor of every channel count {widths}"
+        )
+
+
+def total_stride(strides: tuple[Stride, ...]) -> Stride:
+    """The product of the levels' (time, frequency) strides."""
+    return math.prod(time for time, _ in strides), math.prod(freq for _, freq in strides)
+
+
+def run(module: nn.Module, checkpointing: bool, *inputs: Tensor | None) -> Tensor:
+    """Call `module`; with `checkpointing`, recompute its activations in the backward pass."""
+    if checkpointing and torch.is_grad_enabled():
+        return checkpoint(module, *inputs, use_reentrant=False)
+    return module(*inputs)
+
+
+def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """SiLU of the normalised x, in place where no gradient needs the intermediate."""
+    return F.silu(norm(x), inplace=not torch.is_grad_enabled())
+
+
+class ResBlock(nn.Module):
+    """Residual block: norm, SiLU, conv, (conditioning,) norm, SiLU, dropout, conv, plus input.
+
+    "film": norm(h) * (1 + scale) + shift after the second norm (Perez et al. 2017);
+    "shift": the projected embedding is added before the second norm (AudioLDM); None: neither.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm_groups: int,
+        eps: float,
+        conditioning: Conditioning | None = None,
+        emb_dim: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.conditioning = conditioning
+        self.norm1 = nn.GroupNorm(norm_groups, in_channels, eps=eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        if conditioning is not None:
+            outputs = 2 * out_channels if conditioning == "film" else out_channels
+            self.emb_proj = nn.Linear(emb_dim, outputs)
+        self.norm2 = nn.GroupNorm(norm_groups, out_channels, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = (
+            nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        )
+
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        """x [B, C, T, F], emb [B, D] or [B, T, D] after its SiLU -> [B, C', T, F]."""
+        h = self.conv1(norm_silu(self.norm1, x))
+        if self.conditioning is None:
+            h = norm_silu(self.norm2, h)
+        else:
+            assert emb is not None, "a conditioned block needs an embedding"
+            h = self._condition(h, self.emb_proj(emb))
+        h = self.conv2(self.dropout(h))
+        return (x if self.shortcut is None else self.shortcut(x)) + h
+
+    def _condition(self, h: Tensor, vector: Tensor) -> Tensor:
+        # [B, C] or [B, T, C] -> [B, C, 1, 1] or [B, C, T, 1]
+        vector = (vector[:, None] if vector.ndim == 2 else vector).transpose(1, 2)[..., None]
+        if self.conditioning == "shift":
+            return norm_silu(self.norm2, h + vector)
+        scale, shift = vector.chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return F.silu(h, inplace=not torch.is_grad_enabled())
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over tokens [B, N, C]."""
+
+    def __init__(self, channels: int, heads: int, *, bias: bool) -> None:
+        super().__init__()
+        assert channels % heads == 0, "heads must divide the channels"
+        self.heads = heads
+        self.query = nn.Linear(channels, channels, bias=bias)
+        self.key = nn.Linear(channels, channels, bias=bias)
+        self.value = nn.Linear(channels, channels, bias=bias)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = (
+            projection(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection in (self.query, self.key, self.value)
+        )
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+class TransformerLayer(nn.Module):
+    """Two self-attentions and a GEGLU feed-forward (Shazeer 2020) on tokens [B, N, C].
+
+    The second self-attention stands where latent diffusion has its cross-attention, which
+    AudioLDM feeds with the tokens themselves.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attention1 = SelfAttention(channels, heads, bias=False)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attention2 = SelfAttention(channels, heads, bias=False)
+        self.norm3 = nn.LayerNorm(channels)
+        self.expand = nn.Linear(channels, 8 * channels)
+        self.contract = nn.Linear(4 * channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention1(self.norm1(tokens))
+        tokens = tokens + self.attention2(self.norm2(tokens))
+        value, gate = self.expand(self.norm3(tokens)).chunk(2, dim=-1)
+        return tokens + self.contract(value * F.gelu(gate))
+
+
+class Transformer(nn.Module):
+    """A transformer layer on the positions of a feature map, between two 1x1 convolutions."""
+
+    def __init__(self, channels: int, heads: int, *, norm_groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.layer = TransformerLayer(channels, heads)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, T, F] -> [B, C, T, F]."""
+        tokens = self.layer(to_tokens(self.proj_in(self.norm(x))))
+        return x + self.proj_out(to_map(tokens, x))
+
+
+class AttentionBlock(nn.Module):
+    """One single-head self-attention on the positions of a feature map (the VAE's)."""
+
+    def __init__(self, channels: int, *, norm_groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.attention = SelfAttention(channels, 1, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, T, F] -> [B, C, T, F]."""
+        return x + to_map(self.attention(to_tokens(self.norm(x))), x)
+
+
+class Stage(nn.Module):
+    """A residual block, then attention where there is one: the unit of gradient checkpointing."""
+
+    def __init__(self, res: ResBlock, attention: nn.Module | None = None) -> None:
+        super().__init__()
+        self.res = res
+        self.attention = attention
+
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        x = self.res(x, emb)
+        return x if self.attention is None else self.attention(x)
+
+
+class Downsample(nn.Module):
+    """3x3 convolution with a (time, frequency) stride of 1 or 2 a side.
+
+    Symmetric zero padding as in the U-Net, or `asymmetric` as in the VAE: a strided side is
+    padded at its end only.
+    """
+
+    def __init__(self, channels: int, stride: Stride, *, asymmetric: bool) -> None:
+        super().__init__()
+        shifted = [asymmetric and side == 2 for side in stride]
+        self.end_pad = (0, int(shifted[1]), 0, int(shifted[0]))
+        padding = (int(not shifted[0]), int(not shifted[1]))
+        self.conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, T, F] -> [B, C, T / time stride, F / frequency stride]."""
+        return self.conv(F.pad(x, self.end_pad) if any(self.end_pad) else x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour upsampling by a (time, frequency) stride, then a 3x3 convolution."""
+
+    def __init__(self, channels: int, stride: Stride) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, T, F] -> [B, C, T * time stride, F * frequency stride]."""
+        if self.stride != (1, 1):
+            size = (x.shape[2] * self.stride[0], x.shape[3] * self.stride[1])
+            x = F.interpolate(x, size=size, mode="nearest")
+        return self.conv(x)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """[B, C, T, F] -> [B, T * F, C]; no copy where x is channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def to_map(tokens: Tensor, like: Tensor) -> Tensor:
+    """[B, T * F, C] -> [B, C, T, F] with the sides of `like`, without a copy."""
+    return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)

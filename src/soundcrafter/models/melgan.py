@@ -1,0 +1,170 @@
+"""MelGAN: log-mel to wave by transposed convolutions (arXiv 1910.06711), full or multi-band."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+from soundcrafter.mel import MelConfig
+from soundcrafter.models.pqmf import PQMF
+
+_SLOPE = 0.2  # of every leaky ReLU
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelGANConfig:
+    """At hop 160 and 64 mels: ratios 8-5-2-2 have 4.01M parameters, 5-4-4-2 3.19M."""
+
+    mel: MelConfig = field(default_factory=MelConfig)  # the spectrogram it reads
+    channels: int = 512  # width after the first convolution, halved by each stage
+    ratios: tuple[int, ...] = (8, 5, 2, 2)  # upsampling of each stage
+    bands: Literal[1, 4] = 1  # sub-bands generated; 4 are joined by a PQMF
+    res_layers: int = 3  # residual blocks a stage, dilations 1, 3, 9, ...
+    mel_mean: float = 0.0  # of the log-mel over the training data
+    mel_std: float = 1.0  # of the log-mel over the training data
+
+    def __post_init__(self) -> None:
+        if self.bands not in (1, 4):
+            raise ValueError(f"bands: got {self.bands}; allowed: 1, 4")
+        if not self.ratios or min(self.ratios) < 2:
+            raise ValueError(f"ratios: got {self.ratios}; each must be at least 2")
+        if math.prod(self.ratios) * self.bands != self.mel.hop:
+            raise ValueError(
+                f"ratios: {self.ratios} x {self.bands} bands make "
+                f"{math.prod(self.ratios) * self.bands} samples a frame; "
+                f"the product must be the hop, {self.mel.hop}"
+            )
+        step = 2 ** len(self.ratios)
+        if self.channels < step or self.channels % step:
+            raise ValueError(
+                f"channels: got {self.channels}; {len(self.ratios)} stages halve it, "
+                f"so it must be a multiple of {step}"
+            )
+        if self.res_layers < 1:
+            raise ValueError(f"res_layers: got {self.res_layers}; it must be at least 1")
+        if not self.mel_std > 0:
+            raise ValueError(f"mel_std: got {self.mel_std}; it must be positive")
+
+    @property
+    def min_frames(self) -> int:
+        """The fewest frames a forward takes: reflection needs more samples than it pads."""
+        reach = 3 ** (self.res_layers - 1)
+        return max(4, reach // self.ratios[0] + 1)
+
+
+class ResidualBlock(nn.Module):
+    """A dilated and a pointwise convolution beside a pointwise shortcut. [B, C, N] -> same."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(
+            channels, channels, 3, dilation=dilation, padding=dilation, padding_mode="reflect"
+        )
+        self.conv2 = nn.Conv1d(channels, channels, 1)
+        self.shortcut = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, N] -> [B, C, N]."""
+        hidden = self.conv1(F.leaky_relu(x, _SLOPE))
+        return self.shortcut(x) + self.conv2(F.leaky_relu(hidden, _SLOPE))
+
+
+class UpsampleStage(nn.Module):
+    """Transposed convolution to exactly `ratio` times the length, then the residual blocks."""
+
+    def __init__(self, channels: int, ratio: int, res_layers: int) -> None:
+        super().__init__()
+        # an odd ratio has no symmetric padding: one more in, one more out keeps N * ratio exact
+        self.upsample = nn.ConvTranspose1d(
+            channels,
+            channels // 2,
+            2 * ratio,
+            stride=ratio,
+            padding=ratio // 2 + ratio % 2,
+            output_padding=ratio % 2,
+        )
+        self.blocks = nn.ModuleList(
+            ResidualBlock(channels // 2, 3**layer) for layer in range(res_layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, N] -> [B, C / 2, N * ratio]."""
+        x = self.upsample(F.leaky_relu(x, _SLOPE))
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class MelGAN(nn.Module):
+    """The generator, built without weight norm: see `apply_weight_norm` for training.
+
+    Weights start as torch's default. MelGAN's code asks for N(0, .02), but draws it into a value
+    that its weight norm overwrites; in earnest it kills the signal of narrow models.
+    """
+
+    def __init__(self, config: MelGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, stages = config.channels, len(config.ratios)
+        self.input = nn.Conv1d(config.mel.num_mels, channels, 7, padding=3, padding_mode="reflect")
+        self.stages = nn.ModuleList(
+            UpsampleStage(channels // 2**i, ratio, config.res_layers)
+            for i, ratio in enumerate(config.ratios)
+        )
+        self.output = nn.Conv1d(
+            channels // 2**stages, config.bands, 7, padding=3, padding_mode="reflect"
+        )
+        self.pqmf = PQMF(config.bands) if config.bands > 1 else None
+
+    def sub_bands(self, mel: Tensor) -> Tensor:
+        """mel [B, 1, T, F] -> sub-bands [B, bands, T * hop / bands] in (-1, 1).
+
+        Raises ValueError for a mel of another shape and one shorter than `config.min_frames`.
+        """
+        config = self.config
+        bands = config.mel.num_mels
+        if mel.ndim != 4 or mel.shape[1] != 1 or mel.shape[3] != bands:
+            raise ValueError(f"MelGAN: mel of {tuple(mel.shape)}; expected [B, 1, T, {bands}]")
+        if mel.shape[2] < config.min_frames:
+            raise ValueError(
+                f"MelGAN: {mel.shape[2]} frames; it needs at least {config.min_frames}"
+            )
+        x = (mel[:, 0].transpose(1, 2) - config.mel_mean) / config.mel_std
+        x = self.input(x)
+        for stage in self.stages:
+            x = stage(x)
+        return self.output(F.leaky_relu(x, _SLOPE)).tanh()
+
+    def join_bands(self, sub_bands: Tensor) -> Tensor:
+        """sub-bands [B, bands, N / bands] -> wave [B, N]; so that a loss on both runs once."""
+        return sub_bands[:, 0] if self.pqmf is None else self.pqmf.synthesis(sub_bands)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel [B, 1, T, F] (as `config.mel` makes it) -> wave [B, T * hop]."""
+        return self.join_bands(self.sub_bands(mel))
+
+
+def apply_weight_norm(module: nn.Module) -> None:
+    """Write every convolution's weight as g v / |v|, in place; outputs do not change.
+
+    Salimans and Kingma, arXiv 1602.07868. The parameters are new ones: make the optimizer after.
+    Convolutions that have it already are left alone.
+    """
+    for child in list(module.modules()):
+        if isinstance(child, _CONVOLUTIONS) and not is_parametrized(child, "weight"):
+            weight_norm(child)
+
+
+def fold_weight_norm(module: nn.Module) -> None:
+    """Undo `apply_weight_norm` in place: plain weights, equal outputs, the plain parameter names.
+
+    Fold before a change of dtype: the norm is best taken in the precision it was trained in.
+    """
+    for child in list(module.modules()):
+        if isinstance(child, _CONVOLUTIONS) and is_parametrized(child, "weight"):
+            remove_parametrizations(child, "weight", leave_parametrized=True)

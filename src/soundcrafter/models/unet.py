@@ -1,0 +1,240 @@
+"""The denoising U-Net: time step and CLAP vector condition every block, without cross-attention."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from soundcrafter.models.layers import (
+    Conditioning,
+    Downsample,
+    ResBlock,
+    Stage,
+    Stride,
+    Transformer,
+    Upsample,
+    check_levels,
+    check_sides,
+    norm_silu,
+    resample_time,
+    run,
+    timestep_embedding,
+    total_stride,
+)
+
+EPS = 1e-5  # of the group norms outside attention, as in the published checkpoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The size and layout of a U-Net; the defaults are the paper's model."""
+
+    in_channels: int = 8  # latent channels, in and out
+    channels: int = 128  # width of the first level
+    multipliers: tuple[int, ...] = (1, 2, 3, 5)  # width of each level over `channels`
+    strides: tuple[tuple[int, int], ...] = ((1, 1), (2, 2), (2, 2), (2, 2))  # on entering a level
+    res_blocks: int = 2  # residual blocks a level (one more on the way up)
+    attention: tuple[bool, ...] = (False, True, True, True)  # levels that attend; the centre does
+    heads: tuple[int, ...] = (8, 8, 8, 8)  # attention heads of each level; the centre has the last
+    dropout: float = 0.1  # in the residual blocks
+    conditioning: Conditioning = "film"  # "film": scale and shift; "shift": AudioLDM's sum
+    time_dim: int = 256  # width of the time part of the conditioning vector
+    cond_dim: int = 256  # width of the CLAP part of the conditioning vector
+    embed_dim: int = 512  # width of the CLAP vector itself
+    norm_groups: int = 32  # groups of every group norm
+
+    def __post_init__(self) -> None:
+        check_levels(
+            self.channels, self.multipliers, self.strides, self.res_blocks, self.norm_groups
+        )
+        levels = len(self.multipliers)
+        for name in ("attention", "heads"):
+            if len(getattr(self, name)) != levels:
+                raise ValueError(
+                    f"{name}: got {len(getattr(self, name))} values; allowed: {levels}, one a level"
+                )
+        for level, (multiplier, heads) in enumerate(zip(self.multipliers, self.heads, strict=True)):
+            attends = self.attention[level] or level == levels - 1
+            if attends and (heads < 1 or self.channels * multiplier % heads):
+                raise ValueError(
+                    f"heads: got {heads} at level {level}; "
+                    f"allowed: a divisor of its {self.channels * multiplier} channels"
+                )
+        for name in ("in_channels", "time_dim", "cond_dim", "embed_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 1 or more")
+        if self.channels % 2:
+            raise ValueError(f"channels: got {self.channels}; allowed: an even number")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout: got {self.dropout}; allowed: 0 up to, not including, 1")
+        if self.conditioning not in get_args(Conditioning):
+            raise ValueError(f"conditioning: got {self.conditioning!r}; allowed: film, shift")
+
+    @property
+    def stride(self) -> Stride:
+        """What the sides of a latent must be multiples of: (time, frequency)."""
+        return total_stride(self.strides)
+
+
+class UNet(nn.Module):
+    """Predicts the diffusion target from a noisy latent, the time step and the condition.
+
+    In the "shift" layout every parameter has one of the same shape in the published AudioLDM
+    U-Net. `checkpointing` trades a second forward pass for the memory of the activations.
+    """
+
+    null_cond: Tensor
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpointing = False
+        self.time_in = nn.Linear(config.channels, config.time_dim)
+        self.time_out = nn.Linear(config.time_dim, config.time_dim)
+        self.cond_proj = nn.Linear(config.embed_dim, config.cond_dim)
+        self.register_buffer("null_cond", torch.zeros(config.embed_dim))
+        widths = [config.channels * multiplier for multiplier in config.multipliers]
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        skips = [widths[0]]
+        for level in range(len(widths)):
+            self.down.append(_DownLevel(config, level, skips))
+        last = len(widths) - 1
+        self.middle = nn.ModuleList(
+            [
+                _stage(config, widths[-1], last, attends=True),
+                _stage(config, widths[-1], last, attends=False),
+            ]
+        )
+        for level in reversed(range(len(widths))):
+            self.up.append(_UpLevel(config, level, skips))
+        assert not skips, "the way up uses every skip once"
+        self.norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=EPS)
+        self.conv_out = nn.Conv2d(widths[0], config.in_channels, 3, padding=1)
+        self._init_weights()
+
+    def forward(self, latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """latent [B, C, T, F], t [B] in training-step units, cond [B, E] or [B, T', E] -> latent.
+
+        The result has the latent's shape and dtype. Raises ValueError for sides that are no
+        multiples of `config.stride` and for a condition of another width.
+        """
+        return self.denoise(latent, self.embed(t, cond))
+
+    def embed(self, t: Tensor, cond: Tensor) -> Tensor:
+        """t [B], cond [B, E] or [B, T', E] -> emb [B, D] or [B, T', D], D = time_dim + cond_dim.
+
+        The paper's merged vector, time step and CLAP embedding concatenated, after its SiLU:
+        all that the blocks need to know, so that a sampler can compute it before its loop.
+        """
+        if cond.ndim not in (2, 3) or cond.shape[-1] != self.config.embed_dim:
+            raise ValueError(
+                f"cond: got the shape {tuple(cond.shape)}; allowed: "
+                f"[batch, width] or [batch, time, width] of width {self.config.embed_dim}"
+            )
+        dtype = self.time_in.weight.dtype
+        time = self.time_in(timestep_embedding(t, self.config.channels).to(dtype))
+        time = self.time_out(nn.functional.silu(time))
+        vector = self.cond_proj(cond.to(dtype))
+        if vector.ndim == 3:
+            time = time[:, None].expand(-1, vector.shape[1], -1)
+        return nn.functional.silu(torch.cat([time, vector], dim=-1))
+
+    def denoise(self, latent: Tensor, emb: Tensor) -> Tensor:
+        """`forward` with what `embed` returned: latent [B, C, T, F] -> [B, C, T, F]."""
+        check_sides(latent, self.config.stride, "latent")
+        embs, frames = [], latent.shape[2]
+        for time_stride, _ in self.config.strides:
+            frames //= time_stride
+            embs.append(resample_time(emb, frames))
+        x = self.conv_in(latent.to(self.conv_in.weight.dtype))
+        skips = [x]
+        for level, level_emb in zip(self.down, embs, strict=True):
+            x = level(x, level_emb, skips, self.checkpointing)
+        for stage in self.middle:
+            x = run(stage, self.checkpointing, x, embs[-1])
+        for level, level_emb in zip(self.up, reversed(embs), strict=True):
+            x = level(x, level_emb, skips, self.checkpointing)
+        return self.conv_out(norm_silu(self.norm_out, x)).to(latent.dtype)
+
+    def _init_weights(self) -> None:
+        # Every residual branch starts at zero, and so does the output (Dhariwal & Nichol 2021).
+        for module in self.modules():
+            if isinstance(module, ResBlock):
+                _zero(module.conv2)
+            elif isinstance(module, Transformer):
+                _zero(module.proj_out)
+        _zero(self.conv_out)
+        if self.config.conditioning == "film":
+            # A unit-norm CLAP vector then gives features of variance 1, not 1 / (3 E).
+            nn.init.normal_(self.cond_proj.weight)
+
+
+class _DownLevel(nn.Module):
+    """Stages of one width, each of which leaves a skip, and the stride into the next level."""
+
+    def __init__(self, config: UNetConfig, level: int, skips: list[int]) -> None:
+        super().__init__()
+        width = config.channels * config.multipliers[level]
+        self.stages = nn.ModuleList()
+        for _ in range(config.res_blocks):
+            self.stages.append(_stage(config, skips[-1], level, attends=config.attention[level]))
+            skips.append(width)
+        self.downsample: Downsample | None = None
+        if level + 1 < len(config.strides):
+            self.downsample = Downsample(width, config.strides[level + 1], asymmetric=False)
+            skips.append(width)
+
+    def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor], checkpointing: bool) -> Tensor:
+        for stage in self.stages:
+            x = run(stage, checkpointing, x, emb)
+            skips.append(x)
+        if self.downsample is not None:
+            x = self.downsample(x)
+            skips.append(x)
+        return x
+
+
+class _UpLevel(nn.Module):
+    """Stages of one width, each of which takes up a skip, and the stride back out of the level."""
+
+    def __init__(self, config: UNetConfig, level: int, skips: list[int]) -> None:
+        super().__init__()
+        width = config.channels * config.multipliers[level]
+        below = min(level + 1, len(config.multipliers) - 1)
+        inputs = config.channels * config.multipliers[below]
+        self.stages = nn.ModuleList()
+        for _ in range(config.res_blocks + 1):
+            inputs += skips.pop()
+            self.stages.append(_stage(config, inputs, level, attends=config.attention[level]))
+            inputs = width
+        self.upsample = Upsample(width, config.strides[level]) if level > 0 else None
+
+    def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor], checkpointing: bool) -> Tensor:
+        for stage in self.stages:
+            x = run(stage, checkpointing, torch.cat([x, skips.pop()], dim=1), emb)
+        return x if self.upsample is None else self.upsample(x)
+
+
+def _stage(config: UNetConfig, inputs: int, level: int, *, attends: bool) -> Stage:
+    width = config.channels * config.multipliers[level]
+    res = ResBlock(
+        inputs,
+        width,
+        norm_groups=config.norm_groups,
+        eps=EPS,
+        conditioning=config.conditioning,
+        emb_dim=config.time_dim + config.cond_dim,
+        dropout=config.dropout,
+    )
+    if not attends:
+        return Stage(res)
+    return Stage(res, Transformer(width, config.heads[level], norm_groups=config.norm_groups))
+
+
+def _zero(conv: nn.Conv2d) -> None:
+    nn.init.zeros_(conv.weight)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)

@@ -1,0 +1,217 @@
+"""From prompt to sound: one straight line over the parts of a model folder."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from soundcrafter.audio import limit_peak, write_audio
+from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser, windowed
+from soundcrafter.diffusion.samplers import SAMPLERS
+from soundcrafter.diffusion.schedule import Schedule
+from soundcrafter.models.clap import Clap, ClapAudio, ClapText
+from soundcrafter.models.melgan import MelGAN
+from soundcrafter.models.unet import UNet
+from soundcrafter.models.vae import VAE
+from soundcrafter.store import ModelFolder, SamplingConfig, open_folder
+
+SECONDS_RANGE = (0.2, 600.0)
+MAX_SEED = 2**63 - 1
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """One generated sound."""
+
+    wave: np.ndarray  # [N] float32 in [-1, 1]
+    sample_rate: int  # Hz
+    prompt: str
+    seed: int
+    score: float  # cosine of the prompt's and the sound's CLAP embeddings, in [-1, 1]
+
+    @property
+    def seconds(self) -> float:
+        return len(self.wave) / self.sample_rate
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write wav or flac (16-bit PCM) or ogg, by the suffix; ValueError for another one."""
+        write_audio(path, self.wave, self.sample_rate)
+        return Path(path)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """The mel spectrogram: a PNG at `path`, or a matplotlib figure where there is none."""
+        from soundcrafter.plots import plot_mel
+
+        return plot_mel(self.wave, self.sample_rate, path, title=self.prompt)
+
+    def play(self) -> Any:
+        """A player, in a notebook."""
+        from IPython.display import Audio  # type: ignore[import-not-found]  # there in a notebook
+
+        return Audio(self.wave, rate=self.sample_rate)
+
+    def _repr_html_(self) -> str:
+        return cast(str, self.play()._repr_html_())
+
+
+class SoundCrafter:
+    """A loaded model. `from_pretrained` makes one; `generate` is what it is for."""
+
+    def __init__(self, folder: ModelFolder, device: str | torch.device = "cpu") -> None:
+        folder.require("clap_audio", "clap_text", "vae", "unet", "vocoder")
+        self.device = torch.device(device)
+        self.sampling: SamplingConfig = folder.sampling
+        self.schedule = Schedule(folder.diffusion)
+        tokenizer = folder.load_tokenizer()
+        self.clap = Clap(
+            cast(ClapAudio, folder.load("clap_audio")),
+            cast(ClapText, folder.load("clap_text")),
+            tokenizer,
+        ).to(self.device)
+        self.vae = cast(VAE, folder.load("vae").to(self.device))
+        self.unet = cast(UNet, folder.load("unet").to(self.device))
+        self.vocoder = cast(MelGAN, folder.load("vocoder").to(self.device))
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | os.PathLike[str], device: str | torch.device = "auto"
+    ) -> "SoundCrafter":
+        """Load a model folder onto `device` ("auto": the GPU where there is one).
+
+        Raises ValueError where the folder or the device is not there or not whole.
+        """
+        return cls(open_folder(model), choose_device(device))
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second of everything this model makes."""
+        return self.vocoder.config.mel.sample_rate
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seconds: float | None = None,
+        count: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative: str | None = None,
+        batch_size: int = 4,
+        progress: Progress | None = None,
+    ) -> list[Sound]:
+        """Sounds for one prompt or several: `count` of each, prompt by prompt.
+
+        Sound k of a prompt uses seed + k; its initial noise depends on that seed alone.
+        `negative` says what to keep away from. None takes the model's default.
+        `progress(done, total)` is called after every U-Net evaluation.
+        Raises ValueError for values out of range.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        seconds = self.sampling.seconds if seconds is None else seconds
+        steps = self.sampling.steps if steps is None else steps
+        guidance = self.sampling.guidance if guidance is None else guidance
+        check_request(prompts, seconds, count, seed, steps, guidance, batch_size)
+        jobs = [(prompt, seed + k) for prompt in prompts for k in range(count)]
+        batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
+        total, sounds = steps * len(batches), list[Sound]()
+        for index, batch in enumerate(batches):
+
+            def report(step: int, _: int, before: int = index * steps) -> None:
+                if progress is not None:
+                    progress(before + step, total)
+
+            sounds += self._generate(batch, seconds, steps, guidance, negative, report)
+        return sounds
+
+    @torch.inference_mode()
+    def _generate(
+        self,
+        jobs: Sequence[tuple[str, int]],
+        seconds: float,
+        steps: int,
+        guidance: float,
+        negative: str | None,
+        progress: Progress,
+    ) -> list[Sound]:
+        cond = self.clap.embed_text([prompt for prompt, _ in jobs])
+        uncond = self.unet.null_cond if not negative else self.clap.embed_text([negative])[0]
+        noise = torch.stack([self.noise(seed, seconds) for _, seed in jobs]).to(self.device)
+        window = self._latent_frames(self.sampling.window)
+        model = windowed(self.unet, window, overlap=window // 4)
+        predict = guided(model, cond, uncond, guidance)
+        latent = SAMPLERS[self.sampling.sampler](
+            prediction_to_denoiser(predict, self.schedule),
+            noise,
+            self.schedule.sampling_times(steps, self.sampling.spacing),
+            self.schedule,
+            callback=progress,
+        )
+        wave = self.vocoder(self.vae.decode(latent))[:, : round(seconds * self.sample_rate)]
+        scores = (cond * self.clap.embed_audio(wave, self.sample_rate)).sum(-1)
+        return [
+            Sound(limit_peak(samples), self.sample_rate, prompt, seed, float(score))
+            for samples, (prompt, seed), score in zip(
+                wave.float().cpu().numpy(), jobs, scores, strict=True
+            )
+        ]
+
+    def noise(self, seed: int, seconds: float) -> torch.Tensor:
+        """The initial noise [C, T/d, F/d] of a seed, the same on every device and in any batch."""
+        rows = self.vae.config.mel.num_mels // self.vae.config.stride[1]
+        shape = (self.vae.config.latent_channels, self._latent_frames(seconds), rows)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    def _latent_frames(self, seconds: float) -> int:
+        """Latent frames that hold `seconds`, a multiple of the U-Net's stride."""
+        mel, stride = self.vae.config.mel, self.unet.config.stride[0]
+        frames = mel.num_frames(round(seconds * mel.sample_rate)) / self.vae.config.stride[0]
+        return math.ceil(frames / stride) * stride
+
+
+def check_request(
+    prompts: Sequence[str],
+    seconds: float,
+    count: int,
+    seed: int,
+    steps: int,
+    guidance: float,
+    batch_size: int = 1,
+) -> None:
+    """Raise ValueError, saying what is allowed, for what `generate` cannot do."""
+    if not prompts or any(not prompt.strip() for prompt in prompts):
+        raise ValueError("prompt: it is empty; say what should be heard")
+    low, high = SECONDS_RANGE
+    if not low <= seconds <= high:  # nan fails too
+        raise ValueError(f"seconds: got {seconds:g}; allowed: {low:g} to {high:g}")
+    if count < 1:
+        raise ValueError(f"count: got {count}; at least 1")
+    if steps < 1:
+        raise ValueError(f"steps: got {steps}; at least 1")
+    if not (math.isfinite(guidance) and guidance >= 0):
+        raise ValueError(f"guidance: got {guidance:g}; a number from 0 up")
+    if not 0 <= seed <= MAX_SEED - count:
+        raise ValueError(f"seed: got {seed}; allowed: 0 to {MAX_SEED - count}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}; at least 1")
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """The torch device of that name; "auto" is the GPU where there is one, else the CPU.
+
+    Raises ValueError for a name torch does not know and a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # torch asserts where it was built without CUDA
+        raise ValueError(f"device: {name!r} is not there; allowed: auto, cpu, cuda, mps") from None
+    return device

@@ -1,0 +1,154 @@
+"""Settings: frozen dataclasses read strictly from TOML (people) and JSON (machines)."""
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
+    """Build the dataclass `cls` from plain data; nested dataclasses, tuples and literals too.
+
+    `where` is the dotted path of `data`, used in messages. Raises ValueError for unknown keys,
+    missing keys, wrong types, and whatever the dataclass itself refuses.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where or cls.__name__}: expected a table, got {data!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            raise ValueError(f"{_join(where, key)}: unknown setting{_closest(key, fields)}")
+    values = {key: _convert(hints[key], value, _join(where, key)) for key, value in data.items()}
+    missing = [name for name, field in fields.items() if name not in data and _required(field)]
+    if missing:
+        raise ValueError(f"{_join(where, missing[0])}: this setting is required")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}" if where else str(error)) from None
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """The inverse of `from_dict`: plain dicts, lists, numbers and strings, ready for JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return plain
+
+
+def read_toml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a TOML file, the file its `base` names below it, and `key.path=value` overrides.
+
+    `base` is relative to the file that names it: an ablation is a short delta over a base recipe.
+    Raises ValueError for a missing or malformed file and a malformed override.
+    """
+    data = _read_with_base(Path(path), ())
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"override {override!r}: write it as section.name=value")
+        _set(data, key.strip().split("."), _parse_value(text.strip()), override)
+    return data
+
+
+def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ValueError(f"{path}: its base leads back to itself")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not TOML: {error}") from None
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    return _merge(_read_with_base(path.parent / str(base), (*seen, path.resolve())), data)
+
+
+def _merge(base: dict[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in delta.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(dict(merged[key]), value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _set(data: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for key in path[:-1]:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise ValueError(f"override {override!r}: {key} is a value, not a section")
+    data[path[-1]] = value
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string, so that nobody has to quote twice in a shell
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = [argument for argument in arguments if argument is not type(None)]
+        return _convert(inner, value, where)
+    if origin is Literal:
+        if value in arguments and type(value) in {type(argument) for argument in arguments}:
+            return value
+        raise ValueError(f"{where}: got {value!r}; allowed: {', '.join(map(str, arguments))}")
+    if origin is tuple:
+        return _convert_tuple(arguments, value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, where)
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{where}: expected a list, got {value!r}")
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    if len(arguments) != len(value):
+        raise ValueError(f"{where}: expected {len(arguments)} values, got {len(value)}")
+    return tuple(
+        _convert(hint, item, f"{where}[{i}]")
+        for i, (hint, item) in enumerate(zip(arguments, value, strict=True))
+    )
+
+
+def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: got {value!r}; expected a finite number")
+        return float(value)
+    # bool is an int in Python: true must not pass for 1
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
+
+
+def _required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _closest(key: str, fields: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(key, fields, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(fields)}"

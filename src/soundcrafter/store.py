@@ -1,0 +1,296 @@
+"""The model folder: one `config.json`, one safetensors file a part; strict, hashed, no pickle."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from soundcrafter.diffusion.schedule import DiffusionConfig
+from soundcrafter.files import (
+    file_sha256,
+    make_folder,
+    read_json,
+    replacing,
+    write_json,
+    write_text,
+)
+from soundcrafter.models.clap import ClapAudio, ClapAudioConfig, ClapText, ClapTextConfig
+from soundcrafter.models.melgan import MelGAN, MelGANConfig
+from soundcrafter.models.unet import UNet, UNetConfig
+from soundcrafter.models.vae import VAE, VAEConfig
+from soundcrafter.settings import from_dict, to_dict
+from soundcrafter.text import Tokenizer
+
+FORMAT = 1
+TOKENIZER = "tokenizer.json"
+# Each part: its settings, its network, and the parts whose training ids it depends on.
+PARTS: dict[str, tuple[type, type[nn.Module], tuple[str, ...]]] = {
+    "clap_audio": (ClapAudioConfig, ClapAudio, ()),
+    "clap_text": (ClapTextConfig, ClapText, ("clap_audio",)),
+    "vae": (VAEConfig, VAE, ()),
+    "unet": (UNetConfig, UNet, ("vae", "clap_audio")),
+    "vocoder": (MelGANConfig, MelGAN, ()),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """What `generate` does where the user says nothing."""
+
+    sampler: Literal["ddim", "euler"] = "ddim"  # see diffusion/samplers.py
+    spacing: Literal["trailing", "leading", "linspace"] = "trailing"  # choice of time steps
+    steps: int = 25  # U-Net evaluations (guided: pairs)
+    guidance: float = 2.5  # classifier-free guidance; 1 is none
+    seconds: float = 5.0  # length of a sound
+    window: float = 30.0  # seconds beyond which overlapping windows are denoised
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps: got {self.steps}; at least 1")
+        if self.guidance < 0:
+            raise ValueError(f"guidance: got {self.guidance}; at least 0")
+        if self.seconds <= 0 or self.window <= 0:
+            raise ValueError("seconds and window must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Every part of one model; the defaults are the paper's size."""
+
+    clap_audio: ClapAudioConfig = field(default_factory=lambda: ClapAudioConfig(tower="htsat"))
+    clap_text: ClapTextConfig = field(default_factory=ClapTextConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    vocoder: MelGANConfig = field(default_factory=MelGANConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        check_together(dataclasses.asdict(self), self.__dict__)
+
+    def build(self, part: str) -> nn.Module:
+        """The network of a part, freshly initialised."""
+        _, network, _ = PARTS[part]
+        return network(getattr(self, part))
+
+
+def check_together(names: Iterable[str], configs: Mapping[str, Any]) -> None:
+    """Raise ValueError where the settings of two parts contradict each other."""
+    present = {name: configs[name] for name in names if name in PARTS}
+
+    def same(left: str, left_field: str, right: str, right_field: str) -> None:
+        if left in present and right in present:
+            a, b = getattr(present[left], left_field), getattr(present[right], right_field)
+            if a != b:
+                raise ValueError(f"{left}.{left_field} is {a}, {right}.{right_field} is {b}")
+
+    same("clap_audio", "embed_dim", "clap_text", "embed_dim")
+    same("unet", "embed_dim", "clap_audio", "embed_dim")
+    same("unet", "in_channels", "vae", "latent_channels")
+    same("vocoder", "mel", "vae", "mel")
+    if "unet" in present and "vae" in present:
+        rows = present["vae"].mel.num_mels // present["vae"].stride[1]
+        if rows % present["unet"].stride[1]:
+            raise ValueError(
+                f"unet.strides: {present['unet'].stride[1]} in frequency does not divide "
+                f"the latent's {rows} rows"
+            )
+
+
+@dataclass(frozen=True)
+class PartEntry:
+    """What `config.json` says of one part."""
+
+    config: Any  # the part's settings
+    sha256: str  # of its file
+    training_id: str  # of its weights, whatever dtype they are stored in
+    trained_against: Mapping[str, str]  # part -> training id
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder that was read and checked; weights are loaded part by part."""
+
+    path: Path
+    parts: Mapping[str, PartEntry]
+    diffusion: DiffusionConfig
+    sampling: SamplingConfig
+    tokenizer_sha256: str | None
+
+    def require(self, *names: str) -> None:
+        """Raise ValueError where a named part is missing."""
+        missing = [name for name in names if name not in self.parts]
+        if missing:
+            raise ValueError(
+                f"{self.path}: this model has no {', '.join(missing)} yet "
+                f"(it has: {', '.join(self.parts) or 'nothing'})"
+            )
+
+    def load(self, name: str) -> nn.Module:
+        """The network of a part in fp32 on the CPU, its file's hash verified, loaded strictly."""
+        self.require(name)
+        entry = self.parts[name]
+        file = self.path / f"{name}.safetensors"
+        _verify(file, entry.sha256)
+        module = PARTS[name][1](entry.config)
+        try:
+            module.load_state_dict(load_file(file), strict=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{file}: does not fit its config: {reason[:300]}") from None
+        return module.eval()
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the text tower, its file's hash verified."""
+        file = self.path / TOKENIZER
+        if self.tokenizer_sha256 is None:
+            raise ValueError(f"{self.path}: this model has no {TOKENIZER}")
+        _verify(file, self.tokenizer_sha256)
+        return Tokenizer.load(file)
+
+    def check_against(self, name: str, trained_against: Mapping[str, str]) -> None:
+        """Raise ValueError where `name` was trained against other parts than those here."""
+        for other, wanted in trained_against.items():
+            if other in self.parts and self.parts[other].training_id != wanted:
+                found = self.parts[other].training_id
+                raise ValueError(
+                    f"{self.path}: {name} was trained against {other} {wanted}, "
+                    f"but this folder holds {other} {found}"
+                )
+
+
+def open_folder(path: str | os.PathLike[str]) -> ModelFolder:
+    """Read `config.json` of a model folder and check that its files and parts belong together.
+
+    Raises ValueError, naming what is wrong: no folder, no config, an unknown key, a missing file,
+    parts of different models. Weights are not read here.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such model folder")
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path}: not a model folder: it has no config.json")
+    folder = _parse(path, read_json(path / "config.json"))
+    for name in folder.parts:
+        if not (path / f"{name}.safetensors").is_file():
+            raise ValueError(f"{path}: {name}.safetensors is missing")
+    if folder.tokenizer_sha256 is not None and not (path / TOKENIZER).is_file():
+        raise ValueError(f"{path}: {TOKENIZER} is missing")
+    check_together(folder.parts, {name: entry.config for name, entry in folder.parts.items()})
+    for name, entry in folder.parts.items():
+        folder.check_against(name, entry.trained_against)
+    return folder
+
+
+def save_part(
+    path: str | os.PathLike[str],
+    name: str,
+    module: nn.Module,
+    config: Any,
+    *,
+    trained_against: Mapping[str, str] | None = None,
+    training_id: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    diffusion: DiffusionConfig | None = None,
+    sampling: SamplingConfig | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """Write one part into a model folder, made if need be, and return its training id.
+
+    The training id is a hash of the fp32 weights; pass it where weights are only stored anew in
+    another dtype. `trained_against` names the ids of the parts that PARTS says it depends on.
+    """
+    assert set(trained_against or ()) == set(PARTS[name][2]), "an id for each part it depends on"
+    path = make_folder(path)
+    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    training_id = training_id or fingerprint(state)
+    file = path / f"{name}.safetensors"
+    with replacing(file) as temporary:
+        save_file({key: _cast(value, dtype) for key, value in state.items()}, temporary)
+    data = _read_or_new(path)
+    data["parts"][name] = {
+        "config": to_dict(config),
+        "sha256": file_sha256(file),
+        "training_id": training_id,
+        "trained_against": dict(trained_against or {}),
+    }
+    if tokenizer is not None:
+        write_text(path / TOKENIZER, tokenizer.to_json())
+        data["tokenizer_sha256"] = file_sha256(path / TOKENIZER)
+    if diffusion is not None:
+        data["diffusion"] = to_dict(diffusion)
+    if sampling is not None:
+        data["sampling"] = to_dict(sampling)
+    write_json(path / "config.json", data)
+    return training_id
+
+
+def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
+    """The training id of weights: 16 hex digits of a hash over names, shapes and fp32 values."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().float().contiguous()
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _verify(file: Path, sha256: str) -> None:
+    if not file.is_file():
+        raise ValueError(f"{file}: is missing")
+    if file_sha256(file) != sha256:
+        raise ValueError(f"{file}: its sha256 is not the one in config.json: damaged or exchanged")
+
+
+def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def _read_or_new(path: Path) -> dict[str, Any]:
+    if not (path / "config.json").exists():
+        return {
+            "format": FORMAT,
+            "parts": {},
+            "diffusion": to_dict(DiffusionConfig()),
+            "sampling": to_dict(SamplingConfig()),
+            "tokenizer_sha256": None,
+        }
+    data: dict[str, Any] = read_json(path / "config.json")
+    _parse(path, data)  # never write into a config that could not be read back
+    return data
+
+
+def _parse(path: Path, data: Any) -> ModelFolder:
+    where = str(path / "config.json")
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ValueError(f"{where}: its format is not {FORMAT}, the one this version reads")
+    _exact_keys(where, data, ("format", "parts", "diffusion", "sampling", "tokenizer_sha256"))
+    parts = {}
+    for name, entry in data["parts"].items():
+        if name not in PARTS:
+            raise ValueError(f"{where}: unknown part {name}; allowed: {', '.join(PARTS)}")
+        keys = ("config", "sha256", "training_id", "trained_against")
+        _exact_keys(f"{where}: {name}", entry, keys)
+        config: Any = from_dict(PARTS[name][0], entry["config"], f"{where}: {name}")
+        parts[name] = PartEntry(config, *(entry[key] for key in keys[1:]))
+    return ModelFolder(
+        path,
+        parts,
+        from_dict(DiffusionConfig, data["diffusion"], f"{where}: diffusion"),
+        from_dict(SamplingConfig, data["sampling"], f"{where}: sampling"),
+        data["tokenizer_sha256"],
+    )
+
+
+def _exact_keys(where: str, data: Any, keys: tuple[str, ...]) -> None:
+    found = set(data) if isinstance(data, dict) else set()
+    if found != set(keys):
+        difference = ", ".join(sorted(found.symmetric_difference(keys)))
+        raise ValueError(f"{where}: missing or unknown keys: {difference}")

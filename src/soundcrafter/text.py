@@ -1,0 +1,127 @@
+"""The tokenizer: captions to padded rows of token ids, by byte-level BPE."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<unk>", "<eos>")
+"""Their ids are 0 to 3: CLIP's text tower gives an end id of 2 another meaning."""
+
+_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+class Tokenizer:
+    """Captions to ids; wraps a `tokenizers.Tokenizer` that adds a first and a last token.
+
+    `pad_id`, `bos_id` and `eos_id` are read from it: 0, 1 and 3 for one made by `train`.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        # rows are cut and padded here: settings left in a file must not do it a second time
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        # a caption that spells <eos> is text, not the end
+        tokenizer.encode_special_tokens = True
+        pad_id, ends = tokenizer.token_to_id("<pad>"), tokenizer.encode("").ids
+        if pad_id is None or len(ends) != 2:
+            raise ValueError("tokenizer: expected a <pad> token, and a first and a last token")
+        self.pad_id: int = pad_id
+        self.bos_id: int = ends[0]
+        self.eos_id: int = ends[1]
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def train(cls, captions: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Learn at most `vocab_size` tokens; the order of the captions does not matter.
+
+        Every byte is a token, so that any prompt can be written. Case and runs of white space are
+        not kept. Raises ValueError where `vocab_size` has no room for the bytes.
+        """
+        smallest = len(SPECIAL_TOKENS) + len(_ALPHABET)
+        if vocab_size < smallest:
+            raise ValueError(f"vocab_size: got {vocab_size}; allowed: {smallest} or more")
+        tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+        tokenizer.normalizer = normalizers.Sequence(
+            [
+                normalizers.NFC(),
+                normalizers.Lowercase(),
+                normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
+                normalizers.Strip(),
+            ]
+        )
+        # the prefix space makes the first word the same token as elsewhere
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=_ALPHABET,
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(captions, trainer)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A <eos>",
+            special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("<bos>", "<eos>")],
+        )
+        return cls(tokenizer)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Tokenizer":
+        """Read what `to_json` wrote. Raises ValueError for anything else."""
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # tokenizers raises no narrower class
+            raise ValueError(f"tokenizer: not a tokenizer.json: {error}") from None
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
+        """Read a tokenizer.json. Raises ValueError naming the file."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def to_json(self) -> str:
+        """The whole tokenizer as the text of a tokenizer.json."""
+        text: str = self._tokenizer.to_str(pretty=True)
+        return text
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids; a small corpus may give fewer than `train` was asked for."""
+        size: int = self._tokenizer.get_vocab_size()
+        return size
+
+    def encode(
+        self, texts: Sequence[str], max_length: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Turn B texts into (tokens [B, L], mask [B, L]), int64; the mask is 1 on tokens.
+
+        L is the longest row, at most `max_length` with its first and last token; a longer text
+        loses its end but keeps the last token. "" is the first and the last token alone.
+        Raises ValueError for one string instead of a list, no texts, and a max_length below 2.
+        """
+        if isinstance(texts, str) or not texts:
+            raise ValueError(f"texts: got {texts!r}; expected a list of one or more strings")
+        if max_length < 2:
+            raise ValueError(f"max_length: got {max_length}; allowed: 2 or more")
+        rows = [self._cut(row.ids, max_length) for row in self._tokenizer.encode_batch(list(texts))]
+        length = max(len(row) for row in rows)
+        tokens = np.full((len(rows), length), self.pad_id, dtype=np.int64)
+        mask = np.zeros((len(rows), length), dtype=np.int64)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return tokens, mask
+
+    def _cut(self, ids: list[Any], max_length: int) -> list[Any]:
+        return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.eos_id]

@@ -1,0 +1,56 @@
+"""Training: one loop, four stages, one engine room."""
+
+import os
+from pathlib import Path
+
+from soundcrafter.train.clap import ClapStage
+from soundcrafter.train.diffusion import DiffusionStage
+from soundcrafter.train.log import Report
+from soundcrafter.train.loop import RunOptions, run
+from soundcrafter.train.recipe import Recipe, read_recipe
+from soundcrafter.train.stage import Stage
+from soundcrafter.train.vae import VAEStage
+from soundcrafter.train.vocoder import VocoderStage
+
+__all__ = ["STAGES", "Recipe", "RunOptions", "build_stage", "read_recipe", "train"]
+
+STAGES = ("clap", "vae", "vocoder", "diffusion")
+
+
+def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
+    """The stage of that name over `data`, for the model folder `folder`."""
+    if name == "clap":
+        return ClapStage(recipe, data, folder)
+    if name == "vae":
+        return VAEStage(recipe, data)
+    if name == "vocoder":
+        return VocoderStage(recipe, data)
+    if name == "diffusion":
+        return DiffusionStage(recipe, data, folder)
+    raise ValueError(f"stage: got {name!r}; allowed: {', '.join(STAGES)}")
+
+
+def train(
+    stage: str,
+    recipe: Recipe,
+    *,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: RunOptions | None = None,
+    init: str | os.PathLike[str] | None = None,
+    report: Report | None = None,
+) -> int:
+    """Train one stage into the model folder `out`, from its last checkpoint if it has one.
+
+    `data` is a manifest or a folder (see data/manifest.py), for diffusion also an encoded one;
+    `init` a model folder to start from. Returns the steps done, fewer than the recipe's where
+    `options` or a signal stopped it. Raises ValueError for what cannot be trained.
+    """
+    built = build_stage(stage, recipe, Path(data), Path(out))
+    return run(
+        built,
+        Path(out),
+        options or RunOptions(),
+        init=Path(init) if init is not None else None,
+        report=report,
+    )

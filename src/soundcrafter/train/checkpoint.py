@@ -1,0 +1,55 @@
+"""Training checkpoints: safetensors and JSON in a folder that appears whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from soundcrafter.files import read_json, write_json
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def save_checkpoint(
+    run: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], keep: int
+) -> Path:
+    """Write `run/checkpoints/step-N` after N steps, and drop all but the newest `keep`.
+
+    `tensors` maps a file's name to its tensors. The folder is written under a temporary name,
+    synced and renamed, so that a kill at any moment leaves the last whole checkpoint.
+    """
+    target = run / "checkpoints" / f"step-{step:08d}"
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, group in tensors.items():
+        file = temporary / f"{name}.safetensors"
+        save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, file)
+        _sync(file)
+    write_json(temporary / "state.json", {"step": step, **state})
+    _sync(temporary / "state.json")
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)
+    for old in list_checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """The tensors of each file, and the state, of one checkpoint."""
+    tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
+    return tensors, read_json(path / "state.json")
+
+
+def _sync(file: Path) -> None:
+    with open(file, "rb") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,32 @@
+"""Exponential moving average of weights: what is exported and evaluated."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """A shadow copy of a module in fp32 that follows it.
+
+    The decay ramps up as (1 + n) / (10 + n) over updates n, so that early weights are forgotten.
+    A decay of 0 makes the shadow a plain copy.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.shadow = copy.deepcopy(module).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the shadow towards `module`: shadow <- decay * shadow + (1 - decay) * module."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        source, target = dict(module.named_parameters()), dict(self.shadow.named_parameters())
+        torch._foreach_lerp_(
+            [target[name] for name in target], [source[name] for name in target], 1 - decay
+        )
+        buffers = dict(module.named_buffers())
+        for name, buffer in self.shadow.named_buffers():
+            buffer.copy_(buffers[name])

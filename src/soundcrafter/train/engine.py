@@ -1,0 +1,207 @@
+"""The engine room: the only place that knows Accelerate, devices, precision and processes."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from soundcrafter.train.recipe import StageConfig
+from soundcrafter.train.schedule import learning_rate
+from soundcrafter.train.stage import Player
+
+_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class LossNotFiniteError(ValueError):
+    """A loss became nan or infinite; the weights were left as they were before."""
+
+
+class Engine:
+    """Players on a device with their optimisers, ready to be updated.
+
+    Weights and optimiser state are fp32; the forward runs in the stage's precision.
+    """
+
+    def __init__(self, players: Mapping[str, Player], config: StageConfig, device: str) -> None:
+        if device not in ("auto", "cpu", "cuda", "mps"):
+            raise ValueError(f"device: got {device!r}; allowed: auto, cpu, cuda, mps")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device: 'cuda' is not there; allowed: auto, cpu")
+        AcceleratorState._reset_state(reset_partial_state=False)  # one process may train in turn
+        self.accelerator = Accelerator(
+            mixed_precision=_PRECISION[config.precision], cpu=device == "cpu"
+        )
+        self.config = config
+        self.players = dict(players)
+        self._wrapped: dict[str, nn.Module] = {}
+        self._optimizers: dict[str, Any] = {}
+        for name, player in self.players.items():
+            player.to(self.device)
+            self._wrapped[name] = self.accelerator.prepare_model(player)
+            self._optimizers[name] = self.accelerator.prepare_optimizer(self._adamw(player))
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and logs."""
+        return bool(self.accelerator.is_main_process)
+
+    def shard(self, step: int) -> list[list[int]]:
+        """This process's sample indices of a step, one list a micro-batch.
+
+        Sample j of step s has index s * batch_size + j, whatever the processes and micro-batches.
+        """
+        config, processes = self.config, self.accelerator.num_processes
+        share, rest = divmod(config.batch_size, config.accumulate * processes)
+        if rest:
+            raise ValueError(
+                f"batch_size: {config.batch_size} is no multiple of accumulate "
+                f"{config.accumulate} x {processes} processes"
+            )
+        first = step * config.batch_size + self.accelerator.process_index * share
+        stride = share * processes
+        return [
+            list(range(first + i * stride, first + i * stride + share))
+            for i in range(config.accumulate)
+        ]
+
+    def seed(self, step: int) -> None:
+        """Fix torch's global generators, which dropout draws from, for this step and process."""
+        seed = (self.config.seed, step, self.accelerator.process_index)
+        torch.manual_seed(hash(seed) % 2**63)  # the hash of a tuple of ints is the same every time
+
+    def update(
+        self, name: str, batches: Sequence[dict[str, Any]], step: int, weights: Mapping[str, float]
+    ) -> dict[str, float]:
+        """One optimiser step of a player; returns its loss terms, averaged over the batches.
+
+        The loss is the sum of the terms by `weights` (1 where a term has none). What the player
+        hands on (a generator's output, say) is added to each batch for the players after it.
+        Raises LossNotFiniteError before anything is changed.
+        """
+        player, optimizer = self._wrapped[name], self._optimizers[name]
+        report: dict[str, float] = {}
+        with self._only(name):
+            for index, batch in enumerate(batches):
+                last = index == len(batches) - 1
+                with nullcontext() if last else self.accelerator.no_sync(player):
+                    terms, extras = player(batch, step)
+                    loss = torch.stack(
+                        [weights.get(k, 1.0) * term for k, term in terms.items()]
+                    ).sum()
+                    self._check(loss, terms, batch, step)
+                    self.accelerator.backward(loss / len(batches))
+                batch.update(extras)
+                for key, term in {**terms, "loss": loss}.items():
+                    report[key] = report.get(key, 0.0) + float(term.detach()) / len(batches)
+            if self.config.clip_norm > 0:
+                self.accelerator.clip_grad_norm_(player.parameters(), self.config.clip_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, self.config)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return report
+
+    def weights(self) -> dict[str, Tensor]:
+        """All players' weights, named player.key."""
+        return {
+            f"{name}.{key}": value
+            for name, player in self.players.items()
+            for key, value in player.network.state_dict().items()
+        }
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `weights`, strict."""
+        for name, player in self.players.items():
+            player.network.load_state_dict(_below(name, tensors))
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """All optimisers' state, named player.parameter|entry."""
+        state = {}
+        for name, player in self.players.items():
+            entries = self._optimizers[name].state_dict()["state"]
+            for index, key in enumerate(_trained(player)):
+                for entry, value in entries.get(index, {}).items():
+                    state[f"{name}.{key}|{entry}"] = torch.as_tensor(value)
+        return state
+
+    def load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `optimizer_state`."""
+        for name, player in self.players.items():
+            optimizer, state = self._optimizers[name], _below(name, tensors)
+            full = optimizer.state_dict()
+            full["state"] = {}
+            for index, key in enumerate(_trained(player)):
+                prefix = f"{key}|"
+                entries = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+                if entries:
+                    full["state"][index] = entries
+            optimizer.load_state_dict(full)
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The fp16 loss scaler's numbers; empty in other precisions."""
+        scaler = self.accelerator.scaler
+        return dict(scaler.state_dict()) if scaler is not None else {}
+
+    def load_scaler_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `scaler_state`."""
+        if self.accelerator.scaler is not None and state:
+            self.accelerator.scaler.load_state_dict(dict(state))
+
+    def _adamw(self, player: Player) -> torch.optim.AdamW:
+        return torch.optim.AdamW(
+            [parameter for parameter in player.parameters() if parameter.requires_grad],
+            lr=self.config.learning_rate,
+            betas=self.config.betas,
+            weight_decay=self.config.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+
+    @contextmanager
+    def _only(self, name: str) -> Iterator[None]:
+        """Gradients for one player alone: the others are part of its loss, but do not learn."""
+        others = [
+            parameter
+            for other, player in self.players.items()
+            if other != name
+            for parameter in player.parameters()
+            if parameter.requires_grad
+        ]
+        _set_requires_grad(others, False)
+        try:
+            yield
+        finally:
+            _set_requires_grad(others, True)
+
+    def _check(
+        self, loss: Tensor, terms: Mapping[str, Tensor], batch: Mapping[str, Any], step: int
+    ) -> None:
+        if torch.isfinite(loss):
+            return
+        values = ", ".join(f"{key} {float(term.detach()):g}" for key, term in terms.items())
+        files = ", ".join(sorted({file for files in batch["files"] for file in files}))
+        raise LossNotFiniteError(
+            f"step {step}: the loss is not finite ({values}); files of the batch: {files}"
+        )
+
+
+def _trained(player: nn.Module) -> list[str]:
+    return [name for name, parameter in player.named_parameters() if parameter.requires_grad]
+
+
+def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _set_requires_grad(parameters: Iterable[nn.Parameter], value: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(value)

@@ -1,0 +1,89 @@
+"""The training log: one JSON line an entry, the same in TensorBoard, and a callback to show it."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soundcrafter.files import write_text
+from soundcrafter.train.stage import Samples
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+class Log:
+    """Averages losses between entries and writes them to `log.jsonl` and `tensorboard/`."""
+
+    def __init__(self, run: Path, start: int, report: Report | None) -> None:
+        self.file = run / "log.jsonl"
+        self.report = report
+        self._sums: dict[str, list[float]] = {}
+        self._since = time.perf_counter()
+        _drop_after(self.file, start)  # what a killed run logged past its last checkpoint
+        self._board = _tensorboard(run / "tensorboard", start)
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        """Take in the losses of one step."""
+        for name, value in losses.items():
+            self._sums.setdefault(name, []).append(value)
+
+    def write(self, step: int, num_samples: int, extra: Mapping[str, float]) -> None:
+        """One entry: mean losses since the last one, `extra`, and the speed in samples/s."""
+        now = time.perf_counter()
+        entry: dict[str, Any] = {"step": step}
+        entry |= {name: float(np.mean(values)) for name, values in self._sums.items()}
+        entry |= {**extra, "samples_per_second": round(num_samples / (now - self._since), 3)}
+        self._sums, self._since = {}, now
+        with open(self.file, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+        if self._board is not None:
+            for name, value in entry.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, step)
+        if self.report is not None:
+            self.report(entry)
+
+    def show(self, step: int, samples: Samples) -> None:
+        """Sounds and spectrograms, to TensorBoard."""
+        if self._board is None:
+            return
+        for name, wave in samples.waves.items():
+            self._board.add_audio(name, wave[None], step, samples.sample_rate)
+        for name, mel in samples.mels.items():
+            picture = mel.T[::-1]  # low bands at the bottom
+            low, high = float(picture.min()), float(picture.max())
+            picture = (picture - low) / max(high - low, 1e-6)
+            self._board.add_image(name, picture[None], step)
+
+    def close(self) -> None:
+        """Flush and close the TensorBoard file."""
+        if self._board is not None:
+            self._board.close()
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The entries of a run's `log.jsonl`; empty where there is none."""
+    file = run / "log.jsonl"
+    if not file.exists():
+        return []
+    # the last line may be half written after a kill: it has no line end
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _drop_after(file: Path, step: int) -> None:
+    entries = read_log(file.parent)
+    kept = [json.dumps(entry) + "\n" for entry in entries if entry["step"] <= step]
+    if file.exists():
+        write_text(file, "".join(kept))
+
+
+def _tensorboard(folder: Path, start: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # a bare GPU machine: log.jsonl holds the same numbers
+        return None
+    return SummaryWriter(str(folder), purge_step=start)

@@ -1,0 +1,228 @@
+"""The training loop: the same for every stage, resumable at any moment."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundcrafter.data.dataset import prefetch
+from soundcrafter.files import make_folder, read_json, write_json
+from soundcrafter.store import open_folder
+from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from soundcrafter.train.ema import Ema
+from soundcrafter.train.engine import Engine
+from soundcrafter.train.log import Log, Report
+from soundcrafter.train.schedule import learning_rate
+from soundcrafter.train.stage import Batch, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run uses machine and disk: nothing here changes what is learned."""
+
+    device: str = "auto"  # auto, cpu, cuda, mps
+    workers: int = 1  # threads that load data
+    log_steps: int = 50  # steps between log entries
+    sample_steps: int = 0  # steps between sounds and pictures in TensorBoard; 0 is none
+    checkpoint_steps: int = 0  # steps between checkpoints; 0 is by minutes alone
+    checkpoint_minutes: float = 5.0  # minutes between checkpoints
+    keep: int = 2  # checkpoints kept
+    max_minutes: float | None = None  # stop, resumable, after so long
+
+    def __post_init__(self) -> None:
+        for name in ("log_steps", "checkpoint_minutes", "keep"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}; it must be above 0")
+        for name in ("workers", "sample_steps", "checkpoint_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ValueError(f"max_minutes: got {self.max_minutes}; it must be above 0")
+
+
+def run_folder(folder: Path, stage: str) -> Path:
+    """Where a stage keeps checkpoints and logs, beside the model folder's parts."""
+    return folder / "training" / stage
+
+
+def run(
+    stage: Stage,
+    folder: Path,
+    options: RunOptions,
+    *,
+    init: Path | None = None,
+    report: Report | None = None,
+) -> int:
+    """Train a stage into a model folder from its last checkpoint; returns the steps done.
+
+    Stops early, with a checkpoint, after `max_minutes` or at SIGINT or SIGTERM. `report` gets
+    every log entry. Raises ValueError where the folder holds a run of other settings, and
+    LossNotFiniteError where a loss is nan: the last checkpoint stays.
+    """
+    place = run_folder(folder, stage.name)
+    checkpoints = list_checkpoints(place)
+    _check_identity(place, stage.identity(), bool(checkpoints))
+    dependents = _dependents(folder, stage)
+    if init is not None and not checkpoints:
+        stage.initialise(init)
+    engine = Engine(stage.players, stage.config, options.device)
+    ema = Ema(stage.network, stage.config.ema_decay)
+    start = _resume(checkpoints[-1], engine, ema) if checkpoints else 0
+    if dependents and start < stage.config.steps:
+        raise ValueError(
+            f"{folder}: its {', '.join(dependents)} was trained against what training "
+            f"{stage.name} would change; use another --out"
+        )
+    if engine.is_main:
+        make_folder(place)
+        write_json(place / "identity.json", stage.identity())
+    saver = _Saver(stage, folder, options, engine, ema)
+    log = Log(place, start, report) if engine.is_main else None
+    done, began, logged = start, time.monotonic(), start
+    steps = range(start, stage.config.steps)
+    batches = prefetch(
+        lambda step: [stage.load_batch(indices) for indices in engine.shard(step)],
+        steps,
+        workers=options.workers,
+        depth=2 * options.workers,
+    )
+    with _stop_signal() as stopped:
+        for step, loaded in zip(steps, batches, strict=True):
+            losses = _train_step(stage, engine, ema, loaded, step)
+            done = step + 1
+            out_of_time = _over(options.max_minutes, began)
+            last = done == stage.config.steps or stopped.is_set() or out_of_time
+            if log is not None:
+                log.add(losses)
+                if done % options.log_steps == 0 or last:
+                    rate = {"learning_rate": learning_rate(step, stage.config)}
+                    log.write(done, (done - logged) * stage.config.batch_size, rate)
+                    logged = done
+                if options.sample_steps and (done % options.sample_steps == 0 or last):
+                    log.show(done, stage.samples(ema.shadow, engine.device))
+            saver.after(done, last)
+            if last:
+                break
+    batches.close()
+    if done == start and not dependents:  # a finished run, called again: a kill may have come
+        saver.export()  # between its last checkpoint and its part
+    if log is not None:
+        log.close()
+    return done
+
+
+def _train_step(
+    stage: Stage, engine: Engine, ema: Ema, loaded: list[Batch], step: int
+) -> dict[str, float]:
+    engine.seed(step)
+    with torch.no_grad():
+        batches = [stage.prepare(batch, engine.device) for batch in loaded]
+    losses: dict[str, float] = {}
+    for name in stage.players:
+        if stage.plays(name, step):
+            terms = engine.update(name, batches, step, stage.weights(step))
+            prefix = "" if not losses else f"{name}_"
+            losses |= {f"{prefix}{key}": value for key, value in terms.items()}
+    ema.update(stage.network)
+    return losses
+
+
+class _Saver:
+    """Decides when a checkpoint is due, writes it, and exports the part beside it."""
+
+    def __init__(
+        self, stage: Stage, folder: Path, options: RunOptions, engine: Engine, ema: Ema
+    ) -> None:
+        self.stage, self.folder, self.options = stage, folder, options
+        self.engine, self.ema = engine, ema
+        self._saved_at = time.monotonic()
+
+    def after(self, done: int, last: bool) -> None:
+        every = self.options.checkpoint_steps
+        due = last or (every > 0 and done % every == 0)
+        if not (due or _over(self.options.checkpoint_minutes, self._saved_at)):
+            return
+        if self.engine.is_main:
+            tensors = {
+                "weights": self.engine.weights(),
+                "ema": self.ema.shadow.state_dict(),
+                "optimizer": self.engine.optimizer_state(),
+            }
+            state = {"ema_updates": self.ema.updates, "scaler": self.engine.scaler_state()}
+            place = run_folder(self.folder, self.stage.name)
+            save_checkpoint(place, done, tensors, state, self.options.keep)
+            self.export()
+        self._saved_at = time.monotonic()
+
+    def export(self) -> None:
+        if self.engine.is_main:
+            self.stage.export(self.ema.shadow, self.folder)
+
+
+def _resume(checkpoint: Path, engine: Engine, ema: Ema) -> int:
+    tensors, state = load_checkpoint(checkpoint)
+    engine.load_weights(tensors["weights"])
+    engine.load_optimizer_state(tensors["optimizer"])
+    engine.load_scaler_state(state["scaler"])
+    ema.shadow.load_state_dict(tensors["ema"])
+    ema.updates = state["ema_updates"]
+    return int(state["step"])
+
+
+def _check_identity(place: Path, identity: dict[str, Any], has_checkpoints: bool) -> None:
+    if not has_checkpoints:
+        return
+    before = _flatten(read_json(place / "identity.json"))
+    now = _flatten(identity)
+    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if different:
+        key = different[0]
+        raise ValueError(
+            f"{place}: holds a run with other settings ({key}: {before.get(key)} there, "
+            f"{now.get(key)} here); use the same settings to resume, or another --out"
+        )
+
+
+def _dependents(folder: Path, stage: Stage) -> list[str]:
+    """The folder's other parts that were trained against what this stage writes."""
+    if not (folder / "config.json").is_file():
+        return []
+    return [
+        name
+        for name, entry in open_folder(folder).parts.items()
+        if name not in stage.parts and set(stage.parts) & set(entry.trained_against)
+    ]
+
+
+def _flatten(data: dict[str, Any], where: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{where}.{key}" if where else key
+        flat |= _flatten(value, name) if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _over(minutes: float | None, since: float) -> bool:
+    return minutes is not None and time.monotonic() - since >= 60 * minutes
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets, so that the step in progress ends in peace."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped  # only the main thread may handle signals
+        return
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = {name: signal.signal(name, lambda *_: stopped.set()) for name in names}
+    try:
+        yield stopped
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

@@ -1,0 +1,126 @@
+"""The recipe: everything that decides what training computes, in one strict TOML file."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from soundcrafter.data.dataset import DataConfig
+from soundcrafter.models.discriminators import PatchDiscriminatorConfig, WaveDiscriminatorConfig
+from soundcrafter.settings import from_dict, read_toml
+from soundcrafter.store import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What every stage's training needs."""
+
+    steps: int = 400_000  # optimiser steps
+    batch_size: int = 16  # samples an optimiser step, over all processes and micro-batches
+    accumulate: int = 1  # micro-batches a step
+    seconds: float = 10.24  # length of a training segment
+    learning_rate: float = 1e-4  # peak
+    final_learning_rate: float = 0.0  # where the cosine ends, as a share of the peak
+    warmup_steps: int = 0  # linear from 0
+    betas: tuple[float, float] = (0.9, 0.999)  # AdamW
+    weight_decay: float = 0.01  # AdamW
+    clip_norm: float = 0.0  # largest gradient norm; 0 is no clipping
+    ema_decay: float = 0.9999  # of the exported weights; 0 is no averaging
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward; weights stay fp32
+    checkpointing: bool = False  # gradient checkpointing: less memory, more time
+    seed: int = 0  # of everything random in this stage
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "seconds", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}; it must be above 0")
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "seed", "final_learning_rate"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size: {self.batch_size} is no multiple of {self.accumulate}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay: got {self.ema_decay}; allowed: 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClapStageConfig(StageConfig):
+    """Contrastive training of the two towers."""
+
+    pad: Literal["zero", "repeat"] = "repeat"  # of short recordings; LAION fills its towers so
+    train_audio: bool = True  # false: the text tower alone, against the audio tower as it is
+    tokenizer_captions: tuple[str, ...] = ()  # csv files whose `caption` also teach the tokenizer
+    freeze_norm: bool = False  # HTS-AT's BatchNorm stays as it is
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEStageConfig(StageConfig):
+    """Reconstruction + KL + adversarial."""
+
+    kl_weight: float = 1e-6  # of the KL in nats, divided by the mel elements as the L1 is
+    adversarial_weight: float = 0.5  # times the adaptive weight
+    adversarial_start: int = 50_000  # step from which the discriminator plays
+    discriminator: PatchDiscriminatorConfig = field(default_factory=PatchDiscriminatorConfig)
+    betas: tuple[float, float] = (0.5, 0.9)
+    weight_decay: float = 0.0
+    scale_batches: int = 16  # batches from which the latent scale is measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocoderStageConfig(StageConfig):
+    """STFT loss, then adversarial with feature matching."""
+
+    stft_weight: float = 0.0  # multi-resolution STFT loss (multi-band MelGAN)
+    adversarial_weight: float = 1.0
+    feature_weight: float = 10.0  # feature matching (MelGAN)
+    adversarial_start: int = 0  # step from which the discriminator plays
+    discriminator_every: int = 1  # the discriminator moves every n-th step
+    discriminator: WaveDiscriminatorConfig = field(default_factory=WaveDiscriminatorConfig)
+    betas: tuple[float, float] = (0.5, 0.9)
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.discriminator_every < 1:
+            raise ValueError(f"discriminator_every: got {self.discriminator_every}; at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionStageConfig(StageConfig):
+    """Noise prediction on latents, conditioned on CLAP."""
+
+    condition: Literal["audio", "text", "mixed"] = "audio"  # which embedding is the condition
+    text_probability: float = 0.5  # of text, where the condition is mixed
+    drop_condition: float = 0.1  # probability of the null condition, for guidance
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("text_probability", "drop_condition"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
+
+    @property
+    def text_share(self) -> float:
+        """Probability that a sample's condition is its caption's embedding."""
+        return {"audio": 0.0, "text": 1.0, "mixed": self.text_probability}[self.condition]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One model and how each of its parts is trained."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    clap: ClapStageConfig = field(default_factory=ClapStageConfig)
+    vae: VAEStageConfig = field(default_factory=VAEStageConfig)
+    vocoder: VocoderStageConfig = field(default_factory=VocoderStageConfig)
+    diffusion: DiffusionStageConfig = field(default_factory=DiffusionStageConfig)
+
+
+def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe with `section.name=value` overrides. ValueError names the file and setting."""
+    data = read_toml(path, overrides)
+    try:
+        return from_dict(Recipe, data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

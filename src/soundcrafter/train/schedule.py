@@ -1,0 +1,18 @@
+"""The learning rate as a pure function of the step."""
+
+import math
+
+from soundcrafter.train.recipe import StageConfig
+
+
+def learning_rate(step: int, config: StageConfig) -> float:
+    """Linear warm-up over `warmup_steps`, then one cosine to `final_learning_rate` of the peak.
+
+    Step 0 is the first update, `steps - 1` the last.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    floor = config.final_learning_rate
+    return config.learning_rate * (floor + (1 - floor) * cosine)

@@ -1,0 +1,52 @@
+"""What the stages share of data: which recordings, how long a segment, what identifies them."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from soundcrafter.data.dataset import DataConfig, Sounds
+from soundcrafter.data.manifest import Manifest, read_manifest
+from soundcrafter.mel import MelConfig
+from soundcrafter.settings import to_dict
+
+
+def open_sounds(
+    data: Path,
+    config: DataConfig,
+    *,
+    mel: MelConfig,
+    num_samples: int,
+    seed: int,
+    need_caption: bool = False,
+    pad: Literal["zero", "repeat"] | None = None,
+) -> Sounds:
+    """The draws of a stage from a manifest or folder. `pad` overrides the data's own."""
+    manifest = read_manifest(
+        data, split=config.split, label_column=config.label_column, need_caption=need_caption
+    )
+    if pad is not None:
+        config = dataclasses.replace(config, pad=pad)
+    return Sounds(manifest, config, sample_rate=mel.sample_rate, num_samples=num_samples, seed=seed)
+
+
+def segment_samples(seconds: float, mel: MelConfig, frame_multiple: int = 1) -> int:
+    """Samples of about `seconds` whose frames are a multiple, the nearest one and at least one."""
+    unit = mel.hop * frame_multiple
+    return max(1, round(seconds * mel.sample_rate / unit)) * unit
+
+
+def data_identity(sounds: Sounds) -> dict[str, Any]:
+    """What must be the same for draws to be the same: settings and the list of recordings."""
+    settings = to_dict(sounds.config)
+    del settings["cache_gb"]  # a matter of speed
+    return {**settings, "recordings": manifest_fingerprint(sounds.manifest)}
+
+
+def manifest_fingerprint(manifest: Manifest) -> str:
+    """A hash over the recordings in their order: names, captions, labels, positions."""
+    digest = hashlib.sha256()
+    for recording in manifest.recordings:
+        row = (recording.caption, recording.label, recording.start, recording.seconds)
+        digest.update(repr((manifest.name(recording), *row)).encode())
+    return f"{len(manifest.recordings)} recordings, sha256 {digest.hexdigest()[:16]}"

@@ -1,0 +1,108 @@
+"""What a stage of training is: players with losses, batches, something to export and to hear."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundcrafter.train.recipe import StageConfig
+
+Batch = dict[str, Any]
+Terms = dict[str, Tensor]
+
+
+class Player(nn.Module, ABC):
+    """A network and its losses in one forward, so that DDP sees everything it has to.
+
+    `network` is the only child with parameters that this player trains; networks that take part
+    without learning are held outside torch's registry (see `Unregistered`).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @abstractmethod
+    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+        """Loss terms (scalars), and what later players of the same step need, detached."""
+
+
+@dataclass(frozen=True)
+class Unregistered:
+    """A module kept out of its holder's parameters, state dict and DDP wrapping."""
+
+    module: nn.Module
+
+    def __call__(self, *args: Any) -> Any:
+        return self.module(*args)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a stage shows of itself in the log."""
+
+    waves: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> [N]
+    mels: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> [T, F]
+    sample_rate: int = 16_000  # Hz
+
+
+class Stage(ABC):
+    """One of the four trainings. It knows its losses; the loop knows hardware and disk."""
+
+    name: str  # also the recipe's section and the command's name
+    config: StageConfig
+    parts: tuple[str, ...]  # of the model folder that it writes
+    players: dict[str, Player]  # in the order in which they move; the first one is exported
+
+    @property
+    def network(self) -> nn.Module:
+        """What is averaged and exported: the first player's network."""
+        return next(iter(self.players.values())).network
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to resume: settings, data, parts trained against."""
+
+    @abstractmethod
+    def load_batch(self, indices: Sequence[int]) -> Batch:
+        """The samples of these indices on the CPU; a pure function, called from other threads."""
+
+    @abstractmethod
+    def prepare(self, batch: Batch, device: torch.device) -> Batch:
+        """The batch on the device, frozen networks applied."""
+
+    @abstractmethod
+    def export(self, network: nn.Module, folder: Path) -> None:
+        """Write the trained part into the model folder."""
+
+    @abstractmethod
+    def initialise(self, folder: Path) -> None:
+        """Start from the weights of a model folder."""
+
+    def plays(self, player: str, step: int) -> bool:
+        """Whether a player is updated at this step."""
+        return True
+
+    def weights(self, step: int) -> Mapping[str, float]:
+        """The weight of each loss term; 1 where it has none."""
+        return {}
+
+    def samples(self, network: nn.Module, device: torch.device) -> Samples:
+        """Something to see or hear of the averaged network."""
+        return Samples()
+
+
+def sample_noise(seed: int, purpose: int, index: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise of a shape, a function of (seed, purpose, sample index)."""
+    generator = np.random.default_rng([seed, purpose, index])
+    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
+
+
+def sample_uniform(seed: int, purpose: int, index: int) -> float:
+    """A uniform number in [0, 1), a function of (seed, purpose, sample index)."""
+    return float(np.random.default_rng([seed, purpose, index]).random())

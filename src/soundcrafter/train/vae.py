@@ -1,0 +1,170 @@
+"""The VAE's training: mel -> posterior -> mel; reconstruction + KL + adversarial."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from soundcrafter.mel import LogMel
+from soundcrafter.models.discriminators import (
+    PatchDiscriminator,
+    hinge_discriminator,
+    hinge_generator,
+)
+from soundcrafter.models.vae import VAE
+from soundcrafter.settings import to_dict
+from soundcrafter.store import open_folder, save_part
+from soundcrafter.train.recipe import Recipe, VAEStageConfig
+from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
+from soundcrafter.train.stage import (
+    Batch,
+    Player,
+    Samples,
+    Stage,
+    Terms,
+    Unregistered,
+    sample_noise,
+)
+
+_NOISE = 10  # purpose number of the posterior's noise
+_MAX_ADAPTIVE = 1e4  # as in VQGAN's code
+
+
+class VAEPlayer(Player):
+    """The VAE's side: L1, KL, and once the discriminator plays, the adversarial term."""
+
+    def __init__(self, vae: VAE, discriminator: PatchDiscriminator, config: VAEStageConfig) -> None:
+        super().__init__(vae)
+        self.vae = cast(VAE, self.network)
+        self.discriminator, self.config = Unregistered(discriminator), config
+
+    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+        mel = batch["mel"]
+        posterior = self.vae.posterior(mel)
+        # decode() divides by the latent scale, which is not 1 when training goes on from a model
+        decoded = self.vae.decode(posterior.sample(batch["noise"]) * self.vae.latent_scale)
+        terms = {
+            "reconstruction": (decoded - mel).abs().mean(),
+            "kl": posterior.kl().mean() / mel[0].numel(),
+        }
+        if step >= self.config.adversarial_start:
+            adversarial = hinge_generator(self.discriminator(self._normal(decoded)))
+            balance = adaptive_weight(
+                terms["reconstruction"], adversarial, self.vae.last_layer, _MAX_ADAPTIVE
+            )
+            terms["adversarial"] = balance * adversarial
+        return terms, {"decoded": decoded.detach()}
+
+    def _normal(self, mel: Tensor) -> Tensor:
+        return (mel - self.vae.config.mel_mean) / self.vae.config.mel_std
+
+
+class PatchPlayer(Player):
+    """The discriminator's side: real and decoded spectrograms, normalised as the VAE sees them."""
+
+    def __init__(self, discriminator: PatchDiscriminator, vae: VAE) -> None:
+        super().__init__(discriminator)
+        self.mean, self.std = vae.config.mel_mean, vae.config.mel_std
+
+    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+        real, fake = (
+            self.network((mel - self.mean) / self.std) for mel in (batch["mel"], batch["decoded"])
+        )
+        return {"hinge": hinge_discriminator(real, fake)}, {}
+
+
+def adaptive_weight(
+    reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, maximum: float
+) -> Tensor:
+    """Ratio of the two losses' gradient norms at the last layer (Esser et al. 2021, eq. 7)."""
+    (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
+    (found,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    return (wanted.norm() / (found.norm() + 1e-4)).clamp(0.0, maximum).detach()
+
+
+class VAEStage(Stage):
+    """Trains the part `vae`."""
+
+    name = "vae"
+    parts = ("vae",)
+
+    def __init__(self, recipe: Recipe, data: Path) -> None:
+        self.config: VAEStageConfig = recipe.vae
+        self.model_config = recipe.model.vae
+        mel = self.model_config.mel
+        num_samples = segment_samples(self.config.seconds, mel, self.model_config.stride[0])
+        self.sounds = open_sounds(
+            data, recipe.data, mel=mel, num_samples=num_samples, seed=self.config.seed
+        )
+        torch.manual_seed(self.config.seed)
+        vae = VAE(self.model_config)
+        vae.checkpointing = self.config.checkpointing
+        discriminator = PatchDiscriminator(self.config.discriminator)
+        self.players = {
+            "vae": VAEPlayer(vae, discriminator, self.config),
+            "discriminator": PatchPlayer(discriminator, vae),
+        }
+        self.log_mel = LogMel(mel)
+        frames = mel.num_frames(num_samples)
+        time, frequency = self.model_config.stride
+        self.latent_shape = (
+            self.model_config.latent_channels,
+            frames // time,
+            mel.num_mels // frequency,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "model": to_dict(self.model_config),
+            "stage": to_dict(self.config),
+            "data": data_identity(self.sounds),
+        }
+
+    def plays(self, player: str, step: int) -> bool:
+        return player == "vae" or step >= self.config.adversarial_start
+
+    def weights(self, step: int) -> Mapping[str, float]:
+        return {"kl": self.config.kl_weight, "adversarial": self.config.adversarial_weight}
+
+    def load_batch(self, indices: Sequence[int]) -> Batch:
+        batch = self.sounds.batch(indices)
+        noise = [sample_noise(self.config.seed, _NOISE, i, self.latent_shape) for i in indices]
+        return {"wave": batch.wave, "noise": torch.stack(noise), "files": batch.files}
+
+    def prepare(self, batch: Batch, device: torch.device) -> Batch:
+        mel = self.log_mel.to(device)(batch["wave"].to(device))
+        return {"mel": mel, "noise": batch["noise"].to(device), "files": batch["files"]}
+
+    def initialise(self, folder: Path) -> None:
+        self.network.load_state_dict(open_folder(folder).load("vae").state_dict())
+
+    def export(self, network: nn.Module, folder: Path) -> None:
+        vae = cast(VAE, copy.deepcopy(network))
+        vae.latent_scale.fill_(1.0 / self._latent_std(vae))
+        save_part(folder, "vae", vae, self.model_config)
+
+    @torch.no_grad()
+    def _latent_std(self, vae: VAE) -> float:
+        """Standard deviation of sampled latents over the first batches (unscaled)."""
+        count = total = square = 0.0
+        for number in range(self.config.scale_batches):
+            size = self.config.batch_size // self.config.accumulate
+            indices = range(number * size, (number + 1) * size)
+            batch = self.prepare(self.load_batch(indices), vae.latent_scale.device)
+            latent = vae.posterior(batch["mel"]).sample(batch["noise"]).double()
+            count += latent.numel()
+            total += float(latent.sum())
+            square += float(latent.square().sum())
+        return max((square / count - (total / count) ** 2) ** 0.5, 1e-8)
+
+    @torch.no_grad()
+    def samples(self, network: nn.Module, device: torch.device) -> Samples:
+        batch = self.prepare(self.load_batch(range(2)), device)
+        vae = cast(VAE, network)
+        decoded = vae.decode(vae.encode(batch["mel"]))
+        mels = {f"{i}/real": mel[0].cpu().numpy() for i, mel in enumerate(batch["mel"])}
+        mels |= {f"{i}/decoded": mel[0].cpu().numpy() for i, mel in enumerate(decoded)}
+        return Samples(mels=mels)

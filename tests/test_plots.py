@@ -1,0 +1,54 @@
+"""The spectrogram picture: it is written whole, and its axes are in seconds and hertz."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from soundcrafter.plots import plot_mel
+
+
+def tone(seconds: float, rate: int) -> np.ndarray:
+    return np.sin(2 * np.pi * 1000 * np.arange(round(seconds * rate)) / rate).astype("f4")
+
+
+def test_imports_no_matplotlib():
+    code = "import sys, soundcrafter.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_writes_a_png(tmp_path):
+    assert plot_mel(tone(0.5, 16000), 16000, tmp_path / "a.png", "costs $5 or $x_") is None
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_tone_lies_at_its_frequency():
+    axes = plot_mel(tone(2.0, 16000), 16000, title="a tone").axes[0]
+    image = axes.images[0]
+    assert axes.get_title() == "a tone"
+    assert axes.get_xlabel() == "Time (s)"
+    assert axes.get_ylabel() == "Frequency (Hz)"
+    assert image.get_extent()[:2] == [0.0, 2.0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    ticks = dict(zip(labels, axes.get_yticks(), strict=True))
+    loudest = np.asarray(image.get_array()).mean(axis=1).argmax()
+    assert loudest == pytest.approx(ticks["1000"], abs=1)
+
+
+@pytest.mark.parametrize("rate", [4000, 8000, 22050, 48000])
+def test_other_rates_and_very_short_waves(rate):
+    for seconds in (0.001, 0.3):
+        image = plot_mel(tone(seconds, rate), rate).axes[0].images[0]
+        assert np.isfinite(image.get_array()).all()
+
+
+def test_faults(tmp_path):
+    with pytest.raises(ValueError, match="empty"):
+        plot_mel(np.zeros(0, dtype="f4"), 16000)
+    with pytest.raises(ValueError, match=r"a\.jpg.*\.png"):
+        plot_mel(tone(0.1, 16000), 16000, tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="No such file or directory"):
+        plot_mel(tone(0.1, 16000), 16000, tmp_path / "none" / "a.png")
+    assert not list(tmp_path.iterdir())
