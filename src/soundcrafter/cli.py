@@ -10,18 +10,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from soundcrafter.version import __version__
 
 app = typer.Typer(
     help="Text in, sound effect out.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at recordings, encode them for training.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at recordings, encode them for training.")
 app.add_typer(data_app, name="data")
 
 
@@ -46,12 +44,12 @@ DataOption = Annotated[Path, typer.Option(help="Manifest (csv, jsonl) or folder 
 def main() -> None:
     """Run the command line: exit 0; 2 with one line on stderr for what the user can mend."""
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Abort:
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.Abort:
         sys.exit(130)
-    except click.ClickException as error:
+    except typer.TyperException as error:
         _fail(error.format_message())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         _fail(str(error))
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -95,13 +93,19 @@ def generate(
     as_json: JsonFlag = False,
 ) -> None:
     """Make sounds from a prompt, or from a file of prompts."""
+    from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter, check_request
 
     wanted = _read_prompts(prompt, prompts)
     # everything that can be refused is refused before a model is loaded
-    check_request(wanted, 1.0 if seconds is None else seconds, count, seed, steps or 1, 1.0)
-    if steps is not None or guidance is not None:
-        check_request(wanted, 1.0, 1, 0, 1 if steps is None else steps, guidance or 0.0)
+    check_request(
+        wanted,
+        seconds=1.0 if seconds is None else seconds,
+        count=count,
+        seed=seed,
+        steps=1 if steps is None else steps,
+        guidance=1.0 if guidance is None else guidance,
+    )
     files = _output_files(output, wanted, count, seed)
     crafter = SoundCrafter.from_pretrained(_model_folder(model), device)
     with _progress("generating", show=not as_json) as advance:
@@ -116,6 +120,7 @@ def generate(
             progress=advance,
         )
     report = []
+    make_folder(files[0].parent)
     for sound, file in zip(sounds, files, strict=True):
         sound.save(file)
         if plot:
@@ -253,7 +258,7 @@ def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
     if file is None:
         return [prompt or ""]
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot read prompts: {error}") from None
     found = [line.strip() for line in lines if line.strip()]
@@ -263,9 +268,11 @@ def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
 
 
 def _output_files(output: Path | None, prompts: list[str], count: int, seed: int) -> list[Path]:
-    """Where each sound goes: the file named, numbered where there are several, or a folder."""
+    """Where each sound goes: the file named, numbered where there are several, or a folder.
+
+    A folder may be a new one; nothing is made yet. Raises ValueError for what cannot be written.
+    """
     from soundcrafter.audio import WRITE_SUFFIXES
-    from soundcrafter.files import make_folder
 
     total = len(prompts) * count
     if output is not None and output.suffix and not output.is_dir():
@@ -284,14 +291,17 @@ def _output_files(output: Path | None, prompts: list[str], count: int, seed: int
             for start, prompt in zip(starts, prompts, strict=True)
             for k in range(count)
         ]
-        make_folder(folder)
+        # a new folder needs one above it to be made in
+        folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ValueError(f"{folder}: no such folder, or it cannot be written")
     return files
 
 
 def _slug(prompt: str) -> str:
-    return re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60] or "sound"
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60]
+    # a file's name may have 255 bytes, not letters, on most disks
+    return words.encode()[:180].decode(errors="ignore") or "sound"
 
 
 def _model_folder(model: str | None) -> Path:

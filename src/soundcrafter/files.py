@@ -14,15 +14,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary name beside `path`, renamed to it at the end: never half a file.
 
     Whatever goes wrong, the temporary file is removed and an old file at `path` stays. OSError
-    becomes a ValueError that names `path`.
+    becomes a ValueError that names `path`, at once where its folder cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # as every new file: safetensors writes what only its owner can read
         os.replace(temporary, path)
     except OSError as error:
-        raise ValueError(f"{path}: cannot write: {error.strerror}") from None
+        raise ValueError(f"{path}: cannot write: {error.strerror or error}") from None
     finally:
         with suppress(OSError):  # most often it was renamed; where its folder is none, never made
             temporary.unlink()
@@ -45,8 +48,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
-    """Write JSON for people and machines: indented, key order kept, whole or not at all."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
+    """Write JSON as `to_json` words it, whole or not at all."""
+    write_text(path, to_json(data))
+
+
+def to_json(data: Any) -> str:
+    """JSON for people and machines: indented, key order kept."""
+    return json.dumps(data, indent=2) + "\n"
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -21,6 +21,7 @@ from soundcrafter.models.vae import VAE
 from soundcrafter.store import ModelFolder, SamplingConfig, open_folder
 
 SECONDS_RANGE = (0.2, 600.0)
+DEVICES = ("cpu", "cuda", "mps")
 MAX_SEED = 2**63 - 1
 Progress = Callable[[int, int], None]
 
@@ -141,7 +142,8 @@ class SoundCrafter:
         progress: Progress,
     ) -> list[Sound]:
         cond = self.clap.embed_text([prompt for prompt, _ in jobs])
-        uncond = self.unet.null_cond if not negative else self.clap.embed_text([negative])[0]
+        avoid = (negative or "").strip()
+        uncond = self.clap.embed_text([avoid])[0] if avoid else self.unet.null_cond
         noise = torch.stack([self.noise(seed, seconds) for _, seed in jobs]).to(self.device)
         window = self._latent_frames(self.sampling.window)
         model = windowed(self.unet, window, overlap=window // 4)
@@ -154,12 +156,11 @@ class SoundCrafter:
             callback=progress,
         )
         wave = self.vocoder(self.vae.decode(latent))[:, : round(seconds * self.sample_rate)]
-        scores = (cond * self.clap.embed_audio(wave, self.sample_rate)).sum(-1)
+        waves = [limit_peak(samples) for samples in wave.float().cpu().numpy()]
+        scores = (cond * self.clap.embed_audio(np.stack(waves), self.sample_rate)).sum(-1)
         return [
-            Sound(limit_peak(samples), self.sample_rate, prompt, seed, float(score))
-            for samples, (prompt, seed), score in zip(
-                wave.float().cpu().numpy(), jobs, scores, strict=True
-            )
+            Sound(samples, self.sample_rate, prompt, seed, float(score))
+            for samples, (prompt, seed), score in zip(waves, jobs, scores, strict=True)
         ]
 
     def noise(self, seed: int, seconds: float) -> torch.Tensor:
@@ -205,13 +206,16 @@ def check_request(
 def choose_device(name: str | torch.device) -> torch.device:
     """The torch device of that name; "auto" is the GPU where there is one, else the CPU.
 
-    Raises ValueError for a name torch does not know and a device that is not there.
+    Raises ValueError for another kind than DEVICES and a device that is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fault = f"device: {str(name)!r} is not there; allowed: auto, {', '.join(DEVICES)}"
+    if str(name).partition(":")[0] not in DEVICES:  # torch knows kinds that hold no data
+        raise ValueError(fault)
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):  # torch asserts where it was built without CUDA
-        raise ValueError(f"device: {name!r} is not there; allowed: auto, cpu, cuda, mps") from None
+        raise ValueError(fault) from None
     return device

@@ -1,6 +1,7 @@
 """Pictures of sounds: the log-mel spectrogram as a PNG or a figure."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 from soundcrafter.audio import Wave, fit_length
 from soundcrafter.files import replacing
 from soundcrafter.mel import LogMel, MelConfig
+
+LOG_FACTS = ("step", "loss", "learning_rate", "samples_per_second")  # of a log entry: no losses
 
 _TICKS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
 _RANGE = 80.0  # dB below the loudest point that the colours span
@@ -36,6 +39,32 @@ def plot_mel(
         return figure
     _save(figure, Path(path))
     return None
+
+
+def plot_losses(
+    logs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | os.PathLike[str]
+) -> None:
+    """Draw the training losses of stages as a PNG: one panel a stage, steps across.
+
+    `logs` maps a stage to the entries of its log.jsonl. Each loss is divided by its first value,
+    so that losses of different size share a panel. ValueError for a path not a writable .png.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(logs), 2.8), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(logs), squeeze=False)[0]
+    for axes, (stage, entries) in zip(panels, logs.items(), strict=True):
+        names = dict.fromkeys(name for entry in entries for name in entry)
+        for name in (name for name in names if name not in LOG_FACTS):
+            points = [(entry["step"], entry[name]) for entry in entries if name in entry]
+            first = points[0][1] or 1.0
+            axes.plot([x for x, _ in points], [y / first for _, y in points], label=name, lw=1)
+        axes.set(title=stage, xlabel="step", ylabel="loss / first")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=6)
+    _save(figure, Path(path))
 
 
 def _draw(wave: Wave, sample_rate: int, title: str) -> Any:

@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -18,8 +20,7 @@ from soundcrafter.files import (
     make_folder,
     read_json,
     replacing,
-    write_json,
-    write_text,
+    to_json,
 )
 from soundcrafter.models.clap import ClapAudio, ClapAudioConfig, ClapText, ClapTextConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
@@ -142,7 +143,7 @@ class ModelFolder:
         module = PARTS[name][1](entry.config)
         try:
             module.load_state_dict(load_file(file), strict=True)
-        except RuntimeError as error:
+        except (RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{file}: does not fit its config: {reason[:300]}") from None
         return module.eval()
@@ -189,6 +190,13 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFolder:
     return folder
 
 
+def read_parts(path: str | os.PathLike[str]) -> Mapping[str, PartEntry]:
+    """What `config.json` says of each part; empty without one. Unlike `open_folder`, this also
+    reads a folder whose parts do not belong together (a kill between two of them leaves that)."""
+    file = Path(path) / "config.json"
+    return _parse(Path(path), read_json(file)).parts if file.is_file() else {}
+
+
 def save_part(
     path: str | os.PathLike[str],
     name: str,
@@ -206,29 +214,33 @@ def save_part(
 
     The training id is a hash of the fp32 weights; pass it where weights are only stored anew in
     another dtype. `trained_against` names the ids of the parts that PARTS says it depends on.
+    All files are written before the first is renamed: what fails leaves the folder as it was.
+    Raises ValueError where the folder cannot be written or holds a config that cannot be read.
     """
     assert set(trained_against or ()) == set(PARTS[name][2]), "an id for each part it depends on"
     path = make_folder(path)
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     training_id = training_id or fingerprint(state)
-    file = path / f"{name}.safetensors"
-    with replacing(file) as temporary:
-        save_file({key: _cast(value, dtype) for key, value in state.items()}, temporary)
-    data = _read_or_new(path)
-    data["parts"][name] = {
-        "config": to_dict(config),
-        "sha256": file_sha256(file),
-        "training_id": training_id,
-        "trained_against": dict(trained_against or {}),
-    }
-    if tokenizer is not None:
-        write_text(path / TOKENIZER, tokenizer.to_json())
-        data["tokenizer_sha256"] = file_sha256(path / TOKENIZER)
-    if diffusion is not None:
-        data["diffusion"] = to_dict(diffusion)
-    if sampling is not None:
-        data["sampling"] = to_dict(sampling)
-    write_json(path / "config.json", data)
+    with ExitStack() as files:
+        new_config = files.enter_context(replacing(path / "config.json"))  # renamed last
+        weights = files.enter_context(replacing(path / f"{name}.safetensors"))
+        _write_weights(weights, {key: _cast(value, dtype) for key, value in state.items()})
+        data = _read_or_new(path)
+        data["parts"][name] = {
+            "config": to_dict(config),
+            "sha256": file_sha256(weights),
+            "training_id": training_id,
+            "trained_against": dict(trained_against or {}),
+        }
+        if tokenizer is not None:
+            new_tokenizer = files.enter_context(replacing(path / TOKENIZER))
+            new_tokenizer.write_text(tokenizer.to_json(), encoding="utf-8")
+            data["tokenizer_sha256"] = file_sha256(new_tokenizer)
+        if diffusion is not None:
+            data["diffusion"] = to_dict(diffusion)
+        if sampling is not None:
+            data["sampling"] = to_dict(sampling)
+        new_config.write_text(to_json(data), encoding="utf-8")
     return training_id
 
 
@@ -247,6 +259,13 @@ def _verify(file: Path, sha256: str) -> None:
         raise ValueError(f"{file}: is missing")
     if file_sha256(file) != sha256:
         raise ValueError(f"{file}: its sha256 is not the one in config.json: damaged or exchanged")
+
+
+def _write_weights(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:  # a full disk, say
+        raise ValueError(f"{file}: cannot write: {error}") from None
 
 
 def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -273,11 +292,12 @@ def _parse(path: Path, data: Any) -> ModelFolder:
         raise ValueError(f"{where}: its format is not {FORMAT}, the one this version reads")
     _exact_keys(where, data, ("format", "parts", "diffusion", "sampling", "tokenizer_sha256"))
     parts = {}
-    for name, entry in data["parts"].items():
+    for name, entry in _table(f"{where}: parts", data["parts"]).items():
         if name not in PARTS:
             raise ValueError(f"{where}: unknown part {name}; allowed: {', '.join(PARTS)}")
         keys = ("config", "sha256", "training_id", "trained_against")
         _exact_keys(f"{where}: {name}", entry, keys)
+        _exact_keys(f"{where}: {name}.trained_against", entry["trained_against"], PARTS[name][2])
         config: Any = from_dict(PARTS[name][0], entry["config"], f"{where}: {name}")
         parts[name] = PartEntry(config, *(entry[key] for key in keys[1:]))
     return ModelFolder(
@@ -289,8 +309,14 @@ def _parse(path: Path, data: Any) -> ModelFolder:
     )
 
 
+def _table(where: str, data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected a table, got {data!r}")
+    return data
+
+
 def _exact_keys(where: str, data: Any, keys: tuple[str, ...]) -> None:
-    found = set(data) if isinstance(data, dict) else set()
+    found = set(_table(where, data))
     if found != set(keys):
         difference = ", ".join(sorted(found.symmetric_difference(keys)))
         raise ValueError(f"{where}: missing or unknown keys: {difference}")

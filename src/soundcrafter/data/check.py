@@ -27,9 +27,12 @@ def check(
     """
     manifest = read_manifest(data, split=split, label_column=label_column)
     skipped = [list(pair) for pair in manifest.skipped]
-    if decode:
-        skipped += _undecodable(manifest, progress)
     recordings = manifest.recordings
+    if decode:
+        faults = _faults(manifest, progress)
+        pairs = list(zip(recordings, faults, strict=True))
+        skipped += [[manifest.name(r), fault] for r, fault in pairs if fault is not None]
+        recordings = tuple(r for r, fault in pairs if fault is None)
     return {
         "recordings": len(recordings),
         "minutes": round(sum(r.seconds for r in recordings) / 60, 2),
@@ -40,9 +43,9 @@ def check(
     }
 
 
-def _undecodable(
-    manifest: Manifest, progress: Callable[[int, int], None] | None
-) -> list[list[str]]:
+def _faults(manifest: Manifest, progress: Callable[[int, int], None] | None) -> list[str | None]:
+    """Why each recording cannot be decoded; None where it can."""
+
     def fault(number: int) -> str | None:
         recording = manifest.recordings[number]
         try:
@@ -51,10 +54,10 @@ def _undecodable(
             return str(error)
         return None
 
-    faults, total = [], len(manifest.recordings)
-    for number, reason in enumerate(prefetch(fault, range(total), _THREADS, 4 * _THREADS)):
-        if reason is not None:
-            faults.append([manifest.name(manifest.recordings[number]), reason])
+    faults: list[str | None] = []
+    total = len(manifest.recordings)
+    for reason in prefetch(fault, range(total), _THREADS, 4 * _THREADS):
+        faults.append(reason)
         if progress is not None:
-            progress(number + 1, total)
+            progress(len(faults), total)
     return faults

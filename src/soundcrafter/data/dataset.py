@@ -31,7 +31,7 @@ class DataConfig:
     label_column: str = "label"  # column of the manifest that holds the label
     balance: Literal["label", "none"] = "label"  # uniform labels, or each recording once an epoch
     pad: Literal["zero", "repeat"] = "zero"  # what follows a recording shorter than the draw
-    variants: int = 0  # crops a recording can give; 0: a new one each draw
+    variants: int = 0  # crops a recording can give (in training: to the U-Net); 0: always new ones
     mix_probability: float = 0.0  # share of draws that hold two sounds of different labels
     mix_snr_db: tuple[float, float] = (-5.0, 5.0)  # range of the first's level over the second's
     gain_db: float = 0.0  # levels are lowered by 0 to this many decibels

@@ -200,11 +200,11 @@ def _audio_files(folder: Path) -> list[Path]:
 
 
 def _of_split(rows: list[Row], split: str | None, path: Path) -> list[Row]:
-    if split is None:
+    if split is None or not rows:
         return rows
     counts = Counter(_text(row.get("split")) or DEFAULT_SPLIT for row in rows)
     if split not in counts:
-        there = ", ".join(f"{name} ({count})" for name, count in counts.items()) or "no rows"
+        there = ", ".join(f"{name} ({count})" for name, count in counts.items())
         raise ValueError(f"{path}: no split {split!r}; it has: {there}")
     return [row for row in rows if (_text(row.get("split")) or DEFAULT_SPLIT) == split]
 

@@ -24,7 +24,8 @@ def save_checkpoint(
     """
     target = run / "checkpoints" / f"step-{step:08d}"
     temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for stale in target.parent.glob(".step-*.tmp"):  # of a run that was killed
+        shutil.rmtree(stale)
     temporary.mkdir(parents=True)
     for name, group in tensors.items():
         file = temporary / f"{name}.safetensors"

@@ -1,6 +1,6 @@
 """CLAP's training: wave, caption -> two embeddings -> symmetric cross-entropy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from soundcrafter.store import ModelConfig, open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train.recipe import ClapStageConfig, Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch, Player, Stage, Terms
+from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part
 
 
 class ClapPlayer(Player):
@@ -96,11 +96,18 @@ class ClapStage(Stage):
         }
 
     def initialise(self, folder: Path) -> None:
-        source, clap = open_folder(folder), self._clap()
-        clap.text.load_state_dict(source.load("clap_text").state_dict())
-        clap.tokenizer = source.load_tokenizer()
+        clap = self._clap()
+        load_part(clap.text, folder, "clap_text")
+        clap.tokenizer = open_folder(folder).load_tokenizer()
         if self.config.train_audio:
-            clap.audio.load_state_dict(source.load("clap_audio").state_dict())
+            load_part(clap.audio, folder, "clap_audio")
+
+    def state(self) -> dict[str, Any]:
+        return {"tokenizer": self._clap().tokenizer.to_json()}  # not the recipe's after initialise
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        if "tokenizer" in state:
+            self._clap().tokenizer = Tokenizer.from_json(state["tokenizer"])
 
     def export(self, network: nn.Module, folder: Path) -> None:
         clap, config, audio_id = cast(Clap, network), self.model_config, self.audio_id
@@ -112,7 +119,7 @@ class ClapStage(Stage):
             clap.text,
             config.clap_text,
             trained_against={"clap_audio": audio_id},
-            tokenizer=clap.tokenizer,
+            tokenizer=self._clap().tokenizer,
         )
 
     def _clap(self) -> Clap:

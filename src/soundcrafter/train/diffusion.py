@@ -27,6 +27,7 @@ from soundcrafter.train.stage import (
     Samples,
     Stage,
     Terms,
+    load_part,
     sample_noise,
     sample_uniform,
 )
@@ -129,6 +130,7 @@ class AudioSource(Source):
             num_samples=num_samples,
             seed=recipe.diffusion.seed,
             need_caption=with_text,
+            finite=True,
         )
         self.latent_scale = float(self.vae.latent_scale)
         frames, rows = config.mel.num_frames(num_samples), config.mel.num_mels
@@ -222,7 +224,7 @@ class DiffusionStage(Stage):
         return {**moved, "latent": latent, "cond": cond, "files": batch["files"]}
 
     def initialise(self, folder: Path) -> None:
-        self.network.load_state_dict(open_folder(folder).load("unet").state_dict())
+        load_part(self.network, folder, "unet")
 
     def export(self, network: nn.Module, folder: Path) -> None:
         save_part(

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate
@@ -17,7 +18,7 @@ _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 class LossNotFiniteError(ValueError):
-    """A loss became nan or infinite; the weights were left as they were before."""
+    """A loss or its gradient became nan or infinite; no weights were changed by it."""
 
 
 class Engine:
@@ -97,13 +98,12 @@ class Engine:
                     loss = torch.stack(
                         [weights.get(k, 1.0) * term for k, term in terms.items()]
                     ).sum()
-                    self._check(loss, terms, batch, step)
+                    self._check(loss, "loss", terms, [batch], step)
                     self.accelerator.backward(loss / len(batches))
                 batch.update(extras)
                 for key, term in {**terms, "loss": loss}.items():
                     report[key] = report.get(key, 0.0) + float(term.detach()) / len(batches)
-            if self.config.clip_norm > 0:
-                self.accelerator.clip_grad_norm_(player.parameters(), self.config.clip_norm)
+            self._check(self._clip(player), "gradient", terms, batches, step)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, self.config)
             optimizer.step()
@@ -165,6 +165,12 @@ class Engine:
             fused=self.device.type in ("cpu", "cuda"),
         )
 
+    def _clip(self, player: nn.Module) -> Tensor:
+        """The norm of the gradients, which are clipped to the stage's limit if it has one."""
+        if self.config.clip_norm > 0:
+            return self.accelerator.clip_grad_norm_(player.parameters(), self.config.clip_norm)
+        return get_total_norm([p.grad for p in player.parameters() if p.grad is not None])
+
     @contextmanager
     def _only(self, name: str) -> Iterator[None]:
         """Gradients for one player alone: the others are part of its loss, but do not learn."""
@@ -182,14 +188,22 @@ class Engine:
             _set_requires_grad(others, True)
 
     def _check(
-        self, loss: Tensor, terms: Mapping[str, Tensor], batch: Mapping[str, Any], step: int
+        self,
+        value: Tensor,
+        what: str,
+        terms: Mapping[str, Tensor],
+        batches: Sequence[Mapping[str, Any]],
+        step: int,
     ) -> None:
-        if torch.isfinite(loss):
+        if torch.isfinite(value):
             return
+        if what == "gradient" and self.accelerator.scaler is not None:
+            return  # fp16: the scaler skips this update and lowers its scale
         values = ", ".join(f"{key} {float(term.detach()):g}" for key, term in terms.items())
-        files = ", ".join(sorted({file for files in batch["files"] for file in files}))
-        raise LossNotFiniteError(
-            f"step {step}: the loss is not finite ({values}); files of the batch: {files}"
+        files = {file for batch in batches for files in batch["files"] for file in files}
+        raise LossNotFiniteError(  # steps are counted as in the log
+            f"step {step + 1}: the {what} is not finite ({values}); "
+            f"files of the batch: {', '.join(sorted(files))}"
         )
 
 

@@ -23,7 +23,7 @@ class Log:
         self._sums: dict[str, list[float]] = {}
         self._since = time.perf_counter()
         _drop_after(self.file, start)  # what a killed run logged past its last checkpoint
-        self._board = _tensorboard(run / "tensorboard", start)
+        self._board = _tensorboard(run / "tensorboard", start + 1)
 
     def add(self, losses: Mapping[str, float]) -> None:
         """Take in the losses of one step."""
@@ -51,7 +51,7 @@ class Log:
         if self._board is None:
             return
         for name, wave in samples.waves.items():
-            self._board.add_audio(name, wave[None], step, samples.sample_rate)
+            self._board.add_audio(name, wave[None].clip(-1, 1), step, samples.sample_rate)
         for name, mel in samples.mels.items():
             picture = mel.T[::-1]  # low bands at the bottom
             low, high = float(picture.min()), float(picture.max())
@@ -81,9 +81,9 @@ def _drop_after(file: Path, step: int) -> None:
         write_text(file, "".join(kept))
 
 
-def _tensorboard(folder: Path, start: int) -> Any:
+def _tensorboard(folder: Path, first: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # a bare GPU machine: log.jsonl holds the same numbers
         return None
-    return SummaryWriter(str(folder), purge_step=start)
+    return SummaryWriter(str(folder), purge_step=first)

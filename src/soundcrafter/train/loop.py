@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ import torch
 
 from soundcrafter.data.dataset import prefetch
 from soundcrafter.files import make_folder, read_json, write_json
-from soundcrafter.store import open_folder
+from soundcrafter.store import read_parts
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.engine import Engine
 from soundcrafter.train.log import Log, Report
 from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.stage import Batch, Stage
+
+IDENTITY = "identity.json"  # what a run must keep to resume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ def run(
         stage.initialise(init)
     engine = Engine(stage.players, stage.config, options.device)
     ema = Ema(stage.network, stage.config.ema_decay)
-    start = _resume(checkpoints[-1], engine, ema) if checkpoints else 0
+    start = _resume(checkpoints[-1], stage, engine, ema) if checkpoints else 0
     if dependents and start < stage.config.steps:
         raise ValueError(
             f"{folder}: its {', '.join(dependents)} was trained against what training "
@@ -81,18 +83,37 @@ def run(
         )
     if engine.is_main:
         make_folder(place)
-        write_json(place / "identity.json", stage.identity())
+        write_json(place / IDENTITY, stage.identity())
     saver = _Saver(stage, folder, options, engine, ema)
-    log = Log(place, start, report) if engine.is_main else None
+    with ExitStack() as stack:  # an error in the loop ends threads and log too
+        log = None
+        if engine.is_main:
+            log = stack.enter_context(closing(Log(place, start, report)))
+        done = _train(stage, options, engine, ema, saver, log, start)
+    if done == start and not dependents:  # a finished run, called again: a kill may have come
+        saver.export()  # between its last checkpoint and its part
+    return done
+
+
+def _train(
+    stage: Stage,
+    options: RunOptions,
+    engine: Engine,
+    ema: Ema,
+    saver: "_Saver",
+    log: Log | None,
+    start: int,
+) -> int:
+    """The steps from `start` on, until the last one or a reason to stop; returns the steps done."""
     done, began, logged = start, time.monotonic(), start
     steps = range(start, stage.config.steps)
     batches = prefetch(
         lambda step: [stage.load_batch(indices) for indices in engine.shard(step)],
         steps,
         workers=options.workers,
-        depth=2 * options.workers,
+        depth=max(1, 2 * options.workers),
     )
-    with _stop_signal() as stopped:
+    with closing(batches), _stop_signal() as stopped:
         for step, loaded in zip(steps, batches, strict=True):
             losses = _train_step(stage, engine, ema, loaded, step)
             done = step + 1
@@ -109,11 +130,6 @@ def run(
             saver.after(done, last)
             if last:
                 break
-    batches.close()
-    if done == start and not dependents:  # a finished run, called again: a kill may have come
-        saver.export()  # between its last checkpoint and its part
-    if log is not None:
-        log.close()
     return done
 
 
@@ -154,7 +170,11 @@ class _Saver:
                 "ema": self.ema.shadow.state_dict(),
                 "optimizer": self.engine.optimizer_state(),
             }
-            state = {"ema_updates": self.ema.updates, "scaler": self.engine.scaler_state()}
+            state = {
+                "ema_updates": self.ema.updates,
+                "scaler": self.engine.scaler_state(),
+                "stage": self.stage.state(),
+            }
             place = run_folder(self.folder, self.stage.name)
             save_checkpoint(place, done, tensors, state, self.options.keep)
             self.export()
@@ -165,20 +185,21 @@ class _Saver:
             self.stage.export(self.ema.shadow, self.folder)
 
 
-def _resume(checkpoint: Path, engine: Engine, ema: Ema) -> int:
+def _resume(checkpoint: Path, stage: Stage, engine: Engine, ema: Ema) -> int:
     tensors, state = load_checkpoint(checkpoint)
     engine.load_weights(tensors["weights"])
     engine.load_optimizer_state(tensors["optimizer"])
     engine.load_scaler_state(state["scaler"])
     ema.shadow.load_state_dict(tensors["ema"])
     ema.updates = state["ema_updates"]
+    stage.load_state(state.get("stage", {}))
     return int(state["step"])
 
 
 def _check_identity(place: Path, identity: dict[str, Any], has_checkpoints: bool) -> None:
     if not has_checkpoints:
         return
-    before = _flatten(read_json(place / "identity.json"))
+    before = _flatten(read_json(place / IDENTITY))
     now = _flatten(identity)
     different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if different:
@@ -191,11 +212,9 @@ def _check_identity(place: Path, identity: dict[str, Any], has_checkpoints: bool
 
 def _dependents(folder: Path, stage: Stage) -> list[str]:
     """The folder's other parts that were trained against what this stage writes."""
-    if not (folder / "config.json").is_file():
-        return []
     return [
         name
-        for name, entry in open_folder(folder).parts.items()
+        for name, entry in read_parts(folder).items()
         if name not in stage.parts and set(stage.parts) & set(entry.trained_against)
     ]
 

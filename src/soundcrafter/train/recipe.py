@@ -52,6 +52,11 @@ class ClapStageConfig(StageConfig):
     tokenizer_captions: tuple[str, ...] = ()  # csv files whose `caption` also teach the tokenizer
     freeze_norm: bool = False  # HTS-AT's BatchNorm stays as it is
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accumulate > 1:  # the loss compares all captions of a batch with all its sounds
+            raise ValueError(f"accumulate: got {self.accumulate}; a contrastive batch is not split")
+
 
 @dataclass(frozen=True, kw_only=True)
 class VAEStageConfig(StageConfig):

@@ -20,13 +20,20 @@ def open_sounds(
     seed: int,
     need_caption: bool = False,
     pad: Literal["zero", "repeat"] | None = None,
+    finite: bool = False,
 ) -> Sounds:
-    """The draws of a stage from a manifest or folder. `pad` overrides the data's own."""
+    """The draws of a stage from a manifest or folder. `pad` overrides the data's own.
+
+    Only `finite` draws keep to the data's variants, which exist to be encoded; others are of
+    fresh crops without end.
+    """
     manifest = read_manifest(
         data, split=config.split, label_column=config.label_column, need_caption=need_caption
     )
     if pad is not None:
         config = dataclasses.replace(config, pad=pad)
+    if not finite:
+        config = dataclasses.replace(config, variants=0)
     return Sounds(manifest, config, sample_rate=mel.sample_rate, num_samples=num_samples, seed=seed)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from soundcrafter.store import open_folder
 from soundcrafter.train.recipe import StageConfig
 
 Batch = dict[str, Any]
@@ -84,6 +85,14 @@ class Stage(ABC):
     def initialise(self, folder: Path) -> None:
         """Start from the weights of a model folder."""
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold besides weights, ready for JSON."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        assert not state
+
     def plays(self, player: str, step: int) -> bool:
         """Whether a player is updated at this step."""
         return True
@@ -95,6 +104,16 @@ class Stage(ABC):
     def samples(self, network: nn.Module, device: torch.device) -> Samples:
         """Something to see or hear of the averaged network."""
         return Samples()
+
+
+def load_part(network: nn.Module, folder: Path, name: str) -> None:
+    """Load a part of a model folder into a network. ValueError where it has other shapes."""
+    part = open_folder(folder).load(name)
+    try:
+        network.load_state_dict(part.state_dict())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder}: its {name} does not fit the recipe: {reason[:300]}") from None
 
 
 def sample_noise(seed: int, purpose: int, index: int, shape: Sequence[int]) -> Tensor:

@@ -16,7 +16,7 @@ from soundcrafter.models.discriminators import (
 )
 from soundcrafter.models.vae import VAE
 from soundcrafter.settings import to_dict
-from soundcrafter.store import open_folder, save_part
+from soundcrafter.store import save_part
 from soundcrafter.train.recipe import Recipe, VAEStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (
@@ -26,6 +26,7 @@ from soundcrafter.train.stage import (
     Stage,
     Terms,
     Unregistered,
+    load_part,
     sample_noise,
 )
 
@@ -139,7 +140,7 @@ class VAEStage(Stage):
         return {"mel": mel, "noise": batch["noise"].to(device), "files": batch["files"]}
 
     def initialise(self, folder: Path) -> None:
-        self.network.load_state_dict(open_folder(folder).load("vae").state_dict())
+        load_part(self.network, folder, "vae")
 
     def export(self, network: nn.Module, folder: Path) -> None:
         vae = cast(VAE, copy.deepcopy(network))

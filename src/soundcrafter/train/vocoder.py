@@ -1,6 +1,5 @@
 """The vocoder's training: segment -> mel -> wave; STFT loss, hinge, feature matching."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,18 @@ from soundcrafter.models.discriminators import (
 from soundcrafter.models.losses import stft_loss
 from soundcrafter.models.melgan import MelGAN, apply_weight_norm, fold_weight_norm
 from soundcrafter.settings import to_dict
-from soundcrafter.store import open_folder, save_part
+from soundcrafter.store import save_part
 from soundcrafter.train.recipe import Recipe, VocoderStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch, Player, Samples, Stage, Terms, Unregistered
+from soundcrafter.train.stage import (
+    Batch,
+    Player,
+    Samples,
+    Stage,
+    Terms,
+    Unregistered,
+    load_part,
+)
 
 
 class VocoderPlayer(Player):
@@ -117,14 +124,16 @@ class VocoderStage(Stage):
         return {"wave": wave, "mel": self.log_mel.to(device)(wave), "files": batch["files"]}
 
     def initialise(self, folder: Path) -> None:
-        vocoder = copy.deepcopy(self.network)
-        fold_weight_norm(vocoder)
-        vocoder.load_state_dict(open_folder(folder).load("vocoder").state_dict())
+        vocoder = MelGAN(self.model_config)
+        load_part(vocoder, folder, "vocoder")
         apply_weight_norm(vocoder)
         self.network.load_state_dict(vocoder.state_dict())
 
     def export(self, network: nn.Module, folder: Path) -> None:
-        vocoder = copy.deepcopy(network)
+        # not a deep copy: it shares its class with the network, and folding takes away from that
+        vocoder = MelGAN(self.model_config)
+        apply_weight_norm(vocoder)
+        vocoder.load_state_dict(network.state_dict())
         fold_weight_norm(vocoder)
         save_part(folder, "vocoder", vocoder, self.model_config)
 

@@ -1,0 +1,171 @@
+"""A trained model folder made ready to ship: stored in fewer bits, with model card and credits."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundcrafter.data.manifest import Manifest, read_manifest
+from soundcrafter.files import make_folder, read_json, replacing, write_text
+from soundcrafter.plots import LOG_FACTS, plot_losses
+from soundcrafter.store import PARTS, ModelFolder, open_folder, save_part
+from soundcrafter.train.log import read_log
+from soundcrafter.train.loop import IDENTITY, run_folder
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+STAGES = ("clap", "vae", "vocoder", "diffusion")
+CREDITS = "CREDITS.csv"
+
+
+def ship(
+    source: Path,
+    out: Path,
+    *,
+    data: Path | None = None,
+    dtype: str = "float16",
+    figures: Mapping[str, Any] | None = None,
+) -> Path:
+    """Copy a model folder into `out` in `dtype`, with README.md (the model card) and curves.png.
+
+    `data` is the manifest it was trained on: its columns licence, attribution and source become
+    CREDITS.csv. `figures` are measurements for the card, name -> value. Raises ValueError for a
+    folder that is not whole and an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: got {dtype!r}; allowed: {', '.join(DTYPES)}")
+    folder = open_folder(source)
+    folder.require(*PARTS)
+    make_folder(out)
+    for name in PARTS:
+        _copy_part(folder, name, out, DTYPES[dtype])
+    logs = {stage: read_log(run_folder(source, stage)) for stage in STAGES}
+    logs = {stage: entries for stage, entries in logs.items() if entries}
+    if logs:
+        plot_losses(logs, out / "curves.png")
+    sections = [_head(folder, out, dtype)]
+    if data is not None:
+        sections.append(_write_credits(data, out))
+    sections += [_training(source, logs), _figures(figures or {}), _LIMITS]
+    write_text(out / "README.md", "\n".join(section for section in sections if section))
+    return out
+
+
+def _copy_part(folder: ModelFolder, name: str, out: Path, dtype: torch.dtype) -> None:
+    entry = folder.parts[name]
+    save_part(
+        out,
+        name,
+        folder.load(name),
+        entry.config,
+        trained_against=entry.trained_against,
+        training_id=entry.training_id,
+        tokenizer=folder.load_tokenizer() if name == "clap_text" else None,
+        diffusion=folder.diffusion,
+        sampling=folder.sampling,
+        dtype=dtype,
+    )
+
+
+def _head(folder: ModelFolder, out: Path, dtype: str) -> str:
+    counts = {name: sum(p.numel() for p in folder.load(name).parameters()) for name in folder.parts}
+    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    rows = [f"| {name} | {count:,} |" for name, count in counts.items()]
+    return "\n".join(
+        [
+            "# SoundCrafter model card",
+            "",
+            "Text in, sound effect out: CLAP, a mel VAE, a FiLM-conditioned latent diffusion U-Net "
+            f"and MelGAN. {sum(counts.values()):,} parameters, {size / 1e6:.1f} MB in {dtype}.",
+            "",
+            "| part | parameters |",
+            "|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _write_credits(data: Path, out: Path) -> str:
+    """Write CREDITS.csv from the training rows of the table; returns the card's section."""
+    table = data / "sounds.csv" if data.is_dir() else data
+    manifest = read_manifest(data, split="train")
+    used = {manifest.name(recording) for recording in manifest.recordings}
+    columns = ("file", "attribution", "licence", "source")
+    with open(table, newline="", encoding="utf-8") as stream:
+        found = csv.DictReader(stream)
+        if not set(columns) <= set(found.fieldnames or ()):
+            raise ValueError(f"{table}: no credits in it; needed columns: {', '.join(columns)}")
+        rows = [{key: row[key] for key in columns} for row in found if row["file"] in used]
+    with replacing(out / CREDITS) as temporary, open(temporary, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return _data_section(manifest, rows)
+
+
+def _data_section(manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> str:
+    minutes = sum(recording.seconds for recording in manifest.recordings) / 60
+    licences = Counter(row["licence"] for row in rows).most_common()
+    sources = Counter(row["source"] for row in rows).most_common()
+    return "\n".join(
+        [
+            "## Training data",
+            f"{len(manifest.recordings):,} recordings, {minutes:.0f} minutes. Every recording with "
+            f"its author, licence and source is listed in {CREDITS}.",
+            "",
+            "Licences: " + ", ".join(f"{name} {count:,}" for name, count in licences) + ".",
+            "",
+            "Sources: " + ", ".join(f"{name} ({count:,})" for name, count in sources) + ".",
+            "",
+            "ESC-50 as a compilation is offered under CC BY-NC; of it, only clips that are CC0 or "
+            "CC BY themselves were used, each credited.",
+            "",
+        ]
+    )
+
+
+def _training(source: Path, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    if not logs:
+        return ""
+    lines = [
+        "## Training",
+        "| stage | steps | minutes | loss, first and last log entry |",
+        "|---|---|---|---|",
+    ]
+    for stage, entries in logs.items():
+        minutes = _minutes(read_json(run_folder(source, stage) / IDENTITY), entries)
+        first, last = entries[0], entries[-1]
+        names = [name for name in first if name in last and name not in LOG_FACTS]
+        losses = ", ".join(f"{name} {first[name]:.3g} -> {last[name]:.3g}" for name in names)
+        lines.append(f"| {stage} | {last['step']:,} | {minutes:.0f} | {losses} |")
+    return "\n".join([*lines, "", "![training losses](curves.png)", ""])
+
+
+def _minutes(identity: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> float:
+    """Time spent in training steps, from the speed that each log entry states."""
+    batch_size, before, seconds = identity["stage"]["batch_size"], 0, 0.0
+    for entry in entries:
+        seconds += (entry["step"] - before) * batch_size / entry["samples_per_second"]
+        before = entry["step"]
+    return seconds / 60
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    if not figures:
+        return ""
+    lines = [
+        f"- {name}: {value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in figures.items()
+    ]
+    return "\n".join(["## Figures", *lines, ""])
+
+
+_LIMITS = """## Limits
+It knows the everyday sounds of its training data and little else; it makes no speech and no music.
+Mono, 16 kHz. Overlapping sources and the order of events are often missed. Captions of the data
+were written from file names and titles, and nobody has listened to every recording.
+"""

@@ -1,0 +1,112 @@
+"""Files appear whole or not at all, whatever fails, and never under a temporary name."""
+
+import hashlib
+import os
+
+import pytest
+
+from soundcrafter.files import (
+    file_sha256,
+    make_folder,
+    read_json,
+    replacing,
+    to_json,
+    write_json,
+    write_text,
+)
+
+
+def names(folder) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_replacing_shows_the_file_only_at_the_end(tmp_path):
+    target = tmp_path / "a.txt"
+    with replacing(target) as temporary:
+        temporary.write_text("new")
+        assert not target.exists()
+        assert temporary.parent == target.parent  # a rename across disks would copy
+    assert names(tmp_path) == ["a.txt"]
+    assert target.read_text() == "new"
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("halfway"), KeyboardInterrupt(), OSError(28, "x")])
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, fault):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def write_half() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("ne")
+            raise fault
+
+    with pytest.raises((type(fault), ValueError)):
+        write_half()
+    assert names(tmp_path) == ["a.txt"]
+    assert target.read_text() == "old"
+
+
+def test_an_os_error_becomes_a_value_error_that_names_the_file(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"a\.txt: cannot write: No space left"),
+        replacing(tmp_path / "a.txt"),
+    ):
+        raise OSError(28, "No space left on device")
+    with (
+        pytest.raises(ValueError, match=r"a\.txt: cannot write: no errno here"),
+        replacing(tmp_path / "a.txt"),
+    ):
+        raise OSError("no errno here")
+
+
+def test_a_missing_folder_is_refused_before_the_work(tmp_path):
+    worked = False
+    with pytest.raises(ValueError, match="No such file"), replacing(tmp_path / "no" / "a.txt"):
+        worked = True
+    assert not worked
+
+
+def test_a_folder_of_that_name_is_kept(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(ValueError, match="cannot write"):
+        write_text(tmp_path / "a.txt", "text")
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_files_get_the_mode_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    with replacing(tmp_path / "ours") as temporary:
+        temporary.unlink()  # safetensors makes its file anew, for the owner alone
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_make_folder(tmp_path):
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match="cannot make the folder"):
+            make_folder(place)
+
+
+def test_json_keeps_values_and_key_order(tmp_path):
+    data = {"z": [1, 2.5, None], "a": {"b": "é"}}
+    write_json(tmp_path / "a.json", data)
+    assert read_json(tmp_path / "a.json") == data
+    assert list(read_json(tmp_path / "a.json")) == ["z", "a"]
+    assert (tmp_path / "a.json").read_text() == to_json(data)
+
+
+def test_json_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no\.json: No such file"):
+        read_json(tmp_path / "no.json")
+    for content in (b"{", b"\xff\xfe"):
+        (tmp_path / "bad.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"bad\.json: not JSON"):
+            read_json(tmp_path / "bad.json")
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"sound" * 100_000)
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(b"sound" * 100_000).hexdigest()

@@ -1,0 +1,389 @@
+"""From prompt to sound: exact lengths, exact repeats, and samples that stand on their own."""
+
+import dataclasses
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import soundcrafter
+from soundcrafter.files import read_json, write_json
+from soundcrafter.mel import LogMel
+from soundcrafter.pipeline import (
+    MAX_SEED,
+    Sound,
+    SoundCrafter,
+    check_request,
+    choose_device,
+)
+from soundcrafter.store import open_folder, save_part
+
+PROMPT = "a dog barks"
+
+
+@pytest.fixture(scope="module")
+def model_folder(tiny_model, tmp_path_factory) -> Path:
+    """The tiny model with drawn weights: after its six steps it hums one tune to every prompt."""
+    path = tmp_path_factory.mktemp("lively")
+    shutil.copytree(tiny_model, path, dirs_exist_ok=True)
+    folder, generator = open_folder(tiny_model), torch.Generator().manual_seed(0)
+    for name in ("clap_text", "vae", "unet", "vocoder"):
+        module, entry = folder.load(name), folder.parts[name]
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                fan_in = parameter[0].numel()
+                torch.nn.init.normal_(parameter, std=1.5 * fan_in**-0.5, generator=generator)
+        against, known = dict(entry.trained_against), entry.training_id
+        save_part(path, name, module, entry.config, trained_against=against, training_id=known)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(model_folder) -> SoundCrafter:
+    return SoundCrafter.from_pretrained(model_folder, "cpu")
+
+
+@pytest.fixture
+def copy(model_folder, tmp_path) -> Path:
+    """A copy of the model's folder that a test may change."""
+    return Path(shutil.copytree(model_folder, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def sound(model) -> Sound:
+    return model.generate(PROMPT, seconds=0.5, seed=3)[0]
+
+
+def make(model: SoundCrafter, prompts=PROMPT, **options) -> list[Sound]:
+    """Short sounds, guided, in few steps."""
+    return model.generate(prompts, **{"seconds": 0.4, "steps": 2, "guidance": 2.0, **options})
+
+
+def distance(a: Sound, b: Sound) -> float:
+    """The largest difference over the peak."""
+    return float(np.abs(a.wave - b.wave).max() / np.abs(b.wave).max())
+
+
+def with_sampling(folder, **changes) -> SoundCrafter:
+    data = read_json(folder / "config.json")
+    data["sampling"].update(changes)
+    write_json(folder / "config.json", data)
+    return SoundCrafter.from_pretrained(folder, "cpu")
+
+
+def test_the_package_offers_both_names():
+    assert soundcrafter.SoundCrafter is SoundCrafter
+    assert soundcrafter.Sound is Sound
+    with pytest.raises(AttributeError, match="Sounds"):
+        soundcrafter.Sounds  # noqa: B018
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.333, 1, 2.5])
+def test_lengths_are_exact(model, seconds):
+    (made,) = make(model, seconds=seconds, steps=1)
+    assert made.wave.shape == (round(seconds * model.sample_rate),)
+    assert made.wave.dtype == np.float32
+    assert made.sample_rate == 16_000
+    assert made.seconds == pytest.approx(seconds, abs=0.5 / 16_000)
+
+
+def test_a_sound_is_a_sound(sound):
+    assert np.isfinite(sound.wave).all()
+    assert 0 < np.abs(sound.wave).max() <= 0.99 + 1e-6
+    assert (sound.prompt, sound.seed) == (PROMPT, 3)
+    assert -1 <= sound.score <= 1
+
+
+def test_the_score_is_the_cosine_of_prompt_and_sound(model):
+    (made,) = make(model)
+    audio = model.clap.embed_audio(made.wave, made.sample_rate)
+    text = model.clap.embed_text([PROMPT])
+    assert made.score == pytest.approx(float((audio * text).sum()), abs=1e-5)
+
+
+def test_the_model_is_sensitive(model):
+    """Or every test that sounds agree would be an empty one."""
+    one, two = make(model, count=2)
+    assert distance(one, two) > 0.1
+    rain, rotor = make(model, ["rain", "a helicopter rotor spins"])
+    assert distance(rain, rotor) > 0.1
+
+
+def test_defaults_come_from_the_model(model, sound):
+    steps, guidance = model.sampling.steps, model.sampling.guidance
+    (default,) = model.generate(PROMPT, seed=3)
+    assert default.seconds == model.sampling.seconds == 1.0
+    (spelled_out,) = model.generate(PROMPT, seconds=1.0, steps=steps, guidance=guidance, seed=3)
+    assert np.array_equal(default.wave, spelled_out.wave)
+
+
+def test_the_same_seed_gives_the_same_bytes(model, model_folder, tmp_path):
+    again = SoundCrafter.from_pretrained(str(model_folder), "cpu")
+    files = []
+    for number, crafter in enumerate((model, model, again)):
+        (made,) = make(crafter, seed=11)
+        torch.rand(3)  # the global generator plays no part
+        files.append(made.save(tmp_path / f"{number}.wav").read_bytes())
+    assert files[0] == files[1] == files[2]
+    (other,) = make(model, seed=12)
+    assert other.save(tmp_path / "other.wav").read_bytes() != files[0]
+
+
+def test_sound_k_of_count_is_the_sound_of_seed_plus_k(model):
+    several = make(model, count=3, seed=5)
+    assert [made.seed for made in several] == [5, 6, 7]
+    for made in several:
+        (alone,) = make(model, seed=made.seed)
+        assert distance(made, alone) < 1e-3
+
+
+def test_initial_noise_is_a_function_of_the_seed_alone(model, monkeypatch):
+    seen = []
+    whole = model.unet.forward
+
+    def spy(latent, t, cond):
+        seen.append(latent)
+        return whole(latent, t, cond)
+
+    monkeypatch.setattr(model.unet, "forward", spy)
+    make(model, count=3, seed=5, steps=1, guidance=1.0)
+    make(model, seed=7, steps=1, guidance=1.0)
+    assert torch.equal(seen[0][2], seen[1][0])
+    assert torch.equal(seen[0][0], model.noise(5, 0.4))
+
+
+def test_the_batch_size_never_changes_a_sound(model):
+    prompts = [PROMPT, "rain on a tin roof, and far away a train that whistles"]
+    alone = make(model, prompts, count=2, batch_size=1)
+    for batch_size in (2, 3, 4):
+        for made, expected in zip(
+            make(model, prompts, count=2, batch_size=batch_size), alone, strict=True
+        ):
+            assert (made.prompt, made.seed) == (expected.prompt, expected.seed)
+            assert distance(made, expected) < 1e-3
+            assert made.score == pytest.approx(expected.score, abs=1e-3)
+
+
+def test_prompts_come_in_order_with_their_counts(model):
+    made = make(model, ["rain", "wind"], count=2, seed=1, steps=1)
+    assert [(m.prompt, m.seed) for m in made] == [
+        ("rain", 1),
+        ("rain", 2),
+        ("wind", 1),
+        ("wind", 2),
+    ]
+
+
+def test_a_negative_prompt_changes_the_sound(model):
+    (plain,) = make(model)
+    (negative,) = make(model, negative="a horse whinnies")
+    assert distance(negative, plain) > 0.1
+    for nothing in ("", "  ", None):
+        assert np.array_equal(make(model, negative=nothing)[0].wave, plain.wave)
+
+
+def test_guidance(model, monkeypatch):
+    batches = []
+    whole = model.unet.forward
+
+    def spy(latent, t, cond):
+        batches.append(len(latent))
+        return whole(latent, t, cond)
+
+    monkeypatch.setattr(model.unet, "forward", spy)
+    waves = [make(model, guidance=scale)[0] for scale in (0, 1, 3)]
+    assert batches == [2, 2, 1, 1, 2, 2]  # two steps; without guidance one pass a step
+    assert distance(waves[0], waves[1]) > 0.1
+    assert distance(waves[2], waves[1]) > 0.1
+
+
+def test_one_step_is_enough(model):
+    (made,) = make(model, steps=1)
+    assert np.isfinite(made.wave).all()
+
+
+def test_more_steps_than_the_model_knows(model):
+    with pytest.raises(ValueError, match="num_steps: got 1001"):
+        make(model, steps=1001)
+
+
+@pytest.mark.parametrize("seconds", [1.7, 2.0])
+def test_sounds_longer_than_a_window(model, copy, monkeypatch, seconds):
+    small = with_sampling(copy, window=0.64)
+    frames = []
+    whole = small.unet.forward
+
+    def spy(latent, t, cond):
+        frames.append(latent.shape[2])
+        return whole(latent, t, cond)
+
+    monkeypatch.setattr(small.unet, "forward", spy)
+    made = make(small, seconds=seconds, count=2)
+    assert set(frames) == {16}  # .64 s of latents, whatever the length
+    for one in made:
+        assert one.wave.shape == (round(seconds * 16_000),)
+        assert np.isfinite(one.wave).all()
+    assert distance(make(small, seconds=seconds, seed=1)[0], made[1]) < 1e-3
+    # up to the window nothing changes
+    assert np.array_equal(make(small, seconds=0.6)[0].wave, make(model, seconds=0.6)[0].wave)
+
+
+def test_euler_and_spacing_are_the_models_choice(model, copy):
+    euler = with_sampling(copy, sampler="euler", spacing="leading")
+    (made,) = make(euler, seed=1)
+    (plain,) = make(model, seed=1)
+    assert np.isfinite(made.wave).all()
+    assert distance(made, plain) > 0.1  # other time steps
+
+
+def test_progress_counts_every_evaluation(model):
+    calls = []
+    make(model, count=3, batch_size=2, steps=3, progress=lambda *call: calls.append(call))
+    assert calls == [(done, 6) for done in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind", "subtype"),
+    [(".wav", "WAV", "PCM_16"), (".flac", "FLAC", "PCM_16"), (".ogg", "OGG", "VORBIS")],
+)
+def test_save(sound, tmp_path, suffix, kind, subtype):
+    path = sound.save(tmp_path / f"dog{suffix}")
+    assert path == tmp_path / f"dog{suffix}"
+    info = soundfile.info(path)
+    assert (info.format, info.subtype) == (kind, subtype)
+    assert (info.samplerate, info.channels, info.frames) == (16_000, 1, 8000)
+    wave, _ = soundfile.read(path)
+    if suffix == ".ogg":  # lossy
+        assert np.corrcoef(wave, sound.wave)[0, 1] > 0.95
+    else:
+        assert np.abs(wave - sound.wave).max() <= 0.51 / 32768
+
+
+def test_save_refuses_other_formats_and_folders(sound, tmp_path):
+    for name in ("dog.mp3", "dog", "no/dog.wav"):
+        with pytest.raises(ValueError, match="cannot write"):
+            sound.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plot(sound, tmp_path):
+    assert sound.plot(tmp_path / "dog.png") is None
+    assert (tmp_path / "dog.png").read_bytes().startswith(b"\x89PNG\r\n")
+    figure = sound.plot()
+    assert figure.axes[0].get_title() == PROMPT
+
+
+def test_a_player_in_a_notebook(sound, monkeypatch):
+    class Audio:
+        def __init__(self, data, rate):
+            self.data, self.rate = data, rate
+
+        def _repr_html_(self):
+            return f"<audio {len(self.data)} {self.rate}>"
+
+    display = types.ModuleType("IPython.display")
+    display.Audio = Audio
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    assert sound.play().rate == 16_000
+    assert sound._repr_html_() == "<audio 8000 16000>"
+
+
+def test_sounds_cannot_be_changed_by_accident(sound):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sound.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"prompts": []}, "prompt: it is empty"),
+        ({"prompts": [""]}, "prompt: it is empty"),
+        ({"prompts": ["rain", " \t\n"]}, "prompt: it is empty"),
+        ({"seconds": 0.0}, "seconds: got 0; allowed: 0.2 to 600"),
+        ({"seconds": -1.0}, "seconds: got -1"),
+        ({"seconds": 0.1999}, "seconds: got 0.1999"),
+        ({"seconds": 600.01}, "seconds: got 600.01"),
+        ({"seconds": 1e5}, "seconds: got 100000"),
+        ({"seconds": float("nan")}, "seconds: got nan"),
+        ({"seconds": float("inf")}, "seconds: got inf"),
+        ({"count": 0}, "count: got 0; at least 1"),
+        ({"count": -3}, "count: got -3"),
+        ({"steps": 0}, "steps: got 0; at least 1"),
+        ({"guidance": float("nan")}, "guidance: got nan"),
+        ({"guidance": float("inf")}, "guidance: got inf"),
+        ({"guidance": -0.5}, "guidance: got -0.5"),
+        ({"seed": -1}, "seed: got -1; allowed: 0 to"),
+        ({"seed": MAX_SEED, "count": 2}, f"seed: got {MAX_SEED}"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+    ],
+)
+def test_requests_that_are_refused(model, changes, fault):
+    good = {"prompts": ["rain"], "seconds": 0.2, "count": 1, "seed": 0, "steps": 1, "guidance": 1.0}
+    check_request(**good)
+    check_request(**{**good, "seconds": 600.0, "guidance": 0.0, "seed": MAX_SEED - 1})
+    with pytest.raises(ValueError, match=fault):
+        check_request(**{**good, **changes})
+    with pytest.raises(ValueError, match=fault):  # generate asks it
+        model.generate(**{**good, **changes})
+
+
+def test_the_largest_seed_works(model):
+    make(model, seed=MAX_SEED - 1, steps=1)
+
+
+def test_choose_device():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device(torch.device("cpu")) == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    # "meta" and "hpu" are names that torch knows: they hold no data, or are not there
+    for name in ("", "gpu", "cpux", "cpu:x", "meta", "hpu", "xla", "cuda:99", "Auto"):
+        with pytest.raises(ValueError, match=r"device: .* allowed: auto, cpu, cuda, mps"):
+            choose_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there(tiny_model):
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(ValueError, match=f"device: '{name}' is not there"):
+            SoundCrafter.from_pretrained(tiny_model, name)
+
+
+@pytest.mark.parametrize("part", ["clap_audio", "clap_text", "vae", "unet", "vocoder"])
+def test_every_part_is_needed(copy, part):
+    data = read_json(copy / "config.json")
+    del data["parts"][part]
+    write_json(copy / "config.json", data)
+    with pytest.raises(ValueError, match=f"has no {part} yet"):
+        SoundCrafter.from_pretrained(copy, "cpu")
+
+
+def test_clap_under_its_public_name(model):
+    text = model.clap.embed_text(["a dog barks", "rain"])
+    assert text.shape == (2, 16)
+    wave = np.sin(np.arange(44_100) / 20, dtype=np.float32)
+    audio = model.clap.embed_audio(wave, 44_100)
+    assert audio.shape == (1, 16)
+    batch = model.clap.embed_audio(torch.from_numpy(np.stack([wave, wave])), 44_100)
+    assert batch.shape == (2, 16)
+    for embedding in (text, audio, batch):
+        torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(len(embedding)))
+    torch.testing.assert_close(batch[1], audio[0])
+
+
+def test_the_other_parts_under_their_public_names(model):
+    wave = torch.rand(2, 16_000 * 64 // 100) - 0.5
+    mel = LogMel(model.vae.config.mel)(wave)
+    with torch.inference_mode():
+        latent = model.vae.encode(mel)
+        assert latent.shape == (2, 4, 16, 16)
+        assert model.vae.decode(latent).shape == mel.shape == (2, 1, 64, 64)
+        cond = model.clap.embed_text(["rain", "wind"])
+        assert model.unet(latent, torch.tensor([5, 900]), cond).shape == latent.shape
+        assert model.unet(latent, torch.tensor([5, 900]), cond[:, None]).shape == latent.shape
+        assert model.vocoder(mel).shape == wave.shape

@@ -1,0 +1,64 @@
+"""Fixtures of the training tests: the tiny recipe with overrides, and one short run of a stage."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soundcrafter.train import Recipe, RunOptions, read_recipe, train
+from soundcrafter.train.encode import encode_data
+
+Make = Callable[..., Recipe]
+Losses = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def make_recipe(tiny_recipe: Path) -> Make:
+    """make_recipe("vae.steps=3", ...): the tiny recipe with overrides."""
+    return lambda *overrides: read_recipe(tiny_recipe, overrides)
+
+
+@pytest.fixture(scope="session")
+def go(make_recipe: Make, clips: Path) -> Callable[..., Losses]:
+    """go(stage, out, *overrides, data=, init=, **options): train, return the entries it logged."""
+
+    def run(
+        stage: str,
+        out: Path,
+        *overrides: str,
+        data: Path = clips,
+        init: Path | None = None,
+        report: Callable[[Any], None] | None = None,
+        **options: Any,
+    ) -> Losses:
+        entries: Losses = []
+
+        def take(entry: Any) -> None:
+            entries.append(dict(entry))
+            if report is not None:
+                report(entry)
+
+        settings = RunOptions(**{"device": "cpu", "log_steps": 1, **options})
+        recipe = make_recipe(*overrides)
+        train(stage, recipe, data=data, out=out, options=settings, init=init, report=take)
+        return entries
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def encoded(
+    tmp_path_factory: pytest.TempPathFactory, make_recipe: Make, clips: Path, tiny_model: Path
+) -> Path:
+    """The clips as the tiny model's latents and embeddings. Read only."""
+    folder = tmp_path_factory.mktemp("encoded")
+    encode_data(make_recipe(), clips, tiny_model, folder, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def trained_copy(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model with the runs that made it, in a folder that a test may change."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "trained"))

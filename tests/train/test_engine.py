@@ -1,0 +1,130 @@
+"""The engine: precision, micro-batches, and losses that are not finite."""
+
+import pytest
+import torch
+
+from soundcrafter.store import open_folder
+from soundcrafter.train import STAGES, build_stage
+from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
+from soundcrafter.train.engine import Engine, LossNotFiniteError
+from soundcrafter.train.loop import run_folder
+
+PARTS = {"clap": "clap_text", "vae": "vae", "vocoder": "vocoder", "diffusion": "unet"}
+
+
+def last_checkpoint(folder, stage):
+    return load_checkpoint(list_checkpoints(run_folder(folder, stage))[-1])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bf16_learns_in_fp32_weights(stage, go, encoded, clips, tmp_path):
+    overrides = [f"{stage}.steps=2"]
+    if stage in ("vae", "vocoder"):
+        overrides.append(f"{stage}.adversarial_start=0")
+    data = encoded if stage == "diffusion" else clips
+    entries = go(stage, tmp_path / "b", f"{stage}.precision=bf16", *overrides, data=data)
+    assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in entries)
+    plain = go(stage, tmp_path / "f", *overrides, data=data)
+    # near fp32 but not equal to it: the forward did run in bf16 (its rounding noise fills the
+    # empty bins of a STFT, which is why it is no nearer)
+    assert entries[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.2)
+    assert [e["loss"] for e in entries] != [e["loss"] for e in plain]
+    tensors, _ = last_checkpoint(tmp_path / "b", stage)
+    for name in ("weights", "ema", "optimizer"):
+        floating = [value for value in tensors[name].values() if value.is_floating_point()]
+        assert floating
+        assert {value.dtype for value in floating} == {torch.float32}, name
+    exported = open_folder(tmp_path / "b").load(PARTS[stage]).state_dict()
+    assert torch.bfloat16 not in {value.dtype for value in exported.values()}
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides"),
+    [
+        ("vae", ("vae.steps=3", "vae.adversarial_start=100")),
+        # a U-Net starts by predicting zero: a high rate, so that its input matters soon
+        (
+            "diffusion",
+            ("diffusion.steps=3", "diffusion.learning_rate=0.01", "model.unet.dropout=0.0"),
+        ),
+    ],
+)
+def test_accumulation_changes_nothing(stage, overrides, go, encoded, clips, tmp_path):
+    data = encoded if stage == "diffusion" else clips
+    one = go(stage, tmp_path / "1", *overrides, data=data)
+    two = go(stage, tmp_path / "2", f"{stage}.accumulate=2", *overrides, data=data)
+    for left, right in zip(one, two, strict=True):
+        for key in set(left) - {"samples_per_second"}:
+            assert right[key] == pytest.approx(left[key], rel=1e-5), key
+    weights = [last_checkpoint(tmp_path / name, stage)[0]["weights"] for name in "12"]
+    for key, value in weights[0].items():
+        assert torch.allclose(value, weights[1][key], rtol=0, atol=1e-5), key
+
+
+def test_shards_cover_a_step_in_order(make_recipe, clips, tmp_path):
+    stage = build_stage("vae", make_recipe("vae.accumulate=2"), clips, tmp_path)
+    engine = Engine(stage.players, stage.config, "cpu")
+    assert engine.shard(0) == [[0, 1], [2, 3]]
+    assert engine.shard(5) == [[20, 21], [22, 23]]
+
+
+def test_unknown_device_is_refused(go, tmp_path):
+    for device in ("tpu",) if torch.cuda.is_available() else ("tpu", "cuda"):
+        with pytest.raises(ValueError, match=f"device: .*{device}"):
+            go("vae", tmp_path, "vae.steps=1", device=device)
+
+
+@pytest.fixture
+def engine_and_batch(make_recipe, clips, tmp_path):
+    """An engine for the VAE, and the batch of its first step."""
+
+    def make(*overrides):
+        recipe = make_recipe("vae.adversarial_start=0", *overrides)
+        stage = build_stage("vae", recipe, clips, tmp_path)
+        engine = Engine(stage.players, stage.config, "cpu")
+        batches = [stage.prepare(stage.load_batch(i), engine.device) for i in engine.shard(0)]
+        return engine, batches
+
+    return make
+
+
+@pytest.mark.parametrize("trap", ["loss", "gradient"])
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_what_is_not_finite_changes_no_weights(trap, clip_norm, engine_and_batch, monkeypatch):
+    engine, batches = engine_and_batch(f"vae.clip_norm={clip_norm}", "vae.accumulate=2")
+    player = engine.players["vae"]
+    forward, calls = player.forward, []
+
+    def trapped(batch, step):
+        terms, extras = forward(batch, step)
+        calls.append(step)
+        if len(calls) == 2:  # the second micro-batch: the first one's gradients are there
+            zero = (player.network.last_layer * 0).sum()
+            # the square root of 0 is 0, its gradient infinite
+            terms["trap"] = zero.sqrt() if trap == "gradient" else zero / zero.detach()
+        return terms, extras
+
+    monkeypatch.setattr(player, "forward", trapped)
+    before = {key: value.clone() for key, value in engine.weights().items()}
+    with pytest.raises(LossNotFiniteError, match=rf"step 8: the {trap}\b") as caught:
+        engine.update("vae", batches, 7, {})
+    assert "trap" in str(caught.value)
+    named = batches[1:] if trap == "loss" else batches
+    for file in {file for batch in named for files in batch["files"] for file in files}:
+        assert file in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in engine.weights().items())
+    assert engine.optimizer_state() == {}
+
+
+def test_only_the_player_that_moves_learns(engine_and_batch):
+    engine, batches = engine_and_batch()
+    before = {key: value.clone() for key, value in engine.weights().items()}
+    terms = engine.update("vae", batches, 0, {"kl": 0.0, "adversarial": 0.5})
+    assert terms["loss"] == pytest.approx(terms["reconstruction"] + 0.5 * terms["adversarial"])
+    changed = {k for k, value in engine.weights().items() if not torch.equal(value, before[k])}
+    assert {key.partition(".")[0] for key in changed} == {"vae"}
+    judge = engine.players["discriminator"]  # part of the loss, but no gradient is left in it
+    assert all(parameter.grad is None for parameter in judge.parameters())
+    engine.update("discriminator", batches, 0, {})
+    changed = {k for k, value in engine.weights().items() if not torch.equal(value, before[k])}
+    assert {key.partition(".")[0] for key in changed} == {"vae", "discriminator"}

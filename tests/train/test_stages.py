@@ -1,0 +1,244 @@
+"""The four stages: what they export, and that their samples depend on nothing but their index."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from soundcrafter.store import open_folder
+from soundcrafter.text import Tokenizer
+from soundcrafter.train import STAGES, build_stage
+from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
+from soundcrafter.train.loop import run_folder
+
+PARTS = {
+    "clap": ("clap_audio", "clap_text"),
+    "vae": ("vae",),
+    "vocoder": ("vocoder",),
+    "diffusion": ("unet",),
+}
+SOURCES = [*STAGES, "encoded"]
+
+
+@pytest.fixture
+def make_stage(make_recipe, clips, encoded, tiny_model):
+    """make_stage(name or "encoded", *overrides) over the clips, or their latents."""
+
+    def make(source, *overrides):
+        data = encoded if source == "encoded" else clips
+        name = "diffusion" if source == "encoded" else source
+        return build_stage(name, make_recipe(*overrides), data, tiny_model)
+
+    return make
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_exports_parts_that_load(stage, tiny_model, make_recipe):
+    model, folder = make_recipe().model, open_folder(tiny_model)
+    for part in PARTS[stage]:
+        entry, network = folder.parts[part], folder.load(part)
+        assert entry.config == getattr(model, part)
+        assert {p.dtype for p in network.parameters()} == {torch.float32}
+        assert all(bool(p.isfinite().all()) for p in network.parameters())
+    if stage == "clap":
+        assert folder.load_tokenizer().vocab_size <= model.clap_text.vocab_size
+    if stage == "diffusion":
+        assert dict(folder.parts["unet"].trained_against) == {
+            part: folder.parts[part].training_id for part in ("vae", "clap_audio")
+        }
+        assert (folder.diffusion, folder.sampling) == (model.diffusion, model.sampling)
+
+
+def test_diffusion_trains_from_encoded_data_alone(encoded, tiny_model, tmp_path, go):
+    entries = go("diffusion", tmp_path, "diffusion.steps=2", data=encoded)
+    assert [entry["step"] for entry in entries] == [1, 2]
+    made, parts = open_folder(tmp_path), open_folder(tiny_model).parts
+    assert set(made.parts) == {"unet"}
+    made.load("unet")
+    assert made.parts["unet"].trained_against["vae"] == parts["vae"].training_id
+
+
+def test_encoded_training_equals_training_on_the_fly(encoded, clips, model_copy, tmp_path, go):
+    # a U-Net starts by predicting zero: a high rate, so that latents and conditions matter soon
+    settings = ("diffusion.steps=6", "diffusion.learning_rate=0.01")
+    live = go("diffusion", model_copy, *settings, data=clips)
+    stored = go("diffusion", tmp_path / "stored", *settings, data=encoded)
+    assert [entry["loss"] for entry in stored] == pytest.approx(
+        [entry["loss"] for entry in live], rel=1e-5
+    )
+    assert len({round(entry["loss"], 5) for entry in live}) == 6  # six different batches
+
+
+def test_encoded_data_beside_another_vae_is_refused(encoded, tmp_path, go):
+    go("vae", tmp_path, "vae.steps=1", "vae.seed=5")
+    with pytest.raises(ValueError, match="was trained against vae"):
+        go("diffusion", tmp_path, data=encoded)
+
+
+def test_text_condition_needs_encoded_captions(make_recipe, clips, tiny_model, tmp_path, go):
+    from soundcrafter.train.encode import encode_data
+
+    recipe = make_recipe("diffusion.condition=audio")
+    encode_data(recipe, clips, tiny_model, tmp_path / "bare", device="cpu")
+    with pytest.raises(ValueError, match="without captions"):
+        go("diffusion", tmp_path / "out", data=tmp_path / "bare")
+
+
+def test_parts_of_other_settings_are_refused(model_copy, go):
+    with pytest.raises(ValueError, match="its vae has other settings"):
+        go("diffusion", model_copy, "model.vae.mel_std=2.0")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_sample_is_a_function_of_its_index_alone(source, make_stage):
+    first, second = make_stage(source), make_stage(source)
+    together = first.load_batch([9, 2, 17])
+    again = second.load_batch([2, 9])
+    _assert_rows_equal(together, again, {0: 1, 1: 0})
+    _assert_rows_equal(second.load_batch([17]), together, {0: 2})
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_another_seed_draws_other_samples(source, make_stage):
+    section = "diffusion" if source == "encoded" else source
+    indices = list(range(4))
+    one = make_stage(source).load_batch(indices)
+    other = make_stage(source, f"{section}.seed=1").load_batch(indices)
+    names = {"wave", "noise", "posterior_noise", "u", "mean"} & set(one)
+    assert names
+    for name in names:
+        assert not torch.equal(one[name], other[name]), name
+
+
+def _assert_rows_equal(one, other, rows):
+    assert set(one) == set(other)
+    for here, there in rows.items():
+        for name in one:
+            if name == "same":  # compares the captions of a batch: a function of its composition
+                continue
+            left, right = one[name][here], other[name][there]
+            if name in ("tokens", "mask"):  # padded to the longest caption of the batch
+                left, right = left[: one["mask"][here].sum()], right[: other["mask"][there].sum()]
+            same = torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
+            assert same, name
+
+
+def test_conditions_are_dropped_and_mixed_at_their_rates(make_stage):
+    stage = make_stage("encoded", "diffusion.drop_condition=0.25", "diffusion.text_probability=0.6")
+    batch = stage.load_batch(range(2000))
+    assert float(batch["drop"].float().mean()) == pytest.approx(0.25, abs=0.04)
+    assert float(batch["use_text"].float().mean()) == pytest.approx(0.6, abs=0.04)
+    times = batch["u"].reshape(-1, 4).sort().values  # equally spaced within each batch of 4
+    assert torch.allclose(times.diff(), torch.tensor(0.25), atol=1e-5)
+    assert float(batch["u"].mean()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_equal_captions_are_marked(make_stage):
+    stage = make_stage("clap")
+    batch = stage.load_batch(range(24))  # of 6 recordings
+    files = [names[0] for names in batch["files"]]
+    assert batch["same"].tolist() == [[a == b for b in files] for a in files]
+
+
+def test_exported_vae_scales_its_latents_to_one(make_stage, tiny_model):
+    stage, vae = make_stage("vae"), open_folder(tiny_model).load("vae")
+    size = stage.config.batch_size
+    batches = [
+        stage.prepare(stage.load_batch(range(i * size, (i + 1) * size)), torch.device("cpu"))
+        for i in range(stage.config.scale_batches)
+    ]
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(batch["mel"], batch["noise"]) for batch in batches])
+    assert float(latents.std()) == pytest.approx(1.0, rel=0.02)
+    assert float(vae.latent_scale) != 1.0
+    assert float(stage.network.latent_scale) == 1.0  # training itself works unscaled
+
+
+def test_exported_vocoder_is_folded_and_sounds_the_same(make_stage, tiny_model):
+    exported, stage = open_folder(tiny_model).load("vocoder"), make_stage("vocoder")
+    assert not [key for key in exported.state_dict() if "parametrizations" in key]
+    tensors, _ = load_checkpoint(list_checkpoints(run_folder(tiny_model, "vocoder"))[-1])
+    assert [key for key in tensors["ema"] if "parametrizations" in key]
+    stage.network.load_state_dict(tensors["ema"])
+    mel = stage.prepare(stage.load_batch([0]), torch.device("cpu"))["mel"]
+    with torch.no_grad():
+        expected = stage.network(mel)
+        assert float((exported(mel) - expected).norm() / expected.norm()) <= 1e-6
+
+
+def test_exporting_leaves_the_network_able_to_go_on(make_stage, tmp_path):
+    stage = make_stage("vocoder")
+    average = copy.deepcopy(stage.network)
+    mel = stage.prepare(stage.load_batch([0]), torch.device("cpu"))["mel"]
+    expected = stage.network(mel)
+    for _ in range(2):
+        stage.export(average, tmp_path)
+    assert torch.equal(stage.network(mel), expected)
+    assert torch.equal(average(mel), expected)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_initialise_takes_the_weights_of_a_model(name, make_stage, tiny_model):
+    folder, stage = open_folder(tiny_model), make_stage(name, f"{name}.seed=9")
+    stage.initialise(tiny_model)
+    if name == "vocoder":
+        stage.export(stage.network, tiny_model.parent / "again")
+        folded = open_folder(tiny_model.parent / "again").load("vocoder")
+        wanted = folder.load("vocoder").state_dict()
+        for key, value in folded.state_dict().items():
+            assert torch.allclose(value, wanted[key], rtol=1e-6, atol=1e-8), key
+        return
+    networks = (
+        [("clap_audio", stage.network.audio), ("clap_text", stage.network.text)]
+        if name == "clap"
+        else [(PARTS[name][0], stage.network)]
+    )
+    for part, network in networks:
+        wanted = folder.load(part).state_dict()
+        assert all(torch.equal(value, wanted[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("stage", "override"),
+    [
+        ("clap", "model.clap_audio.width=16"),
+        ("clap", "model.clap_text.width=32"),
+        ("vae", "model.vae.channels=16"),
+        ("vocoder", "model.vocoder.channels=32"),
+        ("diffusion", "model.unet.channels=16"),
+    ],
+)
+def test_init_from_a_model_of_another_size_is_refused(stage, override, tiny_model, make_stage):
+    with pytest.raises(ValueError, match="does not fit the recipe"):
+        make_stage(stage, override).initialise(tiny_model)
+
+
+def test_init_keeps_the_models_tokenizer_through_a_resume(tiny_model, tmp_path, go, clips):
+    words = tmp_path / "words.csv"
+    words.write_text("file,caption\na,zebra zebra zebra zebra\nb,zebras zebra quagga quagga\n")
+    overrides = ("clap.steps=3", f'clap.tokenizer_captions=["{words}"]')
+    whole = go("clap", tmp_path / "whole", *overrides, init=tiny_model)
+    go("clap", tmp_path / "parts", *overrides, init=tiny_model, max_minutes=1e-9)
+    rest = go("clap", tmp_path / "parts", *overrides, init=tiny_model)
+    assert [entry["step"] for entry in rest] == [2, 3]
+    assert [e["loss"] for e in rest] == pytest.approx([e["loss"] for e in whole[1:]], rel=1e-6)
+    wanted = Tokenizer.load(tiny_model / "tokenizer.json").to_json()
+    assert open_folder(tmp_path / "parts").load_tokenizer().to_json() == wanted
+    go("clap", tmp_path / "own", *overrides)  # without init these captions give another one
+    assert open_folder(tmp_path / "own").load_tokenizer().to_json() != wanted
+
+
+def test_the_text_tower_trains_alone(model_copy, go):
+    before = open_folder(model_copy)
+    go("clap", model_copy, "clap.train_audio=false", "clap.steps=2")
+    after = open_folder(model_copy)  # the U-Net still fits: it depends on the audio tower alone
+    assert after.parts["clap_audio"] == before.parts["clap_audio"]
+    assert after.parts["clap_text"].training_id != before.parts["clap_text"].training_id
+
+
+def test_unlabelled_audio_trains_what_needs_no_caption(clips: Path, tmp_path, go):
+    for stage in ("vae", "vocoder"):
+        go(stage, tmp_path, f"{stage}.steps=1", data=clips / "audio", sample_steps=1)
+    with pytest.raises(ValueError, match="caption"):
+        go("clap", tmp_path, data=clips / "audio")
