@@ -23,6 +23,9 @@ data_app = typer.Typer(help="Look at recordings, encode them for training.")
 app.add_typer(data_app, name="data")
 
 
+DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
+
+
 class StageName(StrEnum):
     """The four trainings."""
 
@@ -81,7 +84,9 @@ def generate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg) or folder.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model folder.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub name; without it the bundled model.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(help="Length, .2 to 600.")] = None,
     count: Annotated[int, typer.Option(help="Sounds a prompt; sound k has seed + k.")] = 1,
     seed: Annotated[int, typer.Option(help="The same seed gives the same sound.")] = 0,
@@ -107,7 +112,7 @@ def generate(
         guidance=1.0 if guidance is None else guidance,
     )
     files = _output_files(output, wanted, count, seed)
-    crafter = SoundCrafter.from_pretrained(_model_folder(model), device)
+    crafter = SoundCrafter.from_pretrained(model, device)
     with _progress("generating", show=not as_json) as advance:
         sounds = crafter.generate(
             wanted,
@@ -176,6 +181,46 @@ def train(
     )
     if not as_json:
         print(f"{stage.value}: {done} of {total} steps done, in {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder for the sounds.")] = Path("demo"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Three sounds from the bundled model, with their spectrograms."""
+    from soundcrafter.files import make_folder
+    from soundcrafter.pipeline import SoundCrafter
+    from soundcrafter.plots import plot_grid
+
+    make_folder(out)
+    model = SoundCrafter.from_pretrained(device=device)
+    sounds = model.generate(list(DEMO_PROMPTS), seed=1)
+    for sound in sounds:
+        file = sound.save(out / f"{_slug(sound.prompt)}.wav")
+        sound.plot(file.with_suffix(".png"))
+        print(f"{file}  and its spectrogram, {file.with_suffix('.png').name}")
+    waves = {sound.prompt: sound.wave for sound in sounds}
+    plot_grid(waves, model.sample_rate, out / "demo.png")
+    print('make your own:  soundcrafter generate "a dog barks" --seconds 5 -o dog.wav')
+
+
+@app.command()
+def ship(
+    model: Annotated[Path, typer.Argument(help="Trained model folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the copy.")],
+    data: Annotated[
+        Path | None, typer.Option(help="What it was trained on, for the credits.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+    figures: Annotated[Path | None, typer.Option(help="JSON of measurements for the card.")] = None,
+) -> None:
+    """Copy a model in half precision, with a model card and credits."""
+    from soundcrafter.files import read_json
+    from soundcrafter.train.ship import ship as copy_model
+
+    found = read_json(figures) if figures is not None else None
+    print(copy_model(model, out, data=data, dtype=dtype, figures=found))
 
 
 @app.command()
@@ -302,12 +347,6 @@ def _slug(prompt: str) -> str:
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60]
     # a file's name may have 255 bytes, not letters, on most disks
     return words.encode()[:180].decode(errors="ignore") or "sound"
-
-
-def _model_folder(model: str | None) -> Path:
-    if model is None:
-        raise ValueError("model: there is no bundled model yet; give --model FOLDER")
-    return Path(model)
 
 
 def _log_line(stage: str, entry: Mapping[str, Any], total: int) -> str:

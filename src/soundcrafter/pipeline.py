@@ -18,7 +18,7 @@ from soundcrafter.models.clap import Clap, ClapAudio, ClapText
 from soundcrafter.models.melgan import MelGAN
 from soundcrafter.models.unet import UNet
 from soundcrafter.models.vae import VAE
-from soundcrafter.store import ModelFolder, SamplingConfig, open_folder
+from soundcrafter.store import ModelFolder, SamplingConfig, find_model, open_folder
 
 SECONDS_RANGE = (0.2, 600.0)
 DEVICES = ("cpu", "cuda", "mps")
@@ -81,13 +81,14 @@ class SoundCrafter:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | os.PathLike[str], device: str | torch.device = "auto"
+        cls, model: str | os.PathLike[str] | None = None, device: str | torch.device = "auto"
     ) -> "SoundCrafter":
-        """Load a model folder onto `device` ("auto": the GPU where there is one).
+        """Load a model onto `device` ("auto": the GPU where there is one).
 
-        Raises ValueError where the folder or the device is not there or not whole.
+        `model` is a model folder, a hub name, or None for the bundled one. Raises ValueError where
+        the model or the device is not there or not whole.
         """
-        return cls(open_folder(model), choose_device(device))
+        return cls(open_folder(find_model(model)), choose_device(device))
 
     @property
     def sample_rate(self) -> int:

@@ -41,6 +41,18 @@ def plot_mel(
     return None
 
 
+def plot_grid(waves: Mapping[str, Wave], sample_rate: int, path: str | os.PathLike[str]) -> None:
+    """Draw several log-mel spectrograms side by side, each under its name, as a PNG.
+
+    `waves` maps a name to wave [N]. ValueError as `plot_mel`.
+    """
+    figure = _figure(3.6 * len(waves), 2.8)
+    panels = figure.subplots(1, len(waves), squeeze=False)[0]
+    for axes, (name, wave) in zip(panels, waves.items(), strict=True):
+        _draw_on(axes, wave, sample_rate, name)
+    _save(figure, Path(path))
+
+
 def plot_losses(
     logs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | os.PathLike[str]
 ) -> None:
@@ -49,11 +61,7 @@ def plot_losses(
     `logs` maps a stage to the entries of its log.jsonl. Each loss is divided by its first value,
     so that losses of different size share a panel. ValueError for a path not a writable .png.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.2 * len(logs), 2.8), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(3.2 * len(logs), 2.8)
     panels = figure.subplots(1, len(logs), squeeze=False)[0]
     for axes, (stage, entries) in zip(panels, logs.items(), strict=True):
         names = dict.fromkeys(name for entry in entries for name in entry)
@@ -68,20 +76,20 @@ def plot_losses(
 
 
 def _draw(wave: Wave, sample_rate: int, title: str) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = _figure(8, 3.2)
+    axes = figure.add_subplot()
+    image = _draw_on(axes, wave, sample_rate, title)
+    figure.colorbar(image, ax=axes, label="Level (dB)")
+    return figure
 
+
+def _draw_on(axes: Any, wave: Wave, sample_rate: int, title: str) -> Any:
     config = _config(sample_rate)
-    seconds = len(wave) / sample_rate
     padded = fit_length(wave, max(len(wave), config.reflect_pad + 1))
     with torch.inference_mode():
         levels = LogMel(config)(torch.from_numpy(padded)[None])[0, 0]
     # frame i is centred on sample i * hop: cut what lies in the padding of a very short wave
     levels = levels[: len(wave) // config.hop + 1].T.numpy()
-
-    figure = Figure(figsize=(8, 3.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # not pyplot: it keeps global state and may look for a display
-    axes = figure.add_subplot()
     image = axes.imshow(
         levels,
         origin="lower",
@@ -89,14 +97,22 @@ def _draw(wave: Wave, sample_rate: int, title: str) -> Any:
         cmap="magma",
         vmin=levels.max() - _RANGE,
         vmax=levels.max(),
-        extent=(0.0, seconds, -0.5, config.num_mels - 0.5),
+        extent=(0.0, len(wave) / sample_rate, -0.5, config.num_mels - 0.5),
     )
     positions, labels = _ticks(config)
     axes.set_yticks(positions, labels)
     axes.set_xlabel("Time (s)")
     axes.set_ylabel("Frequency (Hz)")
     axes.set_title(title, wrap=True, parse_math=False)  # a prompt may hold $
-    figure.colorbar(image, ax=axes, label="Level (dB)")
+    return image
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot: it keeps global state and may look for a display
     return figure
 
 

@@ -3,9 +3,11 @@
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,6 +167,33 @@ class ModelFolder:
                     f"{self.path}: {name} was trained against {other} {wanted}, "
                     f"but this folder holds {other} {found}"
                 )
+
+
+def find_model(name: str | os.PathLike[str] | None) -> Path:
+    """The folder of a model: a path, a hub name (owner/name, fetched once and cached), or, for
+    None, the bundled model.
+
+    Raises ValueError where there is none and where the hub cannot be reached.
+    """
+    if name is None:
+        bundled = Path(str(resources.files("soundcrafter"))) / "assets" / "mini"
+        if not bundled.is_dir():
+            raise ValueError("this installation has no bundled model; name a model folder")
+        return bundled
+    path = Path(name)
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        return path
+    # imported here: only hub names need it
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{name}: no such folder, and not to be had from the hub: {reason}"
+        ) from None
 
 
 def open_folder(path: str | os.PathLike[str]) -> ModelFolder:

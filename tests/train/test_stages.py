@@ -179,12 +179,12 @@ def test_exporting_leaves_the_network_able_to_go_on(make_stage, tmp_path):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_initialise_takes_the_weights_of_a_model(name, make_stage, tiny_model):
+def test_initialise_takes_the_weights_of_a_model(name, make_stage, tiny_model, tmp_path):
     folder, stage = open_folder(tiny_model), make_stage(name, f"{name}.seed=9")
     stage.initialise(tiny_model)
     if name == "vocoder":
-        stage.export(stage.network, tiny_model.parent / "again")
-        folded = open_folder(tiny_model.parent / "again").load("vocoder")
+        stage.export(stage.network, tmp_path)
+        folded = open_folder(tmp_path).load("vocoder")
         wanted = folder.load("vocoder").state_dict()
         for key, value in folded.state_dict().items():
             assert torch.allclose(value, wanted[key], rtol=1e-6, atol=1e-8), key

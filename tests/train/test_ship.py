@@ -1,0 +1,49 @@
+"""Shipping a model: fewer bits, the same training ids, a card and credits from real logs."""
+
+import csv
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from soundcrafter.store import PARTS, open_folder
+from soundcrafter.train.ship import ship
+
+
+def test_a_shipped_model_is_the_same_model_in_half_the_bits(tiny_model, clips, tmp_path):
+    out = ship(tiny_model, tmp_path / "out", data=clips, figures={"accuracy": 0.5})
+    before, after = open_folder(tiny_model), open_folder(out)
+    for name in PARTS:
+        assert after.parts[name].training_id == before.parts[name].training_id
+        wanted, found = (load_file(f / f"{name}.safetensors") for f in (tiny_model, out))
+        assert wanted.keys() == found.keys()
+        for key, value in found.items():
+            assert value.dtype == torch.float16
+            assert torch.equal(value, wanted[key].half())
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_card_states_what_the_logs_and_the_table_hold(tiny_model, clips, tmp_path):
+    card = (ship(tiny_model, tmp_path, data=clips, figures={"n": 3}) / "README.md").read_text()
+    with open(clips / "sounds.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert f"{len(rows)} recordings" in card
+    assert f"CC0 {len(rows)}." in card
+    for stage in ("clap", "vae", "vocoder", "diffusion"):
+        assert f"| {stage} | 6 |" in card
+    assert "- n: 3" in card
+    with open(tmp_path / "CREDITS.csv", newline="") as stream:
+        credits = list(csv.DictReader(stream))
+    assert [row["file"] for row in credits] == [row["file"] for row in rows]
+    assert all(row["attribution"] and row["licence"] and row["source"] for row in credits)
+
+
+def test_a_table_without_credits_and_an_unknown_dtype_are_refused(tiny_model, clips, tmp_path):
+    bare = tmp_path / "bare.csv"
+    file = next((clips / "audio").iterdir())
+    bare.write_text(f"file,caption\n{file},a sound\n")
+    with pytest.raises(ValueError, match="attribution, licence, source"):
+        ship(tiny_model, tmp_path / "a", data=bare)
+    with pytest.raises(ValueError, match="dtype: got 'int8'"):
+        ship(tiny_model, tmp_path / "b", dtype="int8")
+    assert not (tmp_path / "b").exists()
