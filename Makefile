@@ -4,13 +4,19 @@ TORCH ?= torch==2.13.0
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types check clean
+# Where the recordings are, and where the training of the bundled model goes.
+DATA ?= ../shared/data
+RUN ?= runs/mini
+MINI := src/soundcrafter/assets/mini
+TRAIN = $(BIN)/soundcrafter train --out $(RUN) --recipe recipes/mini
+
+.PHONY: demo test lint types check mini clean
 
 demo: .venv/installed
 	$(BIN)/python -m soundcrafter demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
@@ -20,6 +26,19 @@ types: .venv/installed-dev
 	$(BIN)/mypy
 
 check: lint types test
+
+# Retrain the bundled model from nothing; the same command again goes on where it stopped.
+mini: .venv/installed
+	$(TRAIN).toml clap --data $(DATA)
+	$(TRAIN)-text.toml clap --data $(DATA) --init $(RUN)
+	$(TRAIN).toml vae --data $(DATA)
+	$(TRAIN).toml vocoder --data $(DATA)
+	$(BIN)/soundcrafter data encode --recipe recipes/mini.toml --data $(DATA) --model $(RUN) \
+		--out $(RUN)/encoded
+	$(TRAIN).toml diffusion --data $(RUN)/encoded
+	$(BIN)/python benchmarks/family_retrieval.py --model $(RUN) --data $(DATA) \
+		--out $(RUN)/figures.json
+	$(BIN)/soundcrafter ship $(RUN) --out $(MINI) --data $(DATA) --figures $(RUN)/figures.json
 
 clean:
 	rm -rf .venv build

@@ -16,7 +16,8 @@ import soundfile
 import torch
 
 from soundcrafter import cli
-from soundcrafter.store import PARTS, open_folder, save_part
+from soundcrafter.config import PARTS
+from soundcrafter.store import open_folder, save_part
 from soundcrafter.version import __version__
 
 SHORT = ("--seconds", "0.2", "--steps", "1")

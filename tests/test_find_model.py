@@ -34,5 +34,5 @@ def test_without_a_network_a_hub_name_is_refused_in_one_line(monkeypatch):
         raise LocalEntryNotFoundError("cannot reach the hub\nand more")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(ValueError, match="someone/nothing: no such folder.*cannot reach the hub$"):
+    with pytest.raises(ValueError, match=r"someone/nothing: no such folder.*cannot reach the hub$"):
         find_model("someone/nothing")

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "soundcrafter"
 LAYERS = (
     ("version", "files", "settings", "audio", "mel", "text", "plots"),
     ("models", "diffusion"),
+    ("config",),
     ("store",),
     ("pipeline",),
     ("data", "evaluate", "convert"),

@@ -11,13 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from soundcrafter import store
+from soundcrafter.config import PARTS, ModelConfig
 from soundcrafter.files import file_sha256, write_json
 from soundcrafter.mel import MelConfig
 from soundcrafter.models.clap import ClapAudioConfig, ClapTextConfig
 from soundcrafter.models.melgan import MelGANConfig
 from soundcrafter.models.unet import UNetConfig
 from soundcrafter.models.vae import VAEConfig
-from soundcrafter.store import PARTS, ModelConfig, fingerprint, open_folder, save_part
+from soundcrafter.store import fingerprint, open_folder, save_part
 from soundcrafter.text import Tokenizer
 
 FILES = {"config.json", "tokenizer.json", *(f"{name}.safetensors" for name in PARTS)}

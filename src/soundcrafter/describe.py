@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from soundcrafter.config import PARTS
 from soundcrafter.settings import to_dict
-from soundcrafter.store import PARTS, ModelFolder, open_folder
+from soundcrafter.store import ModelFolder, open_folder
 from soundcrafter.train.recipe import Recipe, read_recipe
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from soundcrafter.audio import limit_peak, write_audio
+from soundcrafter.config import SamplingConfig
 from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser, windowed
 from soundcrafter.diffusion.samplers import SAMPLERS
 from soundcrafter.diffusion.schedule import Schedule
@@ -18,7 +19,7 @@ from soundcrafter.models.clap import Clap, ClapAudio, ClapText
 from soundcrafter.models.melgan import MelGAN
 from soundcrafter.models.unet import UNet
 from soundcrafter.models.vae import VAE
-from soundcrafter.store import ModelFolder, SamplingConfig, find_model, open_folder
+from soundcrafter.store import ModelFolder, find_model, open_folder
 
 SECONDS_RANGE = (0.2, 600.0)
 DEVICES = ("cpu", "cuda", "mps")

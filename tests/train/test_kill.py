@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from soundcrafter.store import PARTS, open_folder
+from soundcrafter.config import PARTS
+from soundcrafter.store import open_folder
 from soundcrafter.train import STAGES, read_recipe
 from soundcrafter.train.log import read_log
 from soundcrafter.train.loop import run_folder

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from soundcrafter.config import PARTS
 from soundcrafter.models.discriminators import PatchDiscriminator, WaveDiscriminator
-from soundcrafter.store import PARTS
 from soundcrafter.train import read_recipe
 from soundcrafter.train.sounds import segment_samples
 

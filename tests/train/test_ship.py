@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from soundcrafter.store import PARTS, open_folder
+from soundcrafter.config import PARTS
+from soundcrafter.store import open_folder
 from soundcrafter.train.ship import ship
 
 

@@ -1,6 +1,7 @@
 """The four stages: what they export, and that their samples depend on nothing but their index."""
 
 import copy
+import csv
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from soundcrafter.store import open_folder
 from soundcrafter.text import Tokenizer
 from soundcrafter.train import STAGES, build_stage
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
+from soundcrafter.train.clap import ClapStage, same_sound
 from soundcrafter.train.loop import run_folder
 
 PARTS = {
@@ -242,3 +244,32 @@ def test_unlabelled_audio_trains_what_needs_no_caption(clips: Path, tmp_path, go
         go(stage, tmp_path, f"{stage}.steps=1", data=clips / "audio", sample_steps=1)
     with pytest.raises(ValueError, match="caption"):
         go("clap", tmp_path, data=clips / "audio")
+
+
+def test_a_label_stands_for_every_caption_of_its_kind():
+    same = same_sound(
+        ["A dog barks", "dog", "the dog barks!", "Rain", "rain falls"],
+        ["dog", "dog", "wolf", None, "rain"],
+    )
+    pairs = {(i, j) for i in range(5) for j in range(i) if same[i, j]}
+    assert pairs == {(1, 0), (2, 0), (4, 3)}
+    assert torch.equal(same, same.T)
+    assert same.diagonal().all()
+
+
+def test_captions_are_replaced_by_labels_as_often_as_asked(make_recipe, clips, tmp_path):
+    def captions(share: float) -> list[str]:
+        recipe = make_recipe(f"clap.label_captions={share}")
+        stage = ClapStage(recipe, clips, tmp_path)
+        batch = stage.sounds.batch(range(200))
+        return [
+            stage._caption(*words)
+            for words in zip(batch.indices, batch.captions, batch.labels, strict=True)
+        ]
+
+    with open(clips / "sounds.csv", newline="") as stream:
+        labels = {row["label"] for row in csv.DictReader(stream)}
+    assert not labels & set(captions(0.0))
+    assert set(captions(1.0)) == labels
+    share = sum(caption in labels for caption in captions(0.25)) / 200
+    assert 0.15 < share < 0.35

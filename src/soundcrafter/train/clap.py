@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from soundcrafter.config import ModelConfig
 from soundcrafter.data.manifest import normalize_caption, read_captions
 from soundcrafter.models.clap import Clap, ClapAudio, ClapText, symmetric_cross_entropy
 from soundcrafter.settings import to_dict
-from soundcrafter.store import ModelConfig, open_folder, save_part
+from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train.recipe import ClapStageConfig, Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part
+from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part, sample_uniform
+
+_LABEL = 30  # purpose number of the choice between caption and label
 
 
 class ClapPlayer(Player):
@@ -32,10 +35,22 @@ class ClapPlayer(Player):
         return {"contrastive": loss}, {}
 
 
+def same_sound(captions: Sequence[str], labels: Sequence[str | None]) -> Tensor:
+    """[B, B] bool: pairs that are no negatives of each other: equal captions, after normalisation,
+    or a caption that is the other's label."""
+    words = [normalize_caption(caption) for caption in captions]
+    kinds = [None if label is None else normalize_caption(label) for label in labels]
+    places = range(len(words))
+    return torch.tensor(
+        [[words[i] in (words[j], kinds[j]) or words[j] == kinds[i] for j in places] for i in places]
+    )
+
+
 class ClapStage(Stage):
     """Trains the parts `clap_audio` and `clap_text`, or the text tower alone."""
 
     name = "clap"
+    parts: tuple[str, ...] = ("clap_audio", "clap_text")
 
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: ClapStageConfig = recipe.clap
@@ -50,7 +65,8 @@ class ClapStage(Stage):
             need_caption=True,
             pad=self.config.pad,
         )
-        self.parts = ("clap_audio", "clap_text") if self.config.train_audio else ("clap_text",)
+        if not self.config.train_audio:  # a run of its own, beside that of both towers
+            self.name, self.parts = "clap_text", ("clap_text",)
         torch.manual_seed(self.config.seed)
         tokenizer = self._train_tokenizer()
         audio, self.audio_id = self._audio_tower(folder)
@@ -75,17 +91,18 @@ class ClapStage(Stage):
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
-        captions = [caption for caption in batch.captions if caption is not None]
-        assert len(captions) == len(indices)
+        captions = [
+            self._caption(*words)
+            for words in zip(batch.indices, batch.captions, batch.labels, strict=True)
+        ]
         tokens, mask = self._clap().tokenizer.encode(
             captions, self.model_config.clap_text.max_length
         )
-        keys = [normalize_caption(caption) for caption in captions]
         return {
             "wave": batch.wave,
             "tokens": torch.from_numpy(tokens),
             "mask": torch.from_numpy(mask),
-            "same": torch.tensor([[left == right for right in keys] for left in keys]),
+            "same": same_sound(captions, batch.labels),
             "files": batch.files,
         }
 
@@ -122,6 +139,11 @@ class ClapStage(Stage):
             tokenizer=self._clap().tokenizer,
         )
 
+    def _caption(self, index: int, caption: str | None, label: str | None) -> str:
+        assert caption is not None
+        chance = sample_uniform(self.config.seed, _LABEL, index)
+        return label if label is not None and chance < self.config.label_captions else caption
+
     def _clap(self) -> Clap:
         return cast(Clap, self.network)
 
@@ -136,7 +158,10 @@ class ClapStage(Stage):
         return tower, source.parts["clap_audio"].training_id
 
     def _train_tokenizer(self) -> Tokenizer:
-        captions = [r.caption for r in self.sounds.manifest.recordings if r.caption is not None]
+        recordings = self.sounds.manifest.recordings
+        captions = [r.caption for r in recordings if r.caption is not None]
+        if self.config.label_captions > 0:
+            captions += [r.label for r in recordings if r.label is not None]
         for table in self.config.tokenizer_captions:
-            captions += read_captions(Path(table))
+            captions += read_captions(table)
         return Tokenizer.train(captions, self.model_config.clap_text.vocab_size)

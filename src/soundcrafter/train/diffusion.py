@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from soundcrafter.config import ModelConfig
 from soundcrafter.data.encode import INDEX, Latents
 from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser
 from soundcrafter.diffusion.loss import diffusion_loss
@@ -18,7 +19,7 @@ from soundcrafter.models.clap import ClapAudio, ClapText
 from soundcrafter.models.unet import UNet
 from soundcrafter.models.vae import VAE, Posterior
 from soundcrafter.settings import to_dict
-from soundcrafter.store import ModelConfig, open_folder, save_part
+from soundcrafter.store import open_folder, save_part
 from soundcrafter.train.recipe import DiffusionStageConfig, Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (

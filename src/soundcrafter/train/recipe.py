@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from soundcrafter.config import ModelConfig
 from soundcrafter.data.dataset import DataConfig
 from soundcrafter.models.discriminators import PatchDiscriminatorConfig, WaveDiscriminatorConfig
 from soundcrafter.settings import from_dict, read_toml
-from soundcrafter.store import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,14 @@ class ClapStageConfig(StageConfig):
 
     pad: Literal["zero", "repeat"] = "repeat"  # of short recordings; LAION fills its towers so
     train_audio: bool = True  # false: the text tower alone, against the audio tower as it is
+    label_captions: float = 0.0  # share of captions replaced by the label: people type short ones
     tokenizer_captions: tuple[str, ...] = ()  # csv files whose `caption` also teach the tokenizer
     freeze_norm: bool = False  # HTS-AT's BatchNorm stays as it is
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.label_captions <= 1:
+            raise ValueError(f"label_captions: got {self.label_captions}; allowed: 0 to 1")
         if self.accumulate > 1:  # the loss compares all captions of a batch with all its sounds
             raise ValueError(f"accumulate: got {self.accumulate}; a contrastive batch is not split")
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 
+from soundcrafter.config import PARTS
 from soundcrafter.data.manifest import Manifest, read_manifest
 from soundcrafter.files import make_folder, read_json, replacing, write_text
 from soundcrafter.plots import LOG_FACTS, plot_losses
-from soundcrafter.store import PARTS, ModelFolder, open_folder, save_part
+from soundcrafter.store import ModelFolder, open_folder, save_part
 from soundcrafter.train.log import read_log
 from soundcrafter.train.loop import IDENTITY, run_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-STAGES = ("clap", "vae", "vocoder", "diffusion")
+RUNS = ("clap", "clap_text", "vae", "vocoder", "diffusion")  # of a model folder
 CREDITS = "CREDITS.csv"
 
 
@@ -42,7 +43,7 @@ def ship(
     make_folder(out)
     for name in PARTS:
         _copy_part(folder, name, out, DTYPES[dtype])
-    logs = {stage: read_log(run_folder(source, stage)) for stage in STAGES}
+    logs = {stage: read_log(run_folder(source, stage)) for stage in RUNS}
     logs = {stage: entries for stage, entries in logs.items() if entries}
     if logs:
         plot_losses(logs, out / "curves.png")

@@ -55,7 +55,7 @@ class Samples:
 class Stage(ABC):
     """One of the four trainings. It knows its losses; the loop knows hardware and disk."""
 
-    name: str  # also the recipe's section and the command's name
+    name: str  # of its run's folder
     config: StageConfig
     parts: tuple[str, ...]  # of the model folder that it writes
     players: dict[str, Player]  # in the order in which they move; the first one is exported
