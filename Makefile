@@ -1,6 +1,8 @@
 # make demo: hear it. make test: check it. Everything they need is installed into .venv.
-# Another build of torch: make demo TORCH="torch==2.13.0+cu130"
+# Another build of torch, or another index of packages for it:
+#   make demo TORCH="torch==2.13.0+cpu" TORCH_INDEX=URL
 TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -8,7 +10,8 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 RUN ?= runs/mini
 MINI := src/soundcrafter/assets/mini
-TRAIN = $(BIN)/soundcrafter train --out $(RUN) --recipe recipes/mini
+BY_FAMILY := --set data.label_column=family
+TRAIN = $(BIN)/soundcrafter train --out $(RUN) $(BY_FAMILY) --recipe recipes/mini
 
 .PHONY: demo test lint types check mini clean
 
@@ -34,18 +37,19 @@ mini: .venv/installed
 	$(TRAIN).toml vae --data $(DATA)
 	$(TRAIN).toml vocoder --data $(DATA)
 	$(BIN)/soundcrafter data encode --recipe recipes/mini.toml --data $(DATA) --model $(RUN) \
-		--out $(RUN)/encoded
+		--out $(RUN)/encoded $(BY_FAMILY)
 	$(TRAIN).toml diffusion --data $(RUN)/encoded
 	$(BIN)/python benchmarks/family_retrieval.py --model $(RUN) --data $(DATA) \
 		--out $(RUN)/figures.json
-	$(BIN)/soundcrafter ship $(RUN) --out $(MINI) --data $(DATA) --figures $(RUN)/figures.json
+	$(BIN)/soundcrafter ship $(RUN) --out $(MINI) --data $(DATA) --figures $(RUN)/figures.json \
+		--notes docs/mini-notes.md
 
 clean:
 	rm -rf .venv build
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$(TORCH)"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 

@@ -162,13 +162,13 @@ def test_every_option_reaches_the_model(run, tiny_model, tmp_path, monkeypatch):
     from soundcrafter.pipeline import SoundCrafter
 
     seen = {}
-    generate = SoundCrafter.generate
+    stream = SoundCrafter.stream
 
     def spy(self, prompts, **options):
         seen.update(options, prompts=prompts, device=self.device.type)
-        return generate(self, prompts, **options)
+        return stream(self, prompts, **options)
 
-    monkeypatch.setattr(SoundCrafter, "generate", spy)
+    monkeypatch.setattr(SoundCrafter, "stream", spy)
     run(
         *("generate", "dog", "--model", tiny_model, "-o", tmp_path / "a.wav", "--seconds", ".25"),
         *("--count", 2, "--seed", 9, "--steps", 2, "--guidance", "1.5", "--negative", "rain"),
@@ -252,7 +252,7 @@ def test_train_from_encoded_data(run, clips, tiny_recipe, tiny_model, tmp_path):
     common = ("--recipe", tiny_recipe, "--device", "cpu")
     done = run("data", "encode", *common, "--data", clips, "--model", tiny_model, "--out", encoded)
     assert done.code == 0, done.err
-    assert Path(done.out.strip()) == encoded / "index.json"
+    assert done.out == f"{encoded / 'index.json'}  skipped recordings: 0\n"
     # where only the encoded data is: no audio, no other part
     train = ("train", "diffusion", *common, "--data", encoded, "--out", out)
     done = run(*train, "--set", "diffusion.steps=3", "--log-steps", 1)
@@ -263,6 +263,26 @@ def test_train_from_encoded_data(run, clips, tiny_recipe, tiny_model, tmp_path):
     assert open_folder(out).parts["unet"].trained_against == {
         name: open_folder(tiny_model).parts[name].training_id for name in ("vae", "clap_audio")
     }
+
+
+def test_sounds_are_saved_as_they_are_made(run, tiny_model, tmp_path, monkeypatch):
+    from soundcrafter.pipeline import SoundCrafter
+
+    finish, made = SoundCrafter._finish, []
+
+    def fail_in_the_second_batch(*arguments):
+        made.append(arguments)
+        if len(made) == 6:
+            raise ValueError("out of luck")
+        return finish(*arguments)
+
+    monkeypatch.setattr(SoundCrafter, "_finish", fail_in_the_second_batch)
+    done = run(
+        *("generate", "dog", "--count", 9, "-o", tmp_path / "out", *SHORT, "--device", "cpu"),
+        *("--model", tiny_model),
+    )
+    assert done.code == 2
+    assert len(list((tmp_path / "out").iterdir())) == 4  # the first batch; nothing half-written
 
 
 def test_train_prints_json_lines(run, clips, tiny_recipe, tmp_path):
@@ -285,9 +305,9 @@ def test_train_prints_json_lines(run, clips, tiny_recipe, tmp_path):
         (["  \n "], "prompt: it is empty"),
         ([], "prompt: give one prompt, or --prompts FILE"),
         (["dog", "--prompts", "prompts.txt"], "prompt: give one prompt"),
-        (["--prompts", "none.txt"], "none.txt: cannot read prompts"),
+        (["--prompts", "none.txt"], "none.txt: cannot read"),
         (["--prompts", "blank.txt"], "blank.txt: no prompt in it"),
-        (["--prompts", "latin.txt"], "latin.txt: cannot read prompts"),
+        (["--prompts", "latin.txt"], "latin.txt: cannot read"),
         (["dog", "--seconds", "0"], "seconds: got 0; allowed: 0.2 to 600"),
         (["dog", "--seconds", "-1"], "seconds: got -1"),
         (["dog", "--seconds", "nan"], "seconds: got nan"),
@@ -423,7 +443,7 @@ def test_info_refuses_a_damaged_model(run, model_copy, damage):
         (["--data", "empty"], "empty: no readable recording (0 skipped)"),
         (["--data", "nowhere"], "nowhere: no such file or folder"),
         (["--set", "data.split=test"], "no split 'test'; it has: train (6)"),
-        (["--device", "toaster"], "device: got 'toaster'; allowed: auto, cpu, cuda, mps"),
+        (["--device", "toaster"], "device: 'toaster' is not there; allowed: auto, cpu, cuda, mps"),
         (["--init", "nowhere"], "nowhere: no such model folder"),
         (["--out", "bare.csv"], "cannot make the folder"),
         (["--log-steps", "0"], "log_steps: got 0"),
@@ -471,7 +491,7 @@ def test_train_diffusion_needs_the_other_parts(run, clips, tiny_recipe, tmp_path
         (["compose"], "No such command 'compose'"),
         (["data"], "Missing command"),
         (["data", "check", "nowhere"], "nowhere: no such file or folder"),
-        (["info", "nowhere"], "nowhere: no such model folder or recipe"),
+        (["info", "nowhere"], "nowhere: no such model folder"),
         (["info", "."], "not a model folder"),
         (["--bogus"], "No such option: --bogus"),
     ],
@@ -518,7 +538,7 @@ def test_a_refused_training_in_a_process_of_its_own(clips, tiny_recipe, tmp_path
         *("train", "vae", "--recipe", tiny_recipe, "--data", clips, "--out", tmp_path / "m"),
         *("--device", "toaster"),
     )
-    assert "device: got 'toaster'" in one_line(done)
+    assert "device: 'toaster' is not there" in one_line(done)
     assert listing(tmp_path) == {}
 
 

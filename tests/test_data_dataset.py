@@ -1,5 +1,6 @@
 """Draws are functions of (seed, index): crops, levels, mixes, faults and the prefetcher."""
 
+import dataclasses
 import threading
 import time
 from collections import Counter
@@ -205,6 +206,39 @@ def test_long_files_are_read_in_parts_that_fit_together(tmp_path):
     assert np.array_equal(bare.crop(item, seam - 9, 99), cache.crop(item, seam - 9, 99))
 
 
+def test_a_draw_longer_than_a_block_takes_recordings_of_every_length(tmp_path):
+    lengths = [1.0, 10.0, float(BLOCK_SECONDS), 17.0, 2.0 * BLOCK_SECONDS, 40.0]
+    recordings = tuple(
+        Recording(file=noise(tmp_path / f"{seconds:g}.wav", seconds), seconds=seconds)
+        for seconds in lengths
+    )
+    wanted = 20 * RATE
+    drawn = sounds(
+        Manifest(root=tmp_path, recordings=recordings),
+        num_samples=wanted,
+        balance="none",
+        peak=None,
+    )
+    draws = {draw.files[0]: draw.wave for draw in map(drawn.draw, range(len(lengths)))}
+    assert not drawn.skipped
+    assert len(draws) == len(lengths)
+    for item, seconds in zip(recordings, lengths, strict=True):
+        wave, whole = draws[item.file.name], read_audio(item.file, RATE)
+        assert len(wave) == wanted
+        if len(whole) >= wanted:
+            assert wave[-1000:].any()
+        else:
+            assert np.abs(wave[: len(whole)] - whole).max() < 1e-4, seconds
+            assert not wave[len(whole) :].any()
+
+
+def test_a_crop_past_the_end_is_refused(tmp_path):
+    item = Recording(file=noise(tmp_path / "x.wav", 1.0), seconds=1.0)
+    for start in (RATE, 20 * RATE):
+        with pytest.raises(ValueError, match="shorter than"):
+            WaveCache(RATE, 10**6).crop(item, start, 100)
+
+
 def test_only_the_needed_part_of_a_long_file_is_read(tmp_path, monkeypatch):
     item = Recording(file=noise(tmp_path / "long.wav", 100.0), seconds=100.0)
     read: list[float] = []
@@ -256,8 +290,6 @@ def test_mix_probability(manifest):
 
 
 def test_unlabelled_recordings_mix_where_captions_differ(manifest):
-    import dataclasses
-
     bare = [dataclasses.replace(r, label=None) for r in manifest.recordings]
     drawn = sounds(Manifest(root=manifest.root, recordings=tuple(bare)), mix_probability=1.0)
     draws = [drawn.draw(i) for i in range(30)]
@@ -285,6 +317,11 @@ def test_an_undecodable_recording_is_replaced_by_the_next(manifest):
     draws = [after.draw(i).files[0] for i in range(9)]
     assert draws == ["4.wav" if name == "3.wav" else name for name in firsts]
     assert list(after.skipped) == ["3.wav"]
+    left_out = dataclasses.replace(manifest, skipped=(("gone.wav", "no such file"),))
+    both = sounds(left_out, balance="none")
+    assert both.all_skipped == {"gone.wav": "no such file"}
+    both.batch(range(9))
+    assert both.all_skipped == {"gone.wav": "no such file", **after.skipped}
     mixed = sounds(manifest, mix_probability=1.0)
     assert all("3.wav" not in mixed.draw(i).files for i in range(60))
     for recording in manifest.recordings:

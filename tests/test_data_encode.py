@@ -1,5 +1,6 @@
 """Encoded data equals what Sounds draws, survives interruption, and refuses what does not fit."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -151,9 +152,41 @@ def test_an_interrupted_run_goes_on(manifest, tmp_path):
         progress=lambda *n: told.append(n),
     )
     assert sum(done) == 8, "only the last two shards"
-    assert told == [(5, 18), (10, 18), (15, 18), (18, 18)]
+    assert told == [(5, 18), (10, 18), (14, 18), (15, 18), (18, 18)]
     for file in (tmp_path / "straight").iterdir():
         assert (out / file.name).read_bytes() == file.read_bytes()
+
+
+def test_progress_is_told_by_the_batch_and_counts_what_is_skipped(manifest, tmp_path):
+    (manifest.root / "5.wav").write_bytes(b"broken")
+    told = []
+    drawn = sounds(manifest, mix_probability=0.0)
+    run(drawn, tmp_path / "out", shard_size=512, progress=lambda *n: told.append(n))
+    assert told == [(4, 18), (8, 18), (12, 18), (15, 18), (18, 18)]
+
+
+def test_the_fingerprint_is_of_what_the_data_holds(manifest, tmp_path):
+    def fingerprint(name, **config):
+        run(sounds(manifest, **config), tmp_path / name)
+        return Latents(tmp_path / name, seed=0).fingerprint
+
+    first = fingerprint("a")
+    assert first == fingerprint("b"), "the same data elsewhere"
+    others = [
+        fingerprint("c", seed=4),
+        fingerprint("d", gain_db=3.0),
+        fingerprint("e", pad="repeat"),
+    ]
+    assert len({first, *others}) == 4
+
+
+def test_files_the_manifest_left_out_are_listed_too(manifest, tmp_path):
+    (manifest.root / "2.wav").write_bytes(b"broken")
+    left_out = dataclasses.replace(manifest, skipped=(("gone.wav", "no such file"),))
+    run(sounds(left_out), tmp_path / "out")
+    skipped = Latents(tmp_path / "out", seed=0).skipped
+    assert list(skipped) == ["gone.wav", "2.wav"]
+    assert skipped["gone.wav"] == "no such file"
 
 
 @pytest.mark.parametrize(

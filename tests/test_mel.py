@@ -129,6 +129,17 @@ def test_float32_under_autocast_and_after_a_cast():
     assert cast(waves.bfloat16()).dtype == torch.float32
 
 
+def test_moving_it_to_where_it_is_rebuilds_nothing():
+    log_mel = LogMel(MelConfig())
+    window, filters = log_mel.window, log_mel.filters
+    log_mel.to("cpu").float()
+    assert log_mel.window is window
+    assert log_mel.filters is filters
+    log_mel.to(torch.bfloat16)  # a cast does: to float32 filters, exact as before
+    assert log_mel.filters is not filters
+    assert torch.equal(log_mel.filters, filters)
+
+
 def test_built_on_meta_then_emptied_onto_a_device():
     with torch.device("meta"):
         log_mel = LogMel(MelConfig())

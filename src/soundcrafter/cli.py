@@ -113,8 +113,9 @@ def generate(
     )
     files = _output_files(output, wanted, count, seed)
     crafter = SoundCrafter.from_pretrained(model, device)
+    report = []
     with _progress("generating", show=not as_json) as advance:
-        sounds = crafter.generate(
+        sounds = crafter.stream(
             wanted,
             seconds=seconds,
             count=count,
@@ -124,16 +125,15 @@ def generate(
             negative=negative,
             progress=advance,
         )
-    report = []
-    make_folder(files[0].parent)
-    for sound, file in zip(sounds, files, strict=True):
-        sound.save(file)
-        if plot:
-            sound.plot(file.with_suffix(".png"))
-        facts = {"seed": sound.seed, "seconds": sound.seconds, "score": round(sound.score, 4)}
-        report.append({"file": str(file), "prompt": sound.prompt, **facts})
-        if not as_json:
-            print(f"{file}  {sound.seconds:.2f} s  seed {sound.seed}  score {sound.score:.2f}")
+        make_folder(files[0].parent)
+        for sound, file in zip(sounds, files, strict=True):
+            sound.save(file)
+            if plot:
+                sound.plot(file.with_suffix(".png"))
+            facts = {"seed": sound.seed, "seconds": sound.seconds, "score": round(sound.score, 4)}
+            report.append({"file": str(file), "prompt": sound.prompt, **facts})
+            if not as_json:
+                print(f"{file}  {sound.seconds:.2f} s  seed {sound.seed}  score {sound.score:.2f}")
     if as_json:
         print(json.dumps(report, indent=2))
 
@@ -144,12 +144,14 @@ def train(
     recipe: RecipeOption,
     data: DataOption,
     out: Annotated[Path, typer.Option(help="Model folder that grows stage by stage.")],
-    init: Annotated[Path | None, typer.Option(help="Model folder to start from.")] = None,
+    init: Annotated[str | None, typer.Option(help="Model to start from.")] = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(help="Threads that load data.")] = 1,
     log_steps: Annotated[int, typer.Option(help="Steps between log lines.")] = 50,
-    sample_steps: Annotated[int, typer.Option(help="Steps between samples in TensorBoard.")] = 0,
+    sample_steps: Annotated[
+        int, typer.Option(help="Steps between sounds and pictures in TensorBoard; 0: none.")
+    ] = 0,
     checkpoint_steps: Annotated[int, typer.Option(help="Steps between checkpoints; 0: none.")] = 0,
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0,
     keep: Annotated[int, typer.Option(help="Checkpoints kept.")] = 2,
@@ -181,6 +183,9 @@ def train(
     )
     if not as_json:
         print(f"{stage.value}: {done} of {total} steps done, in {out}")
+    for listed in sorted((out / "training").glob("*/skipped.json")):
+        count = len(json.loads(listed.read_text(encoding="utf-8")))
+        print(f"{count} recordings were skipped; see {listed}", file=sys.stderr)
 
 
 @app.command()
@@ -193,9 +198,10 @@ def demo(
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.plots import plot_grid
 
-    make_folder(out)
     model = SoundCrafter.from_pretrained(device=device)
-    sounds = model.generate(list(DEMO_PROMPTS), seed=1)
+    make_folder(out)
+    with _progress("generating") as advance:
+        sounds = model.generate(DEMO_PROMPTS, seed=1, progress=advance)
     for sound in sounds:
         file = sound.save(out / f"{_slug(sound.prompt)}.wav")
         sound.plot(file.with_suffix(".png"))
@@ -214,18 +220,22 @@ def ship(
     ] = None,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
     figures: Annotated[Path | None, typer.Option(help="JSON of measurements for the card.")] = None,
+    notes: Annotated[Path | None, typer.Option(help="Text for the card: limits, terms.")] = None,
 ) -> None:
     """Copy a model in half precision, with a model card and credits."""
     from soundcrafter.files import read_json
     from soundcrafter.train.ship import ship as copy_model
 
     found = read_json(figures) if figures is not None else None
-    print(copy_model(model, out, data=data, dtype=dtype, figures=found))
+    text = _read_text(notes) if notes is not None else ""
+    print(copy_model(model, out, data=data, dtype=dtype, figures=found, notes=text))
 
 
 @app.command()
 def info(
-    target: Annotated[Path, typer.Argument(help="Model folder or recipe.")],
+    target: Annotated[
+        str | None, typer.Argument(help="Recipe, model folder or hub name; else the bundled model.")
+    ] = None,
     overrides: SetOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -237,7 +247,11 @@ def info(
         print(json.dumps(facts, indent=2))
         return
     rows = [[name, f"{count:,}"] for name, count in facts["parameters"].items()]
-    _print_table(f"{target}", ["part", "parameters"], [*rows, ["in all", f"{facts['total']:,}"]])
+    _print_table(
+        target or "bundled model",
+        ["part", "parameters"],
+        [*rows, ["in all", f"{facts['total']:,}"]],
+    )
     for key in ("sample_rate", "latent", "diffusion", "sampling"):
         if key in facts:
             print(f"{key}: {facts[key]}")
@@ -271,30 +285,37 @@ def data_check(
 def data_encode(
     recipe: RecipeOption,
     data: DataOption,
-    model: Annotated[Path, typer.Option(help="Model folder with VAE and CLAP.")],
+    model: Annotated[str, typer.Option(help="Model with VAE and CLAP.")],
     out: Annotated[Path, typer.Option(help="Folder for latents and embeddings.")],
     overrides: SetOption = None,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Sounds encoded at once.")] = 16,
     device: DeviceOption = "auto",
+    as_json: JsonFlag = False,
 ) -> None:
     """Compute latents and CLAP embeddings once, for training the U-Net from them."""
+    from soundcrafter.files import read_json
+    from soundcrafter.store import find_model
     from soundcrafter.train.encode import encode_data
     from soundcrafter.train.recipe import read_recipe
 
     settings = read_recipe(recipe, overrides or ())
-    with _progress("encoding") as advance:
+    with _progress("encoding", show=not as_json) as advance:
         index = encode_data(
             settings,
             data,
-            model,
+            find_model(model),
             out,
             device=device,
             dtype=dtype,
             batch_size=batch_size,
             progress=advance,
         )
-    print(index)
+    skipped = read_json(index)["skipped"]
+    if as_json:
+        print(json.dumps({"index": str(index), "skipped": skipped}, indent=2))
+    else:
+        print(f"{index}  skipped recordings: {len(skipped)}")
 
 
 def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
@@ -302,14 +323,17 @@ def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
         raise ValueError("prompt: give one prompt, or --prompts FILE")
     if file is None:
         return [prompt or ""]
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: cannot read prompts: {error}") from None
-    found = [line.strip() for line in lines if line.strip()]
+    found = [line.strip() for line in _read_text(file).splitlines() if line.strip()]
     if not found:
         raise ValueError(f"{file}: no prompt in it")
     return found
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: cannot read: {error}") from None
 
 
 def _output_files(output: Path | None, prompts: list[str], count: int, seed: int) -> list[Path]:

@@ -1,7 +1,6 @@
 """What a whole model is made of: the parts, their settings, and that they fit together."""
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -56,7 +55,17 @@ class ModelConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
-        check_together(dataclasses.asdict(self), self.__dict__)
+        check_together(vars(self))
+        flow = self.diffusion.objective == "flow"
+        if flow and self.sampling.spacing != "trailing":
+            raise ValueError(
+                f"sampling.spacing: got {self.sampling.spacing}; allowed with flow: trailing"
+            )
+        if not flow and self.sampling.steps > self.diffusion.steps:
+            raise ValueError(
+                f"sampling.steps: got {self.sampling.steps}; allowed: up to diffusion.steps, "
+                f"{self.diffusion.steps}"
+            )
 
     def build(self, part: str) -> nn.Module:
         """The network of a part, freshly initialised."""
@@ -64,13 +73,12 @@ class ModelConfig:
         return network(getattr(self, part))
 
 
-def check_together(names: Iterable[str], configs: Mapping[str, Any]) -> None:
-    """Raise ValueError where the settings of two parts contradict each other."""
-    present = {name: configs[name] for name in names if name in PARTS}
+def check_together(configs: Mapping[str, Any]) -> None:
+    """Raise ValueError where the settings of two parts, by the parts' names, contradict."""
 
     def same(left: str, left_field: str, right: str, right_field: str) -> None:
-        if left in present and right in present:
-            a, b = getattr(present[left], left_field), getattr(present[right], right_field)
+        if left in configs and right in configs:
+            a, b = getattr(configs[left], left_field), getattr(configs[right], right_field)
             if a != b:
                 raise ValueError(f"{left}.{left_field} is {a}, {right}.{right_field} is {b}")
 
@@ -78,10 +86,10 @@ def check_together(names: Iterable[str], configs: Mapping[str, Any]) -> None:
     same("unet", "embed_dim", "clap_audio", "embed_dim")
     same("unet", "in_channels", "vae", "latent_channels")
     same("vocoder", "mel", "vae", "mel")
-    if "unet" in present and "vae" in present:
-        rows = present["vae"].mel.num_mels // present["vae"].stride[1]
-        if rows % present["unet"].stride[1]:
+    if "unet" in configs and "vae" in configs:
+        rows = configs["vae"].mel.num_mels // configs["vae"].stride[1]
+        if rows % configs["unet"].stride[1]:
             raise ValueError(
-                f"unet.strides: {present['unet'].stride[1]} in frequency does not divide "
+                f"unet.strides: {configs['unet'].stride[1]} in frequency does not divide "
                 f"the latent's {rows} rows"
             )

@@ -8,22 +8,20 @@ import torch
 
 from soundcrafter.config import PARTS
 from soundcrafter.settings import to_dict
-from soundcrafter.store import ModelFolder, open_folder
+from soundcrafter.store import ModelFolder, find_model, open_folder
 from soundcrafter.train.recipe import Recipe, read_recipe
 
 
-def describe(target: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Facts about a model folder or a recipe file, ready for JSON. ValueError where it is neither.
+def describe(target: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Facts about a recipe file or a model (a folder, a hub name, None for the bundled one).
 
-    `parameters` counts each part; of a folder, the parts it has.
+    Ready for JSON; `parameters` counts each part that is there. ValueError where it is neither.
     """
-    if target.is_dir():
-        if overrides:
-            raise ValueError("--set changes a recipe, not a model folder")
-        return _describe_folder(open_folder(target))
-    if not target.is_file():
-        raise ValueError(f"{target}: no such model folder or recipe")
-    return _describe_recipe(read_recipe(target, overrides))
+    if target is not None and Path(target).is_file():
+        return _describe_recipe(read_recipe(target, overrides))
+    if overrides:
+        raise ValueError("--set changes a recipe, not a model")
+    return _describe_folder(open_folder(find_model(target)))
 
 
 def count_parameters(part: str, config: Any) -> int:

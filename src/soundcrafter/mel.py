@@ -111,7 +111,10 @@ class LogMel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Any], recurse: bool = True) -> Self:
         """Follow the device but not the dtype: casting a model must not blur its spectrogram."""
+        before = self.window
         super()._apply(fn, recurse)
+        if self.window is before:  # already there
+            return self
         device = self.window.device
         self.window = torch.hann_window(self.config.n_fft, device=device)
         self.filters = _filters(self.config).to(device)

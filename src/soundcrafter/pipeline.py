@@ -2,10 +2,10 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,20 @@ SECONDS_RANGE = (0.2, 600.0)
 DEVICES = ("cpu", "cuda", "mps")
 MAX_SEED = 2**63 - 1
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
+
+
+class Options(TypedDict, total=False):
+    """What a call of `generate` may say; None takes the model's default."""
+
+    seconds: float | None  # length of each sound, .2 to 600
+    count: int  # sounds a prompt (1)
+    seed: int  # of the first one (0)
+    steps: int | None  # sampling steps
+    guidance: float | None  # weight of the prompt; 1 is none
+    negative: str | None  # what to keep away from; needs guidance other than 1
+    batch_size: int  # sounds made at once (4); never changes a sound
+    progress: Progress | None  # called with (done, total) after every sampling step
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,42 +110,38 @@ class SoundCrafter:
         """Samples a second of everything this model makes."""
         return self.vocoder.config.mel.sample_rate
 
-    def generate(
-        self,
-        prompts: str | Sequence[str],
-        *,
-        seconds: float | None = None,
-        count: int = 1,
-        seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        negative: str | None = None,
-        batch_size: int = 4,
-        progress: Progress | None = None,
-    ) -> list[Sound]:
-        """Sounds for one prompt or several: `count` of each, prompt by prompt.
+    def generate(self, prompts: str | Sequence[str], **options: Unpack[Options]) -> list[Sound]:
+        """Sounds for one prompt or several: all that `stream` gives, once all are made."""
+        return list(self.stream(prompts, **options))
 
-        Sound k of a prompt uses seed + k; its initial noise depends on that seed alone.
-        `negative` says what to keep away from. None takes the model's default.
-        `progress(done, total)` is called after every U-Net evaluation.
-        Raises ValueError for values out of range.
+    def stream(self, prompts: str | Sequence[str], **options: Unpack[Options]) -> Iterator[Sound]:
+        """Sounds for one prompt or several, as they are made: `count` of each, prompt by prompt.
+
+        See Options. Sound k of a prompt uses seed + k; its initial noise depends on that seed
+        alone. Raises ValueError at once for values out of range.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        seconds = self.sampling.seconds if seconds is None else seconds
-        steps = self.sampling.steps if steps is None else steps
-        guidance = self.sampling.guidance if guidance is None else guidance
+        sampling = self.sampling
+        seconds = _or(options.get("seconds"), sampling.seconds)
+        steps = _or(options.get("steps"), sampling.steps)
+        guidance = _or(options.get("guidance"), sampling.guidance)
+        count, seed = options.get("count", 1), options.get("seed", 0)
+        batch_size = options.get("batch_size", 4)
         check_request(prompts, seconds, count, seed, steps, guidance, batch_size)
         jobs = [(prompt, seed + k) for prompt in prompts for k in range(count)]
         batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
-        total, sounds = steps * len(batches), list[Sound]()
-        for index, batch in enumerate(batches):
+        progress, negative = options.get("progress"), options.get("negative")
 
-            def report(step: int, _: int, before: int = index * steps) -> None:
-                if progress is not None:
-                    progress(before + step, total)
+        def sounds() -> Iterator[Sound]:
+            for index, batch in enumerate(batches):
 
-            sounds += self._generate(batch, seconds, steps, guidance, negative, report)
-        return sounds
+                def report(step: int, _: int, before: int = index * steps) -> None:
+                    if progress is not None:
+                        progress(before + step, steps * len(batches))
+
+                yield from self._generate(batch, seconds, steps, guidance, negative, report)
+
+        return sounds()
 
     @torch.inference_mode()
     def _generate(
@@ -157,13 +167,19 @@ class SoundCrafter:
             self.schedule,
             callback=progress,
         )
-        wave = self.vocoder(self.vae.decode(latent))[:, : round(seconds * self.sample_rate)]
-        waves = [limit_peak(samples) for samples in wave.float().cpu().numpy()]
-        scores = (cond * self.clap.embed_audio(np.stack(waves), self.sample_rate)).sum(-1)
         return [
-            Sound(samples, self.sample_rate, prompt, seed, float(score))
-            for samples, (prompt, seed), score in zip(waves, jobs, scores, strict=True)
+            self._finish(latent[i : i + 1], cond[i], prompt, seed, seconds)
+            for i, (prompt, seed) in enumerate(jobs)
         ]
+
+    def _finish(
+        self, latent: torch.Tensor, cond: torch.Tensor, prompt: str, seed: int, seconds: float
+    ) -> Sound:
+        """Latent [1, C, T, F] to sound; one at a time, for the mel's full size is what costs."""
+        wave = self.vocoder(self.vae.decode(latent))[0, : round(seconds * self.sample_rate)]
+        samples = limit_peak(wave.float().cpu().numpy())
+        score = float((cond * self.clap.embed_audio(samples, self.sample_rate)[0]).sum())
+        return Sound(samples, self.sample_rate, prompt, seed, score)
 
     def noise(self, seed: int, seconds: float) -> torch.Tensor:
         """The initial noise [C, T/d, F/d] of a seed, the same on every device and in any batch."""
@@ -176,6 +192,10 @@ class SoundCrafter:
         mel, stride = self.vae.config.mel, self.unet.config.stride[0]
         frames = mel.num_frames(round(seconds * mel.sample_rate)) / self.vae.config.stride[0]
         return math.ceil(frames / stride) * stride
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def check_request(

@@ -114,7 +114,7 @@ def find_model(name: str | os.PathLike[str] | None) -> Path:
     try:
         return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
             f"{name}: no such folder, and not to be had from the hub: {reason}"
         ) from None
@@ -137,7 +137,7 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFolder:
             raise ValueError(f"{path}: {name}.safetensors is missing")
     if folder.tokenizer_sha256 is not None and not (path / TOKENIZER).is_file():
         raise ValueError(f"{path}: {TOKENIZER} is missing")
-    check_together(folder.parts, {name: entry.config for name, entry in folder.parts.items()})
+    check_together({name: entry.config for name, entry in folder.parts.items()})
     for name, entry in folder.parts.items():
         folder.check_against(name, entry.trained_against)
     return folder

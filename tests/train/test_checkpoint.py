@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from soundcrafter.train import checkpoint
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -48,3 +49,23 @@ def test_an_interrupted_save_is_invisible_and_swept_up(tmp_path, monkeypatch):
     assert names(tmp_path) == ["step-00000002"]
     save_checkpoint(tmp_path, 6, tensors(6), {}, keep=1)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000006"]
+
+
+@pytest.mark.parametrize("error", [SafetensorError("No space left"), OSError("No space left")])
+def test_a_file_that_cannot_be_written_is_named(error, tmp_path, monkeypatch):
+    def full(*args):
+        raise error
+
+    save_checkpoint(tmp_path, 2, tensors(2), {}, keep=1)
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(ValueError, match=r"weights\.safetensors: cannot write: No space left"):
+        save_checkpoint(tmp_path, 4, tensors(4), {}, keep=1)
+    assert names(tmp_path) == ["step-00000002"]
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "state.json"])
+def test_a_damaged_checkpoint_says_what_to_delete(file, tmp_path):
+    place = save_checkpoint(tmp_path, 2, tensors(2), {}, keep=1)
+    (place / file).write_bytes((place / file).read_bytes()[:7])
+    with pytest.raises(ValueError, match=rf"step-00000002: damaged; delete it .*{file}"):
+        load_checkpoint(place)

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
 
 from soundcrafter.store import open_folder
 from soundcrafter.train import STAGES, build_stage
@@ -72,6 +74,43 @@ def test_unknown_device_is_refused(go, tmp_path):
     for device in ("tpu",) if torch.cuda.is_available() else ("tpu", "cuda"):
         with pytest.raises(ValueError, match=f"device: .*{device}"):
             go("vae", tmp_path, "vae.steps=1", device=device)
+
+
+def test_two_trainings_in_one_process_are_each_as_asked(go, tmp_path):
+    entries = {}
+    for device, precision in (("cpu", "bf16"), ("cpu:0", "fp32"), ("cpu", "fp32")):
+        settings = ("vae.steps=2", f"vae.precision={precision}")
+        run = go("vae", tmp_path / f"{device}-{precision}", *settings, device=device)
+        entries[device, precision] = [entry["loss"] for entry in run]
+    assert entries["cpu:0", "fp32"] == entries["cpu", "fp32"]
+    assert entries["cpu", "bf16"] != entries["cpu", "fp32"]
+
+
+@pytest.fixture
+def other_device():
+    """Accelerate's state as a training on another device leaves it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    state = PartialState(cpu=True)
+    state.device = torch.device("meta")
+    yield state
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_the_device_of_an_earlier_training_is_forgotten(other_device, make_recipe, clips, tmp_path):
+    stage = build_stage("vae", make_recipe(), clips, tmp_path)
+    engine = Engine(stage.players, stage.config, "cpu")
+    assert engine.device.type == engine.accelerator.device.type == "cpu"
+    assert {value.device.type for value in engine.weights().values()} == {"cpu"}
+
+
+def test_a_process_group_on_another_device_is_refused(
+    other_device, make_recipe, clips, tmp_path, monkeypatch
+):
+    other_device.num_processes = 2
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    stage = build_stage("vae", make_recipe(), clips, tmp_path)
+    with pytest.raises(ValueError, match=r"device: asked for cpu, but this process .* meta"):
+        Engine(stage.players, stage.config, "cpu")
 
 
 @pytest.fixture

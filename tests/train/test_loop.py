@@ -1,5 +1,6 @@
 """The loop: it stops and resumes, refuses what would break a model, and survives a bad loss."""
 
+import csv
 import json
 import os
 import shutil
@@ -170,6 +171,42 @@ def test_other_settings_are_refused_by_name(override, key, trained_copy, go):
     with pytest.raises(ValueError, match=rf"other settings \({key}: .* there, .* here\)"):
         go("vae", trained_copy, override)
     assert (run_folder(trained_copy, "vae") / "identity.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("stage", ["clap", "vae", "vocoder"])
+def test_files_passed_over_are_listed_with_the_run(stage, clips, tmp_path, go):
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(clips, data)
+    with open(data / "sounds.csv") as stream:
+        header, first = next(stream), next(stream)
+    columns, values = header.strip().split(","), next(csv.reader([first]))
+    damaged = values[columns.index("file")]
+    sound = (data / damaged).read_bytes()
+    (data / damaged).write_bytes(sound[: len(sound) // 8] + bytes(len(sound) // 8))
+    values[columns.index("file")] = "audio/gone.ogg"
+    with open(data / "sounds.csv", "a", newline="") as stream:
+        csv.writer(stream).writerow(values)
+    place = run_folder(out, stage)
+    file = place / "skipped.json"
+    seen = []
+
+    def look(entry):
+        assert "skipped" not in entry
+        seen.append(set(json.loads(file.read_text())))
+
+    settings = (f"{stage}.steps=12", "data.balance=none")
+    go(stage, out, *settings, data=data, report=look, max_minutes=1e-9)
+    assert seen == [{"audio/gone.ogg"}]  # known from the start
+    go(stage, out, *settings, data=data)
+    skipped = json.loads(file.read_text())
+    assert set(skipped) == {"audio/gone.ogg", damaged}
+    assert skipped["audio/gone.ogg"] == "no such file"
+    assert go(stage, out, *settings, data=data) == []
+    assert json.loads(file.read_text()) == skipped  # of the whole run, not of its last start
+
+
+def test_nothing_passed_over_leaves_no_list(trained_copy):
+    assert not list(trained_copy.rglob("skipped.json"))
 
 
 def test_other_recordings_are_refused(trained_copy, clips, tmp_path, go):

@@ -7,7 +7,7 @@ import torch
 
 from soundcrafter.config import PARTS
 from soundcrafter.models.discriminators import PatchDiscriminator, WaveDiscriminator
-from soundcrafter.train import read_recipe
+from soundcrafter.train import build_stage, read_recipe
 from soundcrafter.train.sounds import segment_samples
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
@@ -53,6 +53,17 @@ def test_every_recipes_segments_fit_its_strides(path):
         ("vae.seed=-1", "seed"),
         ("clap.accumulate=2", "clap: accumulate"),
         ("vocoder.discriminator_every=0", "discriminator_every"),
+        ("vocoder.stft_weight=-1.0", "stft_weight"),
+        ("vocoder.adversarial_weight=-1.0", "adversarial_weight"),
+        ("vocoder.feature_weight=-1.0", "feature_weight"),
+        ("vocoder.adversarial_start=-1", "adversarial_start"),
+        ("vae.scale_batches=0", "scale_batches"),
+        ("vae.kl_weight=-1e-6", "kl_weight"),
+        ("vae.adversarial_weight=-0.5", "adversarial_weight"),
+        ("vae.adversarial_start=-1", "adversarial_start"),
+        ("clap.checkpointing=true", "clap.checkpointing: unknown setting"),
+        ("vocoder.checkpointing=true", "vocoder.checkpointing: unknown setting"),
+        ("model.diffusion.steps=2", "sampling.steps: got 3; allowed: up to diffusion.steps, 2"),
         ("diffusion.drop_condition=1.5", "drop_condition"),
         ("diffusion.condition=image", "condition"),
         ("vae.learningrate=1e-3", "did you mean learning_rate"),
@@ -63,6 +74,20 @@ def test_bad_settings_are_refused_by_name(make_recipe, tiny_recipe, override, na
     with pytest.raises(ValueError, match=named) as caught:
         make_recipe(override)
     assert str(tiny_recipe) in str(caught.value)
+
+
+def test_flow_is_sampled_at_its_only_spacing(make_recipe):
+    flow = "model.diffusion.objective=flow"
+    with pytest.raises(ValueError, match=r"sampling\.spacing: got leading; allowed with flow"):
+        make_recipe(flow, "model.sampling.spacing=leading")
+    # and at any number of steps: its time is continuous
+    assert make_recipe(flow, "model.diffusion.steps=2").model.sampling.steps == 3
+
+
+def test_checkpointing_reaches_the_networks_that_have_it(make_recipe, clips, encoded, tmp_path):
+    for name, data in (("vae", clips), ("diffusion", encoded)):
+        stage = build_stage(name, make_recipe(f"{name}.checkpointing=true"), data, tmp_path)
+        assert stage.network.checkpointing is True
 
 
 def test_segment_samples_is_the_nearest_multiple(make_recipe):

@@ -2,16 +2,18 @@
 
 import copy
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from soundcrafter.store import open_folder
+from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train import STAGES, build_stage
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
 from soundcrafter.train.clap import ClapStage, same_sound
+from soundcrafter.train.encode import encode_data
 from soundcrafter.train.loop import run_folder
 
 PARTS = {
@@ -79,12 +81,90 @@ def test_encoded_data_beside_another_vae_is_refused(encoded, tmp_path, go):
 
 
 def test_text_condition_needs_encoded_captions(make_recipe, clips, tiny_model, tmp_path, go):
-    from soundcrafter.train.encode import encode_data
-
     recipe = make_recipe("diffusion.condition=audio")
     encode_data(recipe, clips, tiny_model, tmp_path / "bare", device="cpu")
     with pytest.raises(ValueError, match="without captions"):
         go("diffusion", tmp_path / "out", data=tmp_path / "bare")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("diffusion.seconds=0.96", "samples by diffusion.seconds is 10240, not 15360"),
+        ("data.variants=3", "data.variants is 2, not 3"),
+        ("data.balance=none", "data.balance is label, not none"),
+        ("data.split=test", "data.split is train, not test"),
+        ("data.label_column=kind", "data.label_column is label, not kind"),
+    ],
+)
+def test_encoded_data_of_other_settings_is_refused(override, message, make_stage):
+    make_stage("encoded", "data.cache_gb=1.0")  # memory decides nothing
+    with pytest.raises(ValueError, match=message):
+        make_stage("encoded", override)
+
+
+def test_latents_of_another_shape_are_refused(make_recipe, encoded, tmp_path):
+    overrides = ("model.vae.latent_channels=2", "model.unet.in_channels=2")
+    with pytest.raises(ValueError, match=r"latent shape is \(4, 16, 16\), not \(2, 16, 16\)"):
+        build_stage("diffusion", make_recipe(*overrides), encoded, tmp_path)
+
+
+def test_data_encoded_anew_with_other_settings_does_not_resume(
+    make_recipe, clips, encoded, tiny_model, tmp_path, go
+):
+    other = tmp_path / "encoded"  # as many latents, drawn by another seed
+    encode_data(make_recipe("diffusion.seed=8"), clips, tiny_model, other, device="cpu")
+    go("diffusion", tmp_path / "out", "diffusion.steps=2", data=encoded, max_minutes=1e-9)
+    with pytest.raises(ValueError, match=r"other settings \(data\.sha256"):
+        go("diffusion", tmp_path / "out", "diffusion.steps=2", data=other)
+
+
+@pytest.mark.parametrize("source", ["diffusion", "encoded"])
+def test_skipped_files_are_told(source, make_recipe, clips, tiny_model, tmp_path):
+    data, recipe = Path(shutil.copytree(clips, tmp_path / "clips")), make_recipe()
+    gone, broken, *_ = sorted((data / "audio").iterdir())
+    gone.unlink()
+    broken.write_bytes(b"broken")
+    if source == "encoded":
+        data = encode_data(recipe, data, tiny_model, tmp_path / "encoded", device="cpu").parent
+    stage = build_stage("diffusion", recipe, data, tiny_model)
+    stage.load_batch(range(32))
+    assert set(stage.skipped()) == {f"audio/{file.name}" for file in (gone, broken)}
+    assert all(stage.skipped().values())
+
+
+@pytest.mark.parametrize("source", ["diffusion", "encoded"])
+def test_samples_are_seen_and_heard(source, make_stage, tiny_model):
+    stage = make_stage(source)
+    samples = stage.samples(stage.network, torch.device("cpu"))
+    names = [f"{i}/generated" for i in range(4)]
+    assert list(samples.mels) == list(samples.waves) == names
+    assert samples.sample_rate == 16_000
+    mels = torch.stack([torch.from_numpy(samples.mels[name]) for name in names])[:, None]
+    assert mels.shape == (4, 1, 64, 64)
+    with torch.no_grad():
+        waves = open_folder(tiny_model).load("vocoder")(mels)
+    for name, wave in zip(names, waves, strict=True):
+        assert torch.allclose(torch.from_numpy(samples.waves[name]), wave, atol=1e-6)
+
+
+def test_samples_show_what_the_folder_allows(make_recipe, encoded, tiny_model, tmp_path):
+    def show(folder):
+        stage = build_stage("diffusion", make_recipe(), encoded, folder)
+        return stage.samples(stage.network, torch.device("cpu"))
+
+    bare = show(tmp_path / "empty")
+    assert not bare.mels
+    assert not bare.waves
+    vae = open_folder(tiny_model).load("vae")
+    save_part(tmp_path / "vae", "vae", vae, vae.config)
+    assert len(show(tmp_path / "vae").mels) == 4
+    assert not show(tmp_path / "vae").waves
+    stage = build_stage("diffusion", make_recipe(), encoded, tmp_path / "later")
+    with torch.no_grad():
+        vae.decoder.conv_out.bias += 1
+    save_part(tmp_path / "later", "vae", vae, vae.config)  # another one, made meanwhile
+    assert not stage.samples(stage.network, torch.device("cpu")).mels
 
 
 def test_parts_of_other_settings_are_refused(model_copy, go):

@@ -1,5 +1,6 @@
 """Decoded recordings in memory. What is read never depends on what is cached."""
 
+import math
 import threading
 
 import numpy as np
@@ -41,11 +42,12 @@ class WaveCache:
         Raises ValueError for an unreadable file, and one that ends before `start`.
         """
         size = BLOCK_SECONDS * self._sample_rate
-        parts = []
-        for number in range(start // size, (start + num_samples - 1) // size + 1):
+        end = min(start + num_samples, math.ceil(recording.seconds * self._sample_rate))
+        parts = [np.empty(0, np.float32)]
+        for number in range(start // size, math.ceil(end / size)):
             samples, scale = self._block(recording, number)
-            begin, end = start - number * size, start + num_samples - number * size
-            parts.append(samples[max(begin, 0) : end].astype(np.float32) * scale)
+            first = number * size
+            parts.append(samples[max(start - first, 0) : end - first].astype(np.float32) * scale)
         wave = np.concatenate(parts)
         if not len(wave):
             raise ValueError(f"{recording.file}: shorter than the {recording.seconds:g} s stated")

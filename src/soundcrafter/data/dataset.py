@@ -30,7 +30,9 @@ class DataConfig:
     split: str = "train"  # split of the manifest that is drawn from
     label_column: str = "label"  # column of the manifest that holds the label
     balance: Literal["label", "none"] = "label"  # uniform labels, or each recording once an epoch
-    pad: Literal["zero", "repeat"] = "zero"  # what follows a recording shorter than the draw
+    # What follows a recording shorter than the draw. zero: a short sound and then silence is what
+    # generation should make too. repeat: as CLAP's towers expect their input, filled.
+    pad: Literal["zero", "repeat"] = "zero"
     variants: int = 0  # crops a recording can give (in training: to the U-Net); 0: always new ones
     mix_probability: float = 0.0  # share of draws that hold two sounds of different labels
     mix_snr_db: tuple[float, float] = (-5.0, 5.0)  # range of the first's level over the second's
@@ -117,6 +119,11 @@ class Sounds:
 
     def __len__(self) -> int:
         return len(self.manifest.recordings)
+
+    @property
+    def all_skipped(self) -> dict[str, str]:
+        """File -> reason: what the manifest left out, and what could not be decoded so far."""
+        return {**dict(self.manifest.skipped), **self.skipped}
 
     def draw(self, index: int) -> Draw:
         """The sound that `index` (0 or more, without end) stands for.

@@ -25,7 +25,7 @@ HEADER = "soundcrafter"  # one key: safetensors writes several in an order that 
 DRAW_THREADS = 2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
-Posterior = Callable[[Tensor], tuple[Tensor, Tensor]]
+EncodePosterior = Callable[[Tensor], tuple[Tensor, Tensor]]
 Progress = Callable[[int, int], None]
 
 
@@ -47,7 +47,7 @@ def encode(
     sounds: Sounds,
     out: str | PathLike[str],
     *,
-    posterior: Posterior,
+    posterior: EncodePosterior,
     embed_audio: Callable[[Tensor], Tensor],
     embed_text: Callable[[list[str]], Tensor] | None,
     metadata: dict[str, Any],
@@ -59,10 +59,11 @@ def encode(
     """Encode every (recording, variant) of `sounds` once into the folder `out`; returns its index.
 
     Callables take wave [B, N] float32 on the CPU, or captions. `metadata` (JSON-able) says what
-    made the data, such as the training ids of the models. `progress` is told (done, total). An
-    interrupted run goes on where it stopped: finished shards are kept. Recordings that cannot be
-    decoded are listed in the index. Raises ValueError where sounds has no variants, a caption is
-    missing for `embed_text`, `out` holds data made otherwise, or an encoder gives NaN or infinity.
+    made the data, such as the training ids of the models. `progress` is told (done, total) after
+    each batch. An interrupted run goes on where it stopped: finished shards are kept. Recordings
+    that the manifest left out or that cannot be decoded are listed in the index. Raises ValueError
+    where sounds has no variants, a caption is missing for `embed_text`, `out` holds data made
+    otherwise, or an encoder gives NaN or infinity.
     """
     work = _Encoding(
         sounds=sounds,
@@ -72,6 +73,7 @@ def encode(
         batch_size=batch_size,
         dtype=dtype,
         settings=_settings(sounds, metadata, embed_text is not None, shard_size, dtype),
+        progress=progress,
     )
     out = make_folder(out)
     jobs = [(r, v) for r in range(len(sounds)) for v in range(sounds.config.variants)]
@@ -85,8 +87,7 @@ def encode(
         skipped.update(contents["skipped"])
         if contents["entries"]:
             shards.append({"file": file.name, "sha256": file_sha256(file)})
-        if progress is not None:
-            progress(start + len(part), len(jobs))
+        work.tell(part[-1])
     if not entries:
         raise ValueError(f"{out}: no recording could be decoded: {skipped}")
     recordings = [
@@ -94,6 +95,7 @@ def encode(
         for r in sounds.manifest.recordings
     ]
     index = {**work.settings, "recordings": recordings, "entries": entries, "shards": shards}
+    skipped = {**dict(sounds.manifest.skipped), **skipped}
     write_text(out / INDEX, json.dumps({**index, "skipped": skipped}))
     return out / INDEX
 
@@ -147,6 +149,9 @@ class Latents:
         self.num_samples: int = index["num_samples"]
         self.has_text: bool = index["text"]
         self.skipped: dict[str, str] = index["skipped"]
+        # of all that is drawn: a shard's header holds its entries and the settings they come from
+        sums = "".join(shard["sha256"] for shard in index["shards"])
+        self.fingerprint = hashlib.sha256(sums.encode()).hexdigest()[:16]
         self.order = DrawOrder(
             [kind_of(r["label"], r["caption"], r["file"]) for r in index["recordings"]],
             balance=self.config.balance,
@@ -169,12 +174,13 @@ class _Encoding:
     """What stays the same over all shards of one `encode`."""
 
     sounds: Sounds
-    posterior: Posterior
+    posterior: EncodePosterior
     embed_audio: Callable[[Tensor], Tensor]
     embed_text: Callable[[list[str]], Tensor] | None
     batch_size: int
     dtype: str
     settings: dict[str, Any]  # all that decides what the shards hold
+    progress: Progress | None
 
     def __post_init__(self) -> None:
         sounds, shard_size = self.sounds, self.settings["shard_size"]
@@ -190,6 +196,12 @@ class _Encoding:
         if self.embed_text is not None and bare:
             name = sounds.manifest.name(bare[0])
             raise ValueError(f"{len(bare)} recordings have no caption to embed; the first: {name}")
+
+    def tell(self, job: tuple[int, int]) -> None:
+        """All jobs are done up to this (recording, variant)."""
+        if self.progress is not None:
+            variants = self.sounds.config.variants
+            self.progress(job[0] * variants + job[1] + 1, len(self.sounds) * variants)
 
     def draws(
         self, jobs: list[tuple[int, int]], skipped: dict[str, str]
@@ -292,6 +304,8 @@ def _write_shard(file: Path, jobs: list[tuple[int, int]], work: _Encoding) -> di
             what = {"caption": draw.caption, "label": draw.label, "files": draw.files}
             entries.append({**place, **what})
         batches.append(work.encode([draw for _, draw in batch]))
+        if batch[-1][0] != jobs[-1]:  # the last one counts when the shard is on disk
+            work.tell(batch[-1][0])
     contents = {"entries": entries, "skipped": skipped}
     if not entries:
         return contents

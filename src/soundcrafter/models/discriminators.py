@@ -205,7 +205,7 @@ def feature_matching(real: Outputs, fake: Outputs) -> Tensor:
     """Mean absolute difference of the feature maps, mean over scales and layers. Scalar.
 
     MelGAN eq. 3; the logits are no feature, and no gradient flows into `real`. (MelGAN's code
-    multiplies this mean by 4 besides the weight of 10.)
+    has 4.8 times this mean in its default size, 4/5 x 1/3 x 18 maps, besides the weight of 10.)
     """
     terms = [
         (r.detach().float() - f.float()).abs().mean()

@@ -72,7 +72,7 @@ def total_stride(strides: tuple[Stride, ...]) -> Stride:
     return math.prod(time for time, _ in strides), math.prod(freq for _, freq in strides)
 
 
-def run(module: nn.Module, checkpointing: bool, *inputs: Tensor | None) -> Tensor:
+def checkpointed(module: nn.Module, checkpointing: bool, *inputs: Tensor | None) -> Tensor:
     """Call `module`; with `checkpointing`, recompute its activations in the backward pass."""
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(module, *inputs, use_reentrant=False)
@@ -211,7 +211,7 @@ class AttentionBlock(nn.Module):
         return x + to_map(self.attention(to_tokens(self.norm(x))), x)
 
 
-class Stage(nn.Module):
+class Block(nn.Module):
     """A residual block, then attention where there is one: the unit of gradient checkpointing."""
 
     def __init__(self, res: ResBlock, attention: nn.Module | None = None) -> None:

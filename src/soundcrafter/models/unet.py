@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from soundcrafter.models.layers import (
+    Block,
     Conditioning,
     Downsample,
     ResBlock,
-    Stage,
     Stride,
     Transformer,
     Upsample,
     check_levels,
     check_sides,
+    checkpointed,
     norm_silu,
     resample_time,
-    run,
     timestep_embedding,
     total_stride,
 )
@@ -104,8 +104,8 @@ class UNet(nn.Module):
         last = len(widths) - 1
         self.middle = nn.ModuleList(
             [
-                _stage(config, widths[-1], last, attends=True),
-                _stage(config, widths[-1], last, attends=False),
+                _block(config, widths[-1], last, attends=True),
+                _block(config, widths[-1], last, attends=False),
             ]
         )
         for level in reversed(range(len(widths))):
@@ -153,8 +153,8 @@ class UNet(nn.Module):
         skips = [x]
         for level, level_emb in zip(self.down, embs, strict=True):
             x = level(x, level_emb, skips, self.checkpointing)
-        for stage in self.middle:
-            x = run(stage, self.checkpointing, x, embs[-1])
+        for block in self.middle:
+            x = checkpointed(block, self.checkpointing, x, embs[-1])
         for level, level_emb in zip(self.up, reversed(embs), strict=True):
             x = level(x, level_emb, skips, self.checkpointing)
         return self.conv_out(norm_silu(self.norm_out, x)).to(latent.dtype)
@@ -173,14 +173,14 @@ class UNet(nn.Module):
 
 
 class _DownLevel(nn.Module):
-    """Stages of one width, each of which leaves a skip, and the stride into the next level."""
+    """Blocks of one width, each of which leaves a skip, and the stride into the next level."""
 
     def __init__(self, config: UNetConfig, level: int, skips: list[int]) -> None:
         super().__init__()
         width = config.channels * config.multipliers[level]
         self.stages = nn.ModuleList()
         for _ in range(config.res_blocks):
-            self.stages.append(_stage(config, skips[-1], level, attends=config.attention[level]))
+            self.stages.append(_block(config, skips[-1], level, attends=config.attention[level]))
             skips.append(width)
         self.downsample: Downsample | None = None
         if level + 1 < len(config.strides):
@@ -188,8 +188,8 @@ class _DownLevel(nn.Module):
             skips.append(width)
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor], checkpointing: bool) -> Tensor:
-        for stage in self.stages:
-            x = run(stage, checkpointing, x, emb)
+        for block in self.stages:
+            x = checkpointed(block, checkpointing, x, emb)
             skips.append(x)
         if self.downsample is not None:
             x = self.downsample(x)
@@ -198,7 +198,7 @@ class _DownLevel(nn.Module):
 
 
 class _UpLevel(nn.Module):
-    """Stages of one width, each of which takes up a skip, and the stride back out of the level."""
+    """Blocks of one width, each of which takes up a skip, and the stride back out of the level."""
 
     def __init__(self, config: UNetConfig, level: int, skips: list[int]) -> None:
         super().__init__()
@@ -208,17 +208,17 @@ class _UpLevel(nn.Module):
         self.stages = nn.ModuleList()
         for _ in range(config.res_blocks + 1):
             inputs += skips.pop()
-            self.stages.append(_stage(config, inputs, level, attends=config.attention[level]))
+            self.stages.append(_block(config, inputs, level, attends=config.attention[level]))
             inputs = width
         self.upsample = Upsample(width, config.strides[level]) if level > 0 else None
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor], checkpointing: bool) -> Tensor:
-        for stage in self.stages:
-            x = run(stage, checkpointing, torch.cat([x, skips.pop()], dim=1), emb)
+        for block in self.stages:
+            x = checkpointed(block, checkpointing, torch.cat([x, skips.pop()], dim=1), emb)
         return x if self.upsample is None else self.upsample(x)
 
 
-def _stage(config: UNetConfig, inputs: int, level: int, *, attends: bool) -> Stage:
+def _block(config: UNetConfig, inputs: int, level: int, *, attends: bool) -> Block:
     width = config.channels * config.multipliers[level]
     res = ResBlock(
         inputs,
@@ -230,8 +230,8 @@ def _stage(config: UNetConfig, inputs: int, level: int, *, attends: bool) -> Sta
         dropout=config.dropout,
     )
     if not attends:
-        return Stage(res)
-    return Stage(res, Transformer(width, config.heads[level], norm_groups=config.norm_groups))
+        return Block(res)
+    return Block(res, Transformer(width, config.heads[level], norm_groups=config.norm_groups))
 
 
 def _zero(conv: nn.Conv2d) -> None:

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from soundcrafter.mel import MelConfig
 from soundcrafter.models.layers import (
     AttentionBlock,
+    Block,
     Downsample,
     ResBlock,
-    Stage,
     Stride,
     Upsample,
     check_levels,
     check_sides,
+    checkpointed,
     norm_silu,
-    run,
     total_stride,
 )
 
@@ -145,10 +145,10 @@ class Encoder(nn.Module):
         self.levels = nn.ModuleList()
         inputs = widths[0]
         for level, width in enumerate(widths):
-            stages: list[nn.Module] = _stages(config, inputs, width, config.res_blocks)
+            blocks: list[nn.Module] = _blocks(config, inputs, width, config.res_blocks)
             if level + 1 < len(widths):
-                stages.append(Downsample(width, config.strides[level + 1], asymmetric=True))
-            self.levels.append(nn.ModuleList(stages))
+                blocks.append(Downsample(width, config.strides[level + 1], asymmetric=True))
+            self.levels.append(nn.ModuleList(blocks))
             inputs = width
         self.middle = _middle(config)
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[-1], eps=EPS)
@@ -173,10 +173,10 @@ class Decoder(nn.Module):
         self.levels = nn.ModuleList()
         inputs = widths[-1]
         for level, width in reversed(list(enumerate(widths))):
-            stages: list[nn.Module] = _stages(config, inputs, width, config.res_blocks + 1)
+            blocks: list[nn.Module] = _blocks(config, inputs, width, config.res_blocks + 1)
             if level > 0:
-                stages.append(Upsample(width, config.strides[level]))
-            self.levels.append(nn.ModuleList(stages))
+                blocks.append(Upsample(width, config.strides[level]))
+            self.levels.append(nn.ModuleList(blocks))
             inputs = width
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=EPS)
         self.conv_out = nn.Conv2d(widths[0], 1, 3, padding=1)
@@ -188,10 +188,10 @@ class Decoder(nn.Module):
         return self.conv_out(norm_silu(self.norm_out, x))
 
 
-def _stages(config: VAEConfig, inputs: int, width: int, count: int) -> list[nn.Module]:
+def _blocks(config: VAEConfig, inputs: int, width: int, count: int) -> list[nn.Module]:
     widths = [inputs] + [width] * count
     return [
-        Stage(ResBlock(before, after, norm_groups=config.norm_groups, eps=EPS))
+        Block(ResBlock(before, after, norm_groups=config.norm_groups, eps=EPS))
         for before, after in pairwise(widths)
     ]
 
@@ -200,10 +200,10 @@ def _middle(config: VAEConfig) -> nn.ModuleList:
     width = config.channels * config.multipliers[-1]
     first, second = (ResBlock(width, width, norm_groups=config.norm_groups, eps=EPS) for _ in "12")
     attention = AttentionBlock(width, norm_groups=config.norm_groups) if config.attention else None
-    return nn.ModuleList([Stage(first, attention), Stage(second)])
+    return nn.ModuleList([Block(first, attention), Block(second)])
 
 
 def _run_all(level: nn.Module, checkpointing: bool, x: Tensor) -> Tensor:
     for module in level.children():
-        x = run(module, checkpointing, x)
+        x = checkpointed(module, checkpointing, x)
     return x

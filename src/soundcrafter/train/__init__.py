@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from soundcrafter.store import find_model
 from soundcrafter.train.clap import ClapStage
 from soundcrafter.train.diffusion import DiffusionStage
 from soundcrafter.train.log import Report
@@ -43,14 +44,14 @@ def train(
     """Train one stage into the model folder `out`, from its last checkpoint if it has one.
 
     `data` is a manifest or a folder (see data/manifest.py), for diffusion also an encoded one;
-    `init` a model folder to start from. Returns the steps done, fewer than the recipe's where
-    `options` or a signal stopped it. Raises ValueError for what cannot be trained.
+    `init` a model (folder or hub name) to start from. Returns the steps done, fewer than the
+    recipe's where `options` or a signal stopped it. Raises ValueError for what cannot be trained.
     """
     built = build_stage(stage, recipe, Path(data), Path(out))
     return run(
         built,
         Path(out),
         options or RunOptions(),
-        init=Path(init) if init is not None else None,
+        init=find_model(init) if init is not None else None,
         report=report,
     )

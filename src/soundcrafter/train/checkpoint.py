@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from soundcrafter.files import read_json, write_json
+from soundcrafter.files import make_folder, read_json, write_json
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -20,17 +21,22 @@ def save_checkpoint(
     """Write `run/checkpoints/step-N` after N steps, and drop all but the newest `keep`.
 
     `tensors` maps a file's name to its tensors. The folder is written under a temporary name,
-    synced and renamed, so that a kill at any moment leaves the last whole checkpoint.
+    synced and renamed, so that a kill at any moment leaves the last whole checkpoint. Raises
+    ValueError where a file cannot be written.
     """
     target = run / "checkpoints" / f"step-{step:08d}"
     temporary = target.with_name(f".{target.name}.tmp")
     for stale in target.parent.glob(".step-*.tmp"):  # of a run that was killed
         shutil.rmtree(stale)
-    temporary.mkdir(parents=True)
+    make_folder(temporary)
     for name, group in tensors.items():
         file = temporary / f"{name}.safetensors"
-        save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, file)
-        _sync(file)
+        plain = {key: value.detach().cpu().contiguous() for key, value in group.items()}
+        try:
+            save_file(plain, file)
+            _sync(file)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file}: cannot write: {error}") from None
     write_json(temporary / "state.json", {"step": step, **state})
     _sync(temporary / "state.json")
     shutil.rmtree(target, ignore_errors=True)
@@ -46,9 +52,19 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """The tensors of each file, and the state, of one checkpoint."""
-    tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
-    return tensors, read_json(path / "state.json")
+    """The tensors of each file, and the state, of one checkpoint. ValueError for damaged ones."""
+    tensors = {}
+    file = path / "state.json"
+    try:
+        state = read_json(file)
+        for file in sorted(path.glob("*.safetensors")):
+            tensors[file.stem] = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: damaged; delete it to go on from the checkpoint before it "
+            f"({file.name}: {error})"
+        ) from None
+    return tensors, state
 
 
 def _sync(file: Path) -> None:

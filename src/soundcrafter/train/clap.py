@@ -51,6 +51,7 @@ class ClapStage(Stage):
 
     name = "clap"
     parts: tuple[str, ...] = ("clap_audio", "clap_text")
+    one_process = True  # a shard's captions would only be compared with that shard's sounds
 
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: ClapStageConfig = recipe.clap
@@ -88,6 +89,9 @@ class ClapStage(Stage):
             "data": data_identity(self.sounds),
             "against": {"clap_audio": self.audio_id},
         }
+
+    def skipped(self) -> dict[str, str]:
+        return self.sounds.all_skipped
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)

@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from soundcrafter.config import ModelConfig
-from soundcrafter.data.encode import INDEX, Latents
+from soundcrafter.data.dataset import DataConfig
+from soundcrafter.data.encode import INDEX, LatentBatch, Latents
 from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser
 from soundcrafter.diffusion.loss import diffusion_loss
 from soundcrafter.diffusion.samplers import SAMPLERS
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.mel import LogMel
 from soundcrafter.models.clap import ClapAudio, ClapText
+from soundcrafter.models.melgan import MelGAN
 from soundcrafter.models.unet import UNet
 from soundcrafter.models.vae import VAE, Posterior
 from soundcrafter.settings import to_dict
@@ -63,6 +67,10 @@ class Source(ABC):
         """What must be the same for a run to resume."""
 
     @abstractmethod
+    def skipped(self) -> dict[str, str]:
+        """File -> reason, of the recordings left out so far."""
+
+    @abstractmethod
     def load(self, indices: Sequence[int]) -> Batch:
         """What is read on the CPU."""
 
@@ -82,13 +90,20 @@ class EncodedSource(Source):
         metadata = self.latents.metadata
         self.latent_scale = float(metadata["latent_scale"])
         self.trained_against = {name: metadata[name] for name in ("vae", "clap_audio")}
-        self.text_id = metadata["clap_text"] if with_text else None
-        first = self.latents.batch([0])
-        channels, time, frequency = first.mean.shape[1:]
-        self.latent_shape = (channels, time, frequency)
+        self.latent_shape = _segment(recipe)[1]
+        differences = _differences(self.latents, self.latents.batch([0]), recipe)
+        if differences:
+            raise ValueError(
+                f"{data}: was encoded with other settings than the recipe's: "
+                f"{'; '.join(differences)}; use the same, or encode again"
+            )
 
     def identity(self) -> dict[str, Any]:
-        return {"encoded": len(self.latents), "clap_text": self.text_id, **self.latents.metadata}
+        latents = self.latents
+        return {"encoded": len(latents), "sha256": latents.fingerprint, **latents.metadata}
+
+    def skipped(self) -> dict[str, str]:
+        return dict(self.latents.skipped)
 
     def load(self, indices: Sequence[int]) -> Batch:
         batch = self.latents.batch(indices)
@@ -121,26 +136,25 @@ class AudioSource(Source):
         names = ("vae", "clap_audio")
         self.trained_against = {name: parts.parts[name].training_id for name in names}
         self.text_id = parts.parts["clap_text"].training_id if with_text else None
-        config = self.vae.config
-        multiple = config.stride[0] * recipe.model.unet.stride[0]
-        num_samples = segment_samples(recipe.diffusion.seconds, config.mel, multiple)
+        mel = self.vae.config.mel
+        num_samples, self.latent_shape = _segment(recipe)
         self.sounds = open_sounds(
             data,
             recipe.data,
-            mel=config.mel,
+            mel=mel,
             num_samples=num_samples,
             seed=recipe.diffusion.seed,
             need_caption=with_text,
             finite=True,
         )
         self.latent_scale = float(self.vae.latent_scale)
-        frames, rows = config.mel.num_frames(num_samples), config.mel.num_mels
-        time, frequency = config.stride
-        self.latent_shape = (config.latent_channels, frames // time, rows // frequency)
-        self.log_mel = LogMel(config.mel)
+        self.log_mel = LogMel(mel)
 
     def identity(self) -> dict[str, Any]:
         return {"clap_text": self.text_id, **data_identity(self.sounds)}
+
+    def skipped(self) -> dict[str, str]:
+        return self.sounds.all_skipped
 
     def load(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
@@ -175,6 +189,7 @@ class DiffusionStage(Stage):
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: DiffusionStageConfig = recipe.diffusion
         self.model_config: ModelConfig = recipe.model
+        self.folder = folder
         with_text = self.config.text_share > 0
         self.source: Source = (
             EncodedSource(recipe, data, with_text)
@@ -199,6 +214,9 @@ class DiffusionStage(Stage):
             "data": self.source.identity(),
             "against": self.source.trained_against,
         }
+
+    def skipped(self) -> dict[str, str]:
+        return self.source.skipped()
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         seed, shape, share = self.config.seed, self.source.latent_shape, self.config.text_share
@@ -240,8 +258,10 @@ class DiffusionStage(Stage):
 
     @torch.no_grad()
     def samples(self, network: nn.Module, device: torch.device) -> Samples:
-        """Generated spectrograms for the conditions of the first four samples."""
-        if not isinstance(self.source, AudioSource):
+        """Generated sounds for the conditions of the first four samples: spectrograms with the
+        folder's VAE, waves with its vocoder; nothing without a VAE."""
+        vae, vocoder = self._decoders
+        if vae is None:
             return Samples()
         unet, sampling = cast(UNet, network), self.model_config.sampling
         batch = self.prepare(self.load_batch(range(4)), device)
@@ -250,8 +270,25 @@ class DiffusionStage(Stage):
         latent = SAMPLERS[sampling.sampler](
             prediction_to_denoiser(predict, self.schedule), batch["noise"], times, self.schedule
         )
-        mels = self.source.vae.decode(latent)[:, 0].cpu().numpy()
-        return Samples(mels={f"{i}/generated": mel for i, mel in enumerate(mels)})
+        mel = vae.to(device).decode(latent)
+        wave = () if vocoder is None else vocoder.to(device)(mel).cpu().numpy()
+        return Samples(
+            waves={f"{i}/generated": one for i, one in enumerate(wave)},
+            mels={f"{i}/generated": one for i, one in enumerate(mel[:, 0].cpu().numpy())},
+            sample_rate=vae.config.mel.sample_rate,
+        )
+
+    @cached_property
+    def _decoders(self) -> tuple[VAE | None, MelGAN | None]:
+        """VAE and vocoder of the model folder; nothing where its VAE made other latents."""
+        if not (self.folder / "config.json").is_file():
+            return None, None
+        parts, made_by = open_folder(self.folder), self.source.trained_against["vae"]
+        if "vae" not in parts.parts or parts.parts["vae"].training_id != made_by:
+            return None, None
+        here = isinstance(self.source, AudioSource)
+        vae = cast(AudioSource, self.source).vae if here else cast(VAE, parts.load("vae"))
+        return vae, cast(MelGAN, parts.load("vocoder")) if "vocoder" in parts.parts else None
 
     def _time(self, index: int) -> float:
         """The uniform number that chooses a sample's time step.
@@ -262,3 +299,34 @@ class DiffusionStage(Stage):
         step, place = divmod(index, self.config.batch_size)
         offset = sample_uniform(self.config.seed, _TIME, step)
         return (offset + place / self.config.batch_size) % 1.0
+
+
+def _segment(recipe: Recipe) -> tuple[int, tuple[int, int, int]]:
+    """The samples of a training segment, and the shape C, T, F of its latent."""
+    vae, (time, frequency) = recipe.model.vae, recipe.model.vae.stride
+    multiple = time * recipe.model.unet.stride[0]
+    num_samples = segment_samples(recipe.diffusion.seconds, vae.mel, multiple)
+    frames, rows = vae.mel.num_frames(num_samples), vae.mel.num_mels
+    return num_samples, (vae.latent_channels, frames // time, rows // frequency)
+
+
+def _differences(latents: Latents, first: LatentBatch, recipe: Recipe) -> list[str]:
+    """Where encoded data is not what the recipe's would be; `first` is any of its batches."""
+    num_samples, shape = _segment(recipe)
+    pairs = {
+        f"data.{field.name}": (
+            getattr(latents.config, field.name),
+            getattr(recipe.data, field.name),
+        )
+        for field in fields(DataConfig)
+        if field.name != "cache_gb"  # a matter of speed
+    }
+    pairs |= {
+        "sample rate": (latents.sample_rate, recipe.model.vae.mel.sample_rate),
+        "samples by diffusion.seconds": (latents.num_samples, num_samples),
+        "latent shape": (tuple(first.mean.shape[1:]), shape),
+        "embed_dim": (first.audio_embedding.shape[1], recipe.model.unet.embed_dim),
+    }
+    return [
+        f"{name} is {there}, not {here}" for name, (there, here) in pairs.items() if there != here
+    ]

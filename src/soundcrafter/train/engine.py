@@ -5,11 +5,12 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from soundcrafter.pipeline import choose_device
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.stage import Player
@@ -28,14 +29,8 @@ class Engine:
     """
 
     def __init__(self, players: Mapping[str, Player], config: StageConfig, device: str) -> None:
-        if device not in ("auto", "cpu", "cuda", "mps"):
-            raise ValueError(f"device: got {device!r}; allowed: auto, cpu, cuda, mps")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device: 'cuda' is not there; allowed: auto, cpu")
-        AcceleratorState._reset_state(reset_partial_state=False)  # one process may train in turn
-        self.accelerator = Accelerator(
-            mixed_precision=_PRECISION[config.precision], cpu=device == "cpu"
-        )
+        self.accelerator = _accelerator(choose_device(device), _PRECISION[config.precision])
+        self.device: torch.device = self.accelerator.device
         self.config = config
         self.players = dict(players)
         self._wrapped: dict[str, nn.Module] = {}
@@ -46,9 +41,9 @@ class Engine:
             self._optimizers[name] = self.accelerator.prepare_optimizer(self._adamw(player))
 
     @property
-    def device(self) -> torch.device:
-        device: torch.device = self.accelerator.device
-        return device
+    def num_processes(self) -> int:
+        """How many processes share each step."""
+        return int(self.accelerator.num_processes)
 
     @property
     def is_main(self) -> bool:
@@ -60,7 +55,7 @@ class Engine:
 
         Sample j of step s has index s * batch_size + j, whatever the processes and micro-batches.
         """
-        config, processes = self.config, self.accelerator.num_processes
+        config, processes = self.config, self.num_processes
         share, rest = divmod(config.batch_size, config.accumulate * processes)
         if rest:
             raise ValueError(
@@ -73,6 +68,12 @@ class Engine:
             list(range(first + i * stride, first + i * stride + share))
             for i in range(config.accumulate)
         ]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in at least one process; every one of them has to ask."""
+        if self.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device)) > 0)
 
     def seed(self, step: int) -> None:
         """Fix torch's global generators, which dropout draws from, for this step and process."""
@@ -205,6 +206,20 @@ class Engine:
             f"step {step + 1}: the {what} is not finite ({values}); "
             f"files of the batch: {', '.join(sorted(files))}"
         )
+
+
+def _accelerator(device: torch.device, precision: str) -> Accelerator:
+    """Accelerate on that device; of several processes each takes its own one of that kind."""
+    group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    AcceleratorState._reset_state(reset_partial_state=not group)  # a process may train in turn
+    state = PartialState(cpu=device.type == "cpu")
+    if state.num_processes == 1:
+        state.device = device  # Accelerate itself only knows CPU and not CPU
+    if state.device.type != device.type:
+        raise ValueError(
+            f"device: asked for {device}, but this process is set up on {state.device}"
+        )
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
 
 
 def _trained(player: nn.Module) -> list[str]:

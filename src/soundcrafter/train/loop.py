@@ -22,13 +22,14 @@ from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.stage import Batch, Stage
 
 IDENTITY = "identity.json"  # what a run must keep to resume
+SKIPPED = "skipped.json"  # files that the run passed over, and why
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a run uses machine and disk: nothing here changes what is learned."""
 
-    device: str = "auto"  # auto, cpu, cuda, mps
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     workers: int = 1  # threads that load data
     log_steps: int = 50  # steps between log entries
     sample_steps: int = 0  # steps between sounds and pictures in TensorBoard; 0 is none
@@ -64,7 +65,8 @@ def run(
     """Train a stage into a model folder from its last checkpoint; returns the steps done.
 
     Stops early, with a checkpoint, after `max_minutes` or at SIGINT or SIGTERM. `report` gets
-    every log entry. Raises ValueError where the folder holds a run of other settings, and
+    every log entry; files that cannot be used are listed in `skipped.json` beside the log.
+    Raises ValueError where the folder holds a run of other settings, and
     LossNotFiniteError where a loss is nan: the last checkpoint stays.
     """
     place = run_folder(folder, stage.name)
@@ -74,6 +76,11 @@ def run(
     if init is not None and not checkpoints:
         stage.initialise(init)
     engine = Engine(stage.players, stage.config, options.device)
+    if stage.one_process and engine.num_processes > 1:
+        raise ValueError(
+            f"{stage.name}: trains in one process, got {engine.num_processes}: its loss compares "
+            "all samples of a batch"
+        )
     ema = Ema(stage.network, stage.config.ema_decay)
     start = _resume(checkpoints[-1], stage, engine, ema) if checkpoints else 0
     if dependents and start < stage.config.steps:
@@ -84,12 +91,15 @@ def run(
     if engine.is_main:
         make_folder(place)
         write_json(place / IDENTITY, stage.identity())
+        _write_skipped(place, stage, start)
     saver = _Saver(stage, folder, options, engine, ema)
     with ExitStack() as stack:  # an error in the loop ends threads and log too
         log = None
         if engine.is_main:
             log = stack.enter_context(closing(Log(place, start, report)))
         done = _train(stage, options, engine, ema, saver, log, start)
+    if engine.is_main:
+        _write_skipped(place, stage, start)
     if done == start and not dependents:  # a finished run, called again: a kill may have come
         saver.export()  # between its last checkpoint and its part
     return done
@@ -118,7 +128,8 @@ def _train(
             losses = _train_step(stage, engine, ema, loaded, step)
             done = step + 1
             out_of_time = _over(options.max_minutes, began)
-            last = done == stage.config.steps or stopped.is_set() or out_of_time
+            # processes that do not stop at the same step would wait for each other for ever
+            last = done == stage.config.steps or engine.any(stopped.is_set() or out_of_time)
             if log is not None:
                 log.add(losses)
                 if done % options.log_steps == 0 or last:
@@ -194,6 +205,17 @@ def _resume(checkpoint: Path, stage: Stage, engine: Engine, ema: Ema) -> int:
     ema.updates = state["ema_updates"]
     stage.load_state(state.get("stage", {}))
     return int(state["step"])
+
+
+def _write_skipped(place: Path, stage: Stage, start: int) -> None:
+    """What the run passed over, before it was resumed at `start` too; no file where nothing."""
+    file = place / SKIPPED
+    before = read_json(file) if start and file.is_file() else {}
+    skipped = {**before, **stage.skipped()}
+    if skipped:
+        write_json(file, skipped)
+    else:
+        file.unlink(missing_ok=True)
 
 
 def _check_identity(place: Path, identity: dict[str, Any], has_checkpoints: bool) -> None:

@@ -27,20 +27,24 @@ class StageConfig:
     clip_norm: float = 0.0  # largest gradient norm; 0 is no clipping
     ema_decay: float = 0.9999  # of the exported weights; 0 is no averaging
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward; weights stay fp32
-    checkpointing: bool = False  # gradient checkpointing: less memory, more time
     seed: int = 0  # of everything random in this stage
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "seconds", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}; it must be above 0")
-        for name in ("warmup_steps", "weight_decay", "clip_norm", "seed", "final_learning_rate"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+        self._refuse_negative(
+            "warmup_steps", "weight_decay", "clip_norm", "seed", "final_learning_rate"
+        )
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size: {self.batch_size} is no multiple of {self.accumulate}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: got {self.ema_decay}; allowed: 0 to below 1")
+
+    def _refuse_negative(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +76,20 @@ class VAEStageConfig(StageConfig):
     betas: tuple[float, float] = (0.5, 0.9)
     weight_decay: float = 0.0
     scale_batches: int = 16  # batches from which the latent scale is measured
+    checkpointing: bool = False  # gradient checkpointing: less memory, more time
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse_negative("kl_weight", "adversarial_weight", "adversarial_start")
+        if self.scale_batches < 1:
+            raise ValueError(f"scale_batches: got {self.scale_batches}; at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderStageConfig(StageConfig):
     """STFT loss, then adversarial with feature matching."""
 
-    stft_weight: float = 0.0  # multi-resolution STFT loss (multi-band MelGAN)
+    stft_weight: float = 0.0  # multi-resolution STFT loss, of sub-bands too (multi-band MelGAN)
     adversarial_weight: float = 1.0
     feature_weight: float = 10.0  # feature matching (MelGAN)
     adversarial_start: int = 0  # step from which the discriminator plays
@@ -89,6 +100,9 @@ class VocoderStageConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._refuse_negative(
+            "stft_weight", "adversarial_weight", "feature_weight", "adversarial_start"
+        )
         if self.discriminator_every < 1:
             raise ValueError(f"discriminator_every: got {self.discriminator_every}; at least 1")
 
@@ -100,6 +114,7 @@ class DiffusionStageConfig(StageConfig):
     condition: Literal["audio", "text", "mixed"] = "audio"  # which embedding is the condition
     text_probability: float = 0.5  # of text, where the condition is mixed
     drop_condition: float = 0.1  # probability of the null condition, for guidance
+    checkpointing: bool = False  # gradient checkpointing: less memory, more time
 
     def __post_init__(self) -> None:
         super().__post_init__()

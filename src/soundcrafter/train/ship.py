@@ -20,6 +20,7 @@ from soundcrafter.train.loop import IDENTITY, run_folder
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 RUNS = ("clap", "clap_text", "vae", "vocoder", "diffusion")  # of a model folder
 CREDITS = "CREDITS.csv"
+CREDIT_COLUMNS = ("file", "attribution", "licence", "source")
 
 
 def ship(
@@ -29,28 +30,33 @@ def ship(
     data: Path | None = None,
     dtype: str = "float16",
     figures: Mapping[str, Any] | None = None,
+    notes: str = "",
 ) -> Path:
     """Copy a model folder into `out` in `dtype`, with README.md (the model card) and curves.png.
 
     `data` is the manifest it was trained on: its columns licence, attribution and source become
-    CREDITS.csv. `figures` are measurements for the card, name -> value. Raises ValueError for a
-    folder that is not whole and an unknown dtype.
+    CREDITS.csv. `figures` are measurements for the card, name -> value; `notes` are said in it as
+    they are (limits, terms of the data). Raises ValueError for a folder that is not whole, a table
+    without credits and an unknown dtype, before anything is written.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype: got {dtype!r}; allowed: {', '.join(DTYPES)}")
     folder = open_folder(source)
     folder.require(*PARTS)
-    make_folder(out)
+    sections = []
+    if data is not None:
+        manifest, rows = _read_credits(data)
+        make_folder(out)
+        _write_credits(rows, out / CREDITS)
+        sections.append(_data_section(manifest, rows))
     for name in PARTS:
         _copy_part(folder, name, out, DTYPES[dtype])
     logs = {stage: read_log(run_folder(source, stage)) for stage in RUNS}
     logs = {stage: entries for stage, entries in logs.items() if entries}
     if logs:
         plot_losses(logs, out / "curves.png")
-    sections = [_head(folder, out, dtype)]
-    if data is not None:
-        sections.append(_write_credits(data, out))
-    sections += [_training(source, logs), _figures(figures or {}), _LIMITS]
+    sections = [_head(folder, out, dtype), *sections, _training(source, logs)]
+    sections += [_figures(figures or {}), notes]
     write_text(out / "README.md", "\n".join(section for section in sections if section))
     return out
 
@@ -90,22 +96,25 @@ def _head(folder: ModelFolder, out: Path, dtype: str) -> str:
     )
 
 
-def _write_credits(data: Path, out: Path) -> str:
-    """Write CREDITS.csv from the training rows of the table; returns the card's section."""
+def _read_credits(data: Path) -> tuple[Manifest, list[dict[str, str]]]:
+    """The training recordings, and the credits of each from the table's own columns."""
     table = data / "sounds.csv" if data.is_dir() else data
     manifest = read_manifest(data, split="train")
     used = {manifest.name(recording) for recording in manifest.recordings}
-    columns = ("file", "attribution", "licence", "source")
     with open(table, newline="", encoding="utf-8") as stream:
         found = csv.DictReader(stream)
-        if not set(columns) <= set(found.fieldnames or ()):
-            raise ValueError(f"{table}: no credits in it; needed columns: {', '.join(columns)}")
-        rows = [{key: row[key] for key in columns} for row in found if row["file"] in used]
-    with replacing(out / CREDITS) as temporary, open(temporary, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        if not set(CREDIT_COLUMNS) <= set(found.fieldnames or ()):
+            needed = ", ".join(CREDIT_COLUMNS)
+            raise ValueError(f"{table}: no credits in it; needed columns: {needed}")
+        rows = [{key: row[key] for key in CREDIT_COLUMNS} for row in found]
+    return manifest, [row for row in rows if row["file"] in used]
+
+
+def _write_credits(rows: Sequence[Mapping[str, str]], path: Path) -> None:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, CREDIT_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    return _data_section(manifest, rows)
 
 
 def _data_section(manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> str:
@@ -121,9 +130,6 @@ def _data_section(manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> str:
             "Licences: " + ", ".join(f"{name} {count:,}" for name, count in licences) + ".",
             "",
             "Sources: " + ", ".join(f"{name} ({count:,})" for name, count in sources) + ".",
-            "",
-            "ESC-50 as a compilation is offered under CC BY-NC; of it, only clips that are CC0 or "
-            "CC BY themselves were used, each credited.",
             "",
         ]
     )
@@ -163,10 +169,3 @@ def _figures(figures: Mapping[str, Any]) -> str:
         for name, value in figures.items()
     ]
     return "\n".join(["## Figures", *lines, ""])
-
-
-_LIMITS = """## Limits
-It knows the everyday sounds of its training data and little else; it makes no speech and no music.
-Mono, 16 kHz. Overlapping sources and the order of events are often missed. Captions of the data
-were written from file names and titles, and nobody has listened to every recording.
-"""

@@ -58,6 +58,7 @@ class Stage(ABC):
     name: str  # of its run's folder
     config: StageConfig
     parts: tuple[str, ...]  # of the model folder that it writes
+    one_process: bool = False  # whether its loss cannot be shared between processes
     players: dict[str, Player]  # in the order in which they move; the first one is exported
 
     @property
@@ -99,6 +100,10 @@ class Stage(ABC):
 
     def weights(self, step: int) -> Mapping[str, float]:
         """The weight of each loss term; 1 where it has none."""
+        return {}
+
+    def skipped(self) -> dict[str, str]:
+        """Files of the data that were passed over so far, and why."""
         return {}
 
     def samples(self, network: nn.Module, device: torch.device) -> Samples:

@@ -80,7 +80,10 @@ class PatchPlayer(Player):
 def adaptive_weight(
     reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, maximum: float
 ) -> Tensor:
-    """Ratio of the two losses' gradient norms at the last layer (Esser et al. 2021, eq. 7)."""
+    """Ratio of the two losses' gradient norms at the last layer (Esser et al. 2021, eq. 7).
+
+    Taken anew for each micro-batch, so with adversarial training accumulation is not exact.
+    """
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (found,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
     return (wanted.norm() / (found.norm() + 1e-4)).clamp(0.0, maximum).detach()
@@ -129,6 +132,9 @@ class VAEStage(Stage):
 
     def weights(self, step: int) -> Mapping[str, float]:
         return {"kl": self.config.kl_weight, "adversarial": self.config.adversarial_weight}
+
+    def skipped(self) -> dict[str, str]:
+        return self.sounds.all_skipped
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)

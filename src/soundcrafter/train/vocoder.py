@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from soundcrafter.mel import LogMel
 from soundcrafter.models.discriminators import (
@@ -14,7 +14,7 @@ from soundcrafter.models.discriminators import (
     hinge_discriminator,
     hinge_generator,
 )
-from soundcrafter.models.losses import stft_loss
+from soundcrafter.models.losses import SUB_BAND, stft_loss
 from soundcrafter.models.melgan import MelGAN, apply_weight_norm, fold_weight_norm
 from soundcrafter.settings import to_dict
 from soundcrafter.store import save_part
@@ -38,14 +38,16 @@ class VocoderPlayer(Player):
         self, vocoder: MelGAN, discriminator: WaveDiscriminator, config: VocoderStageConfig
     ) -> None:
         super().__init__(vocoder)
+        self.vocoder = cast(MelGAN, self.network)
         self.discriminator, self.config = Unregistered(discriminator), config
 
     def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
         wave = batch["wave"]
-        fake = self.network(batch["mel"]).float()
+        sub_bands = self.vocoder.sub_bands(batch["mel"])
+        fake = self.vocoder.join_bands(sub_bands).float()
         terms: Terms = {}
         if self.config.stft_weight > 0:
-            terms["stft"] = stft_loss(wave, fake)
+            terms["stft"] = self._stft(wave, fake, sub_bands)
         if step >= self.config.adversarial_start:
             judged = self.discriminator(fake)
             with torch.no_grad():
@@ -53,6 +55,14 @@ class VocoderPlayer(Player):
             terms["adversarial"] = hinge_generator(judged)
             terms["features"] = feature_matching(real, judged)
         return terms, {"fake": fake.detach()}
+
+    def _stft(self, wave: Tensor, fake: Tensor, sub_bands: Tensor) -> Tensor:
+        """Full band; with sub-bands the mean of both (multi-band MelGAN, arXiv 2005.05106)."""
+        full = stft_loss(wave, fake)
+        if self.vocoder.pqmf is None:
+            return full
+        real = self.vocoder.pqmf.analysis(wave)
+        return 0.5 * (full + stft_loss(real, sub_bands, SUB_BAND))
 
 
 class WaveJudge(Player):
@@ -114,6 +124,9 @@ class VocoderStage(Stage):
             "adversarial": self.config.adversarial_weight,
             "features": self.config.feature_weight,
         }
+
+    def skipped(self) -> dict[str, str]:
+        return self.sounds.all_skipped
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
