@@ -34,10 +34,11 @@ def main() -> None:
     model = SoundCrafter.from_pretrained(options.model, "cpu")
     anchors = model.clap.embed_text(families)
     figures = {
-        "families": len(families),
-        "chance": 1 / len(families),
-        "generated": generated_rate(model, families, anchors, options),
-        "real": real_rate(model, families, anchors, options),
+        "generated sounds that retrieve their own prompt's family": generated_rate(
+            model, families, anchors, options
+        ),
+        "real recordings that retrieve their family": real_rate(model, families, anchors, options),
+        "chance": {"top1": 1 / len(families), "families": len(families)},
     }
     text = json.dumps(figures, indent=2)
     print(text)

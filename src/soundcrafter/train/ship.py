@@ -1,7 +1,6 @@
 """A trained model folder made ready to ship: stored in fewer bits, with model card and credits."""
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -164,8 +163,11 @@ def _minutes(identity: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) 
 def _figures(figures: Mapping[str, Any]) -> str:
     if not figures:
         return ""
-    lines = [
-        f"- {name}: {value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in figures.items()
-    ]
-    return "\n".join(["## Figures", *lines, ""])
+    return "\n".join(["## Figures", *(f"- {n}: {_words(v)}" for n, v in figures.items()), ""])
+
+
+def _words(value: Any) -> str:
+    """A measurement in a line: a table of them as name and number, numbers in three digits."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
