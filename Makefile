@@ -40,7 +40,7 @@ mini: .venv/installed
 		--out $(RUN)/encoded $(BY_FAMILY)
 	$(TRAIN).toml diffusion --data $(RUN)/encoded
 	$(BIN)/python benchmarks/family_retrieval.py --model $(RUN) --data $(DATA) \
-		--count 4 --out $(RUN)/figures.json
+		--unseen --count 4 --out $(RUN)/figures.json
 	$(BIN)/soundcrafter ship $(RUN) --out $(MINI) --data $(DATA) --figures $(RUN)/figures.json \
 		--notes docs/mini-notes.md
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from soundcrafter.audio import fit_length, normalize_peak, read_audio
-from soundcrafter.data.manifest import read_manifest
+from soundcrafter.data.manifest import normalize_caption, read_manifest
 from soundcrafter.pipeline import SoundCrafter
 
 
@@ -23,6 +23,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path, help="folder with scored_families.csv")
     parser.add_argument("--split", default="test", help="of the real recordings")
+    parser.add_argument(
+        "--unseen", action="store_true", help="prompts: captions of the split that train lacks"
+    )
     parser.add_argument("--count", default=2, type=int, help="sounds a family")
     parser.add_argument("--seed", default=0, type=int)
     parser.add_argument("--steps", type=int)
@@ -32,10 +35,14 @@ def main() -> None:
     with open(options.data / "scored_families.csv", newline="", encoding="utf-8") as stream:
         families = [row["family"] for row in csv.DictReader(stream)]
     model = SoundCrafter.from_pretrained(options.model, "cpu")
-    anchors = model.clap.embed_text(families)
+    prompts = {family: family for family in families}
+    if options.unseen:
+        prompts = unseen_captions(options.data, options.split, families)
+        families = list(prompts)
+    anchors = model.clap.embed_text(list(prompts.values()))
     figures = {
         "generated sounds that retrieve their own prompt's family": generated_rate(
-            model, families, anchors, options
+            model, prompts, anchors, options
         ),
         "real recordings that retrieve their family": real_rate(model, families, anchors, options),
         "chance": {"top1": 1 / len(families), "families": len(families)},
@@ -47,11 +54,14 @@ def main() -> None:
 
 
 def generated_rate(
-    model: SoundCrafter, families: list[str], anchors: torch.Tensor, options: argparse.Namespace
+    model: SoundCrafter,
+    prompts: dict[str, str],
+    anchors: torch.Tensor,
+    options: argparse.Namespace,
 ) -> dict[str, object]:
-    """Share of generated sounds that retrieve the family whose name was their prompt."""
+    """Share of generated sounds that retrieve the family whose prompt was theirs."""
     sounds = model.generate(
-        families,
+        list(prompts.values()),
         count=options.count,
         seed=options.seed,
         steps=options.steps,
@@ -59,9 +69,10 @@ def generated_rate(
         batch_size=16,
     )
     ranks: dict[str, list[int]] = defaultdict(list)
-    for sound in sounds:
+    for number, sound in enumerate(sounds):
+        wanted = number // options.count
         audio = model.clap.embed_audio(sound.wave, sound.sample_rate)
-        ranks[sound.prompt].append(rank(anchors, audio, families.index(sound.prompt)))
+        ranks[list(prompts)[wanted]].append(rank(anchors, audio, wanted))
     return {**summary(ranks), "seed": options.seed}
 
 
@@ -79,6 +90,20 @@ def real_rate(
             audio = model.clap.embed_audio(wave, model.sample_rate)
             ranks[recording.label].append(rank(anchors, audio, families.index(recording.label)))
     return {**summary(ranks), "split": options.split}
+
+
+def unseen_captions(data: Path, split: str, families: list[str]) -> dict[str, str]:
+    """For each family the first caption of the split that no training recording has, if any."""
+    known = {
+        normalize_caption(r.caption or "") for r in read_manifest(data, split="train").recordings
+    }
+    found: dict[str, str] = {}
+    recordings = read_manifest(data, split=split, label_column="family").recordings
+    for recording in sorted(recordings, key=lambda r: r.caption or ""):
+        caption = recording.caption or ""
+        if recording.label in families and normalize_caption(caption) not in known:
+            found.setdefault(recording.label, caption)
+    return found
 
 
 def rank(anchors: torch.Tensor, audio: torch.Tensor, wanted: int) -> int:
