@@ -227,3 +227,14 @@ def test_whole_data_in_under_a_second(data_dir):
     assert time.perf_counter() - begin < 1
     assert (len(manifest.recordings), len(manifest.skipped)) == (2929, 0)
     assert len(read_manifest(data_dir, split="dev").recordings) == 148
+
+
+def test_frozen_prompts_are_left_out_by_name(tmp_path):
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "b.wav").touch()
+    rows = "file,caption,seconds\na.wav,Puppy yapping!,1\nb.wav,Something else,1\n"
+    (tmp_path / "x.csv").write_text(rows)
+    manifest = exclude_captions(read_manifest(tmp_path / "x.csv"), ("frozen:free",))
+    assert [recording.caption for recording in manifest.recordings] == ["Something else"]
+    with pytest.raises(ValueError, match=r"none\.csv"):
+        exclude_captions(manifest, ("frozen:none",))

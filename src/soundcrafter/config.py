@@ -9,6 +9,7 @@ from torch import nn
 from soundcrafter.diffusion.schedule import DiffusionConfig
 from soundcrafter.models.clap import ClapAudio, ClapAudioConfig, ClapText, ClapTextConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
+from soundcrafter.models.tagger import Tagger, TaggerConfig
 from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.models.vae import VAE, VAEConfig
 
@@ -19,7 +20,9 @@ PARTS: dict[str, tuple[type, type[nn.Module], tuple[str, ...]]] = {
     "vae": (VAEConfig, VAE, ()),
     "unet": (UNetConfig, UNet, ("vae", "clap_audio")),
     "vocoder": (MelGANConfig, MelGAN, ()),
+    "tagger": (TaggerConfig, Tagger, ()),
 }
+GENERATOR_PARTS = ("clap_audio", "clap_text", "vae", "unet", "vocoder")  # what makes sound
 
 
 @dataclass(frozen=True, kw_only=True)

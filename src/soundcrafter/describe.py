@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from soundcrafter.config import PARTS
+from soundcrafter.config import GENERATOR_PARTS, PARTS
 from soundcrafter.settings import to_dict
 from soundcrafter.store import ModelFolder, find_model, open_folder
 from soundcrafter.train.recipe import Recipe, read_recipe
@@ -43,7 +43,7 @@ def _describe_folder(folder: ModelFolder) -> dict[str, Any]:
 
 
 def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    facts = _describe("recipe", {name: getattr(recipe.model, name) for name in PARTS})
+    facts = _describe("recipe", {name: getattr(recipe.model, name) for name in GENERATOR_PARTS})
     for section in ("diffusion", "sampling"):
         facts[section] = to_dict(getattr(recipe.model, section))
     return facts

@@ -83,6 +83,8 @@ class SoundCrafter:
         folder.require("clap_audio", "clap_text", "vae", "unet", "vocoder")
         self.device = torch.device(device)
         self.sampling: SamplingConfig = folder.sampling
+        self.part_sha256 = {name: entry.sha256 for name, entry in folder.parts.items()}
+        self.training_ids = {name: entry.training_id for name, entry in folder.parts.items()}
         self.schedule = Schedule(folder.diffusion)
         tokenizer = folder.load_tokenizer()
         self.clap = Clap(

@@ -37,7 +37,7 @@ class DataConfig:
     mix_probability: float = 0.0  # share of draws that hold two sounds of different labels
     mix_snr_db: tuple[float, float] = (-5.0, 5.0)  # range of the first's level over the second's
     gain_db: float = 0.0  # levels are lowered by 0 to this many decibels
-    exclude_captions: tuple[str, ...] = ()  # csv files whose captions are left out of the data
+    exclude_captions: tuple[str, ...] = ()  # csv files (or frozen:NAME) of captions to leave out
     cache_gb: float = 2.0  # memory for decoded recordings
 
     def __post_init__(self) -> None:

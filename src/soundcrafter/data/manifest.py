@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import resources
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ AUDIOCAPS_COLUMNS = {"youtube_id", "start_time", "caption"}
 # A table or row that names no split is training data: asking it for "test" must fail.
 DEFAULT_SPLIT = "train"
 HEADER_THREADS = 8
+FROZEN = "frozen:"  # before the name of prompts that come with the package
 STOP_WORDS = (
     r"\b(a|an|the|and|or|but|of|in|on|at|to|with|by|for|from|into|onto|as|is|are|was|were|be|been"
     r"|being|it|its|this|that|these|those|while|then|there|some)\b"
@@ -98,11 +100,12 @@ def normalize_caption(text: str) -> str:
 
 def exclude_captions(manifest: Manifest, tables: Sequence[str]) -> Manifest:
     """Leave out the recordings whose caption, normalised, stands in one of the csv `tables`
-    (column caption or prompt; paths relative to the current folder).
+    (column caption or prompt; paths relative to the current folder). `frozen:families` and
+    `frozen:free` are the prompts of evaluate/prompts.
 
     Raises ValueError for a missing table or column, and where no recording is left.
     """
-    found = (caption for table in tables for caption in read_captions(table))
+    found = (caption for table in tables for caption in read_captions(_frozen(table)))
     excluded = {normalize_caption(caption) for caption in found} - {""}
     kept, skipped = [], list(manifest.skipped)
     for recording in manifest.recordings:
@@ -113,6 +116,14 @@ def exclude_captions(manifest: Manifest, tables: Sequence[str]) -> Manifest:
     if not kept:
         raise ValueError(f"exclude_captions: {', '.join(tables)} leave no recording")
     return dataclasses.replace(manifest, recordings=tuple(kept), skipped=tuple(skipped))
+
+
+def _frozen(table: str) -> Path:
+    """The file behind `frozen:NAME`, which stands where the package is; else the path itself."""
+    if not table.startswith(FROZEN):
+        return Path(table)
+    folder = Path(str(resources.files("soundcrafter"))) / "evaluate" / "prompts"
+    return folder / f"{table.removeprefix(FROZEN)}.csv"
 
 
 def read_captions(path: str | PathLike[str]) -> list[str]:

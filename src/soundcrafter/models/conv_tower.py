@@ -55,10 +55,14 @@ class ConvTower(nn.Module):
         self.norm = nn.GroupNorm(channels // _GROUP, channels)
         self.projection = nn.Linear(2 * channels, embed_dim)
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """Normalised mel [B, 1, T, F] -> [B, E], any T."""
+    def pool(self, mel: Tensor) -> Tensor:
+        """Normalised mel [B, 1, T, F] -> what the projection reads [B, 2 C], any T."""
         x = self.stem(mel) + self.frequency
         for block in self.blocks:
             x = block(x)
         x = F.silu(self.norm(x))
-        return self.projection(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Normalised mel [B, 1, T, F] -> [B, E], any T."""
+        return self.projection(self.pool(mel))

@@ -1,4 +1,4 @@
-"""Training: one loop, four stages, one engine room."""
+"""Training: one loop, a stage for each part, one engine room."""
 
 import os
 from pathlib import Path
@@ -10,12 +10,13 @@ from soundcrafter.train.log import Report
 from soundcrafter.train.loop import RunOptions, run
 from soundcrafter.train.recipe import Recipe, read_recipe
 from soundcrafter.train.stage import Stage
+from soundcrafter.train.tagger import TaggerStage
 from soundcrafter.train.vae import VAEStage
 from soundcrafter.train.vocoder import VocoderStage
 
 __all__ = ["STAGES", "Recipe", "RunOptions", "build_stage", "read_recipe", "train"]
 
-STAGES = ("clap", "vae", "vocoder", "diffusion")
+STAGES = ("clap", "vae", "vocoder", "diffusion")  # of a model that makes sound
 
 
 def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
@@ -28,7 +29,9 @@ def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
         return VocoderStage(recipe, data)
     if name == "diffusion":
         return DiffusionStage(recipe, data, folder)
-    raise ValueError(f"stage: got {name!r}; allowed: {', '.join(STAGES)}")
+    if name == "tagger":
+        return TaggerStage(recipe, data)
+    raise ValueError(f"stage: got {name!r}; allowed: {', '.join(STAGES)}, tagger")
 
 
 def train(

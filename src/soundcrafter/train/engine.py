@@ -140,9 +140,14 @@ class Engine:
             optimizer, state = self._optimizers[name], _below(name, tensors)
             full = optimizer.state_dict()
             full["state"] = {}
+            parameters = dict(player.named_parameters())
             for index, key in enumerate(_trained(player)):
                 prefix = f"{key}|"
-                entries = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+                entries = {
+                    k[len(prefix) :]: _laid_out_as(parameters[key], v)
+                    for k, v in state.items()
+                    if k.startswith(prefix)
+                }
                 if entries:
                     full["state"][index] = entries
             optimizer.load_state_dict(full)
@@ -224,6 +229,14 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
 
 def _trained(player: nn.Module) -> list[str]:
     return [name for name, parameter in player.named_parameters() if parameter.requires_grad]
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """The value in the parameter's memory format, which files forget and fused AdamW trusts."""
+    if value.shape != parameter.shape:
+        return value  # a step count
+    same = torch.empty_strided(parameter.shape, parameter.stride(), dtype=value.dtype)
+    return same.copy_(value)
 
 
 def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

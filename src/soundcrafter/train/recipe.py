@@ -8,6 +8,7 @@ from typing import Literal
 from soundcrafter.config import ModelConfig
 from soundcrafter.data.dataset import DataConfig
 from soundcrafter.models.discriminators import PatchDiscriminatorConfig, WaveDiscriminatorConfig
+from soundcrafter.models.tagger import TaggerConfig
 from soundcrafter.settings import from_dict, read_toml
 
 
@@ -129,6 +130,26 @@ class DiffusionStageConfig(StageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaggerStageConfig(StageConfig):
+    """Classification of real recordings, for the tagger that judges generated ones."""
+
+    network: TaggerConfig = field(default_factory=TaggerConfig)
+    label_smoothing: float = 0.1
+    mixup: float = 0.5  # share of sounds that get up to as much of another one
+    tilt: float = 0.5  # largest change of level at both ends of the spectrum, nats
+    band_shift: int = 2  # largest shift in mel bands
+    time_mask: float = 0.25  # longest masked share of the frames
+    band_mask: float = 0.2  # widest masked share of the bands
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse_negative("tilt", "band_shift")
+        for name in ("label_smoothing", "mixup", "time_mask", "band_mask"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One model and how each of its parts is trained."""
 
@@ -138,6 +159,7 @@ class Recipe:
     vae: VAEStageConfig = field(default_factory=VAEStageConfig)
     vocoder: VocoderStageConfig = field(default_factory=VocoderStageConfig)
     diffusion: DiffusionStageConfig = field(default_factory=DiffusionStageConfig)
+    tagger: TaggerStageConfig = field(default_factory=TaggerStageConfig)
 
 
 def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:

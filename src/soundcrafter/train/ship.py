@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from soundcrafter.config import PARTS
+from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.data.manifest import Manifest, read_manifest
 from soundcrafter.files import make_folder, read_json, replacing, write_text
 from soundcrafter.plots import LOG_FACTS, plot_losses
@@ -41,14 +41,14 @@ def ship(
     if dtype not in DTYPES:
         raise ValueError(f"dtype: got {dtype!r}; allowed: {', '.join(DTYPES)}")
     folder = open_folder(source)
-    folder.require(*PARTS)
+    folder.require(*GENERATOR_PARTS)
     sections = []
     if data is not None:
         manifest, rows = _read_credits(data)
         make_folder(out)
         _write_credits(rows, out / CREDITS)
         sections.append(_data_section(manifest, rows))
-    for name in PARTS:
+    for name in GENERATOR_PARTS:
         _copy_part(folder, name, out, DTYPES[dtype])
     logs = {stage: read_log(run_folder(source, stage)) for stage in RUNS}
     logs = {stage: entries for stage, entries in logs.items() if entries}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +22,10 @@ def open_sounds(
     need_caption: bool = False,
     pad: Literal["zero", "repeat"] | None = None,
     finite: bool = False,
+    labels: Callable[[str | None], str] | None = None,
 ) -> Sounds:
-    """The draws of a stage from a manifest or folder. `pad` overrides the data's own.
+    """The draws of a stage from a manifest or folder. `pad` overrides the data's own; `labels`
+    renames each recording's label.
 
     Only `finite` draws keep to the data's variants, which exist to be encoded; others are of
     fresh crops without end.
@@ -30,6 +33,12 @@ def open_sounds(
     manifest = read_manifest(
         data, split=config.split, label_column=config.label_column, need_caption=need_caption
     )
+    if labels is not None:
+        renamed = (
+            dataclasses.replace(recording, label=labels(recording.label))
+            for recording in manifest.recordings
+        )
+        manifest = dataclasses.replace(manifest, recordings=tuple(renamed))
     if pad is not None:
         config = dataclasses.replace(config, pad=pad)
     if not finite:

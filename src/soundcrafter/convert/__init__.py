@@ -1,0 +1,1 @@
+"""Foreign checkpoints: found, checked, read without running code."""

@@ -1,0 +1,203 @@
+"""The figures of the field as pure functions of numpy arrays, computed in float64."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.models.losses import stft_loss
+
+Array = NDArray[np.float64]
+
+
+def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """Fréchet distance of Gaussians fitted to features x [N, D] and y [M, D]; 0 or more.
+
+    |mu_x - mu_y|^2 + Tr(S_x) + Tr(S_y) - 2 Tr (S_x S_y)^1/2 (Heusel et al. 2017, 1706.08500). With
+    A = centred features / sqrt(N - 1) the last trace is the sum of the singular values of
+    A_x A_y^T: no imaginary part, and exact for N below D too. Its expectation depends on N.
+    Raises ValueError for fewer than two rows, different D, and values that are not finite.
+    """
+    x, y = _features("x", x, 2), _features("y", y, 2)
+    _same_width(x, y)
+    mean = np.square(x.mean(0) - y.mean(0)).sum()
+    roots = [_covariance_root(x), _covariance_root(y)]
+    traces = sum(np.square(root).sum() for root in roots)
+    cross = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    return max(float(mean + traces - 2.0 * cross), 0.0)
+
+
+def inception_score(probs: np.ndarray, splits: int = 10, seed: int = 0) -> tuple[float, float]:
+    """Inception score of class probabilities [N, K]: mean and standard deviation over splits.
+
+    exp(mean KL(p || mean p)) in each split (Salimans et al. 2016, 1606.03498), after a shuffle by
+    `seed`; from 1 to the smaller of K and N / splits. Raises ValueError for rows that are no
+    distributions and fewer rows than splits.
+    """
+    probs = _distributions("probs", probs)
+    if not 1 <= splits <= len(probs):
+        raise ValueError(f"splits: got {splits} for {len(probs)} rows; allowed: 1 to the rows")
+    shuffled = probs[np.random.default_rng(seed).permutation(len(probs))]
+    scores = [
+        math.exp(_kl(part, part.mean(0, keepdims=True)).mean())
+        for part in np.array_split(shuffled, splits)
+    ]
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def kl_divergence(reference: np.ndarray, generated: np.ndarray) -> float:
+    """Mean KL(reference || generated) of paired class probabilities [N, K], in nats; 0 or more.
+
+    Probabilities of `generated` count as at least 1e-7; zeros of `reference` add nothing. Raises
+    ValueError for different shapes and rows that are no distributions.
+    """
+    reference, generated = _distributions("reference", reference), _distributions("gen", generated)
+    _same_shape(reference, generated)
+    return max(float(_kl(reference, generated.clip(min=1e-7)).mean()), 0.0)
+
+
+def kernel_distance(
+    x: np.ndarray, y: np.ndarray, subsets: int = 100, subset_size: int = 100, seed: int = 0
+) -> tuple[float, float]:
+    """Kernel distance (KID) of features x [N, D] and y [M, D]: mean and std over subsets.
+
+    The unbiased MMD^2 with kernel (a.b / D + 1)^3 (Binkowski et al. 2018, 1801.01401); about 0 for
+    equal distributions, and below 0 by chance. Raises ValueError for subsets larger than N or M.
+    """
+    x, y = _features("x", x, 2), _features("y", y, 2)
+    _same_width(x, y)
+    if subsets < 1 or not 2 <= subset_size <= min(len(x), len(y)):
+        raise ValueError(
+            f"subsets, subset_size: got {subsets}, {subset_size}; allowed: 1 or more, and 2 to "
+            f"{min(len(x), len(y))}"
+        )
+    rng = np.random.default_rng(seed)
+    values = [
+        _mmd(*(rows[rng.choice(len(rows), subset_size, replace=False)] for rows in (x, y)))
+        for _ in range(subsets)
+    ]
+    return float(np.mean(values)), float(np.std(values))
+
+
+def clap_score(text: np.ndarray, audio: np.ndarray) -> float:
+    """Mean cosine of paired embeddings text [N, E] and audio [N, E], in [-1, 1].
+
+    Raises ValueError for different shapes and a vector of zeros, which has no direction.
+    """
+    text, audio = _features("text", text, 1), _features("audio", audio, 1)
+    _same_shape(text, audio)
+    norms = np.linalg.norm(text, axis=1) * np.linalg.norm(audio, axis=1)
+    if not norms.all():
+        raise ValueError(f"embedding {int(norms.argmin())} is zero: it has no direction")
+    return float(((text * audio).sum(1) / norms).mean())
+
+
+def density_coverage(
+    real: np.ndarray, fake: np.ndarray, neighbours: int = 5
+) -> tuple[float, float]:
+    """Density (0 up, 1 where alike) and coverage (0 to 1) of fake [M, D] around real [N, D].
+
+    By balls around real samples that reach to their k-th neighbour (Naeem et al. 2020, 2002.09797,
+    eq. 3 and 4). Raises ValueError for fewer real rows than `neighbours` + 1.
+    """
+    real, fake = _features("real", real, 1), _features("fake", fake, 1)
+    _same_width(real, fake)
+    if not 1 <= neighbours < len(real):
+        raise ValueError(f"neighbours: got {neighbours}; allowed: 1 to {len(real) - 1}")
+    radii = np.sort(_distances(real, real), axis=1)[:, neighbours]  # place 0 is the point itself
+    inside = _distances(real, fake) <= radii[:, None]
+    return float(inside.sum() / (neighbours * len(fake))), float(inside.any(1).mean())
+
+
+def stft_distance(real: np.ndarray, fake: np.ndarray) -> float:
+    """Multi-resolution STFT distance of waves [N]; 0 or more, see models/losses.stft_loss.
+
+    Raises ValueError for different lengths and waves of 1024 samples or fewer.
+    """
+    pair = _waves(real, fake)
+    return float(stft_loss(pair[0], pair[1]))
+
+
+def log_mel_distance(real: np.ndarray, fake: np.ndarray, mel: MelConfig) -> float:
+    """Mean absolute difference of the log-mels of waves [N] at `mel.sample_rate`; 0 or more.
+
+    In nats of amplitude for `mel.log` ln (1 nat is 8.7 dB). Raises ValueError for different
+    lengths and waves too short for one frame.
+    """
+    pair = _waves(real, fake)
+    log_mel = LogMel(mel)
+    return float((log_mel(pair[0]) - log_mel(pair[1])).abs().mean())
+
+
+def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval that holds a share with 95% confidence (Wilson 1927), after hits of total.
+
+    Raises ValueError where total is 0 or hits are not between 0 and total.
+    """
+    if total < 1 or not 0 <= hits <= total:
+        raise ValueError(f"hits of total: got {hits} of {total}; allowed: 0 to total, 1 or more")
+    share, square = hits / total, z * z / total
+    middle = (share + square / 2) / (1 + square)
+    reach = z / (1 + square) * math.sqrt(share * (1 - share) / total + square / (4 * total))
+    return max(middle - reach, 0.0), min(middle + reach, 1.0)
+
+
+def _covariance_root(x: Array) -> Array:
+    """A [min(N, D), D] with A^T A the covariance of x [N, D]."""
+    centred = (x - x.mean(0)) / math.sqrt(len(x) - 1)
+    return centred if len(x) <= x.shape[1] else np.linalg.qr(centred).R
+
+
+def _kl(p: Array, q: Array) -> Array:
+    """KL(p || q) of each row, [N]."""
+    ratio = np.log(np.where(p > 0, p, 1.0)) - np.log(np.where(q > 0, q, 1.0))
+    return (p * ratio).sum(1)
+
+
+def _mmd(x: Array, y: Array) -> float:
+    def kernel(a: Array, b: Array) -> Array:
+        return (a @ b.T / a.shape[1] + 1.0) ** 3
+
+    n = len(x)
+    within = [(k.sum() - np.trace(k)) / (n * (n - 1)) for k in (kernel(x, x), kernel(y, y))]
+    return float(within[0] + within[1] - 2.0 * kernel(x, y).mean())
+
+
+def _distances(x: Array, y: Array) -> Array:
+    """Euclidean distances [N, M]."""
+    return np.stack([np.linalg.norm(y - row, axis=1) for row in x])
+
+
+def _features(name: str, x: np.ndarray, least: int) -> Array:
+    x = np.asarray(x, dtype=np.float64)
+    if x.ndim != 2 or len(x) < least or not x.shape[1]:
+        raise ValueError(f"{name}: got shape {x.shape}; expected [N, D] with N at least {least}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"{name}: holds NaN or infinite values")
+    return x
+
+
+def _distributions(name: str, x: np.ndarray) -> Array:
+    x = _features(name, x, 1)
+    if (x < 0).any() or (np.abs(x.sum(1) - 1.0) > 1e-3).any():
+        raise ValueError(f"{name}: each row must be probabilities, 0 or more with the sum 1")
+    return x
+
+
+def _same_width(x: Array, y: Array) -> None:
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"features of {x.shape[1]} and {y.shape[1]} dimensions; must be equal")
+
+
+def _same_shape(x: Array, y: Array) -> None:
+    if x.shape != y.shape:
+        raise ValueError(f"pairs of shapes {x.shape} and {y.shape}; must be equal")
+
+
+def _waves(real: np.ndarray, fake: np.ndarray) -> Sequence[torch.Tensor]:
+    if real.ndim != 1 or real.shape != fake.shape:
+        raise ValueError(f"waves of shapes {real.shape} and {fake.shape}; expected equal [N]")
+    return [torch.from_numpy(np.asarray(wave, dtype=np.float32))[None] for wave in (real, fake)]

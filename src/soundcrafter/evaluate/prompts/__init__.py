@@ -1,0 +1,59 @@
+"""Frozen prompts, the same for every model: four wordings of each scored family, and free ones.
+
+None equals a caption of the training data; recipes name the two files in `data.exclude_captions`
+all the same, for data that has not been seen here.
+"""
+
+import csv
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+FAMILIES, FREE = "families.csv", "free.csv"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to type, and the family of sound that should come; "" where none is said."""
+
+    text: str
+    family: str
+
+
+def family_prompts() -> tuple[Prompt, ...]:
+    """4 wordings of each of the 52 scored families, family by family."""
+    return read_prompts(_here(FAMILIES))
+
+
+def free_prompts() -> tuple[Prompt, ...]:
+    """100 looser wordings: slang, synonyms, descriptions."""
+    return read_prompts(_here(FREE))
+
+
+def read_prompts(path: str | os.PathLike[str]) -> tuple[Prompt, ...]:
+    """Prompts of a csv (columns prompt and, where there is one, family) or of a text file, one a
+    line.
+
+    Raises ValueError where the file is missing, has no column prompt or holds no prompt.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot read: {error}") from None
+    if path.suffix.lower() == ".csv":
+        reader = csv.DictReader(text.splitlines())
+        if "prompt" not in (reader.fieldnames or ()):
+            raise ValueError(f"{path}: it has no column prompt")
+        found = [(row["prompt"] or "", row.get("family") or "") for row in reader]
+    else:
+        found = [(line, "") for line in text.splitlines()]
+    prompts = tuple(Prompt(p.strip(), f.strip()) for p, f in found if p.strip())
+    if not prompts:
+        raise ValueError(f"{path}: no prompt in it")
+    return prompts
+
+
+def _here(name: str) -> Path:
+    return Path(str(resources.files("soundcrafter"))) / "evaluate" / "prompts" / name

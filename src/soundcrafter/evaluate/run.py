@@ -1,0 +1,93 @@
+"""What the command `soundcrafter evaluate` does: folders, a model on prompts, the chain."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from soundcrafter.evaluate.chain import recognised
+from soundcrafter.evaluate.compare import (
+    SoundFiles,
+    compare,
+    compare_markdown,
+    embed,
+    find_sounds,
+)
+from soundcrafter.evaluate.embedding import Embedder
+from soundcrafter.evaluate.generate import generate_prompts
+from soundcrafter.evaluate.prompts import Prompt, family_prompts, free_prompts, read_prompts
+from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.files import make_folder, write_json, write_text
+from soundcrafter.pipeline import Progress, SoundCrafter
+from soundcrafter.version import __version__
+
+
+def evaluate_folders(
+    generated: Path,
+    reference: Path,
+    embedders: Sequence[Embedder],
+    out: Path,
+    *,
+    splits: int = 10,
+    seed: int = 0,
+    paired: bool = False,
+    mixed_rates: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compare two folders; writes report.json and report.md into `out`, returns the report."""
+    report = compare(
+        find_sounds(generated, mixed_rates=mixed_rates),
+        find_sounds(reference, mixed_rates=mixed_rates),
+        embedders,
+        splits=splits,
+        seed=seed,
+        paired=paired,
+        progress=progress,
+    )
+    return _write(out, report)
+
+
+def evaluate_prompts(
+    model: SoundCrafter,
+    prompts: Sequence[Prompt],
+    reference: Path,
+    embedders: Sequence[Embedder],
+    out: Path,
+    *,
+    seeds: int = 1,
+    seed: int = 0,
+    splits: int = 10,
+    mixed_rates: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Generate for prompts into out/generated, compare with a folder of real sounds; where the
+    prompts name families, the tagger says how many it recognises."""
+    real = find_sounds(reference, mixed_rates=mixed_rates)
+    stems = generate_prompts(
+        model, prompts, out / "generated", seeds=seeds, seed=seed, progress=progress
+    )
+    found = find_sounds(out / "generated")
+    made = SoundFiles({s: found.files[s] for s in stems}, found.sample_rate, found.skipped)
+    texts = {stem: prompt.text for stem, prompt in stems.items()}
+    report = compare(
+        made, real, embedders, prompts=texts, splits=splits, seed=seed, progress=progress
+    )
+    taggers = [embedder for embedder in embedders if isinstance(embedder, Tagger)]
+    if taggers and all(prompt.family in taggers[0].classes for prompt in prompts):
+        heard = embed(taggers[0], made).probabilities
+        families = [prompt.family for prompt in stems.values()]
+        report["recognised"] = recognised(heard, families, taggers[0].classes)
+    return _write(out, {"model": dict(model.training_ids), **report})
+
+
+def prompts_named(name: str) -> tuple[Prompt, ...]:
+    """The frozen prompts `families` or `free`, or those of a file."""
+    known = {"families": family_prompts, "free": free_prompts}
+    return known[name]() if name in known else read_prompts(name)
+
+
+def _write(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    report = {"version": __version__, **report}
+    make_folder(out)
+    write_json(out / "report.json", report)
+    write_text(out / "report.md", compare_markdown(report))
+    return report

@@ -1,0 +1,73 @@
+"""The shipped tagger as an embedder: which of the scored families a sound of any length is."""
+
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from soundcrafter.audio import fit_length, normalize_peak, resample
+from soundcrafter.evaluate.embedding import Embedding
+from soundcrafter.mel import LogMel
+from soundcrafter.models.tagger import Tagger as Network
+from soundcrafter.store import open_folder
+
+WINDOW = 2.56  # seconds, the length of its training crops
+QUIET = 0.05  # windows whose peak is below this share of the sound's own are silence beside it
+
+
+class Tagger:
+    """Probabilities and features of a sound, averaged over half-overlapping windows of 2.56 s.
+
+    A sound is levelled to a peak of .5 and a short one padded with silence, as in its training.
+    Windows more than 26 dB below the loudest one do not count.
+    """
+
+    def __init__(self, folder: Path, name: str = "tagger", device: str = "cpu") -> None:
+        opened = open_folder(folder)
+        opened.require("tagger")
+        self.name = name
+        self.sha256 = opened.parts["tagger"].sha256
+        self.network = cast(Network, opened.load("tagger")).to(device)
+        self.classes = self.network.config.classes
+        self.sample_rate = self.network.config.mel.sample_rate
+        self._log_mel = LogMel(self.network.config.mel).to(device)
+        self._device = device
+
+    @classmethod
+    def bundled(cls) -> "Tagger":
+        """The frozen tagger that comes with the package."""
+        return _bundled()
+
+    @torch.inference_mode()
+    def __call__(self, wave: np.ndarray, sample_rate: int) -> Embedding:
+        """wave [N] at `sample_rate` Hz -> features [1, D] and probabilities [K].
+
+        Probabilities are the softmax of the windows' mean logits. Raises ValueError for a wave
+        that is empty or not one finite dimension.
+        """
+        wave = np.asarray(wave, dtype=np.float32)
+        if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
+            raise ValueError(f"wave: got shape {wave.shape}; expected finite samples [N], N >= 1")
+        windows = self._windows(normalize_peak(resample(wave, sample_rate, self.sample_rate)))
+        mel = self._log_mel(torch.from_numpy(windows).to(self._device))
+        features = self.network.features(mel)
+        logits = self.network.logits(features).mean(0)
+        return Embedding(
+            features.mean(0, keepdim=True).cpu().numpy(), logits.softmax(0).cpu().numpy()
+        )
+
+    def _windows(self, wave: np.ndarray) -> np.ndarray:
+        """The windows that hold sound, [R, N]."""
+        size = round(WINDOW * self.sample_rate)
+        starts = range(0, max(len(wave) - size // 2, 1), size // 2)
+        windows = np.stack([fit_length(wave[start : start + size], size) for start in starts])
+        peaks = np.abs(windows).max(1)
+        return windows[peaks >= QUIET * peaks.max()]
+
+
+@lru_cache(maxsize=1)
+def _bundled() -> Tagger:
+    return Tagger(Path(str(resources.files("soundcrafter"))) / "assets" / "tagger")

@@ -1,0 +1,123 @@
+"""The tagger's training: sound -> class; cross-entropy on mixed and masked spectrograms."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundcrafter.mel import LogMel
+from soundcrafter.models.tagger import Tagger
+from soundcrafter.settings import to_dict
+from soundcrafter.store import save_part
+from soundcrafter.train.recipe import Recipe, TaggerStageConfig
+from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
+from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part
+
+_MIX, _MASK = 40, 41  # purpose numbers of the augmentation's draws
+
+
+class TaggerPlayer(Player):
+    """The tagger and its loss."""
+
+    def __init__(self, tagger: Tagger, config: TaggerStageConfig) -> None:
+        super().__init__(tagger)
+        self.config = config
+
+    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+        logits, target = self.network(batch["mel"]), batch["target"]
+        loss = F.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
+        hit = (logits.argmax(1) == target.argmax(1)).float().mean()
+        return {"cross_entropy": loss, "accuracy": hit.detach()}, {}
+
+
+class TaggerStage(Stage):
+    """Trains the part `tagger`."""
+
+    name = "tagger"
+    parts = ("tagger",)
+    one_process = True  # a sound is mixed with its neighbour in the batch
+
+    def __init__(self, recipe: Recipe, data: Path) -> None:
+        self.config: TaggerStageConfig = recipe.tagger
+        self.model_config = self.config.network
+        classes, mel = self.model_config.classes, self.model_config.mel
+        torch.manual_seed(self.config.seed)
+        tagger = Tagger(self.model_config)
+        self.players = {"tagger": TaggerPlayer(tagger, self.config)}
+        self.sounds = open_sounds(
+            data,
+            recipe.data,
+            mel=mel,
+            num_samples=segment_samples(self.config.seconds, mel),
+            seed=self.config.seed,
+            labels=lambda label: label if label in classes else classes[-1],
+        )
+        self.log_mel = LogMel(mel)
+
+    def identity(self) -> dict[str, Any]:
+        return {"stage": to_dict(self.config), "data": data_identity(self.sounds)}
+
+    def weights(self, step: int) -> dict[str, float]:
+        return {"accuracy": 0.0}  # watched, not learned from
+
+    def skipped(self) -> dict[str, str]:
+        return self.sounds.all_skipped
+
+    def load_batch(self, indices: Sequence[int]) -> Batch:
+        batch = self.sounds.batch(indices)
+        places = [self.model_config.classes.index(cast(str, label)) for label in batch.labels]
+        return {
+            "wave": batch.wave,
+            "class": torch.tensor(places),
+            "indices": indices,
+            "files": batch.files,
+        }
+
+    def prepare(self, batch: Batch, device: torch.device) -> Batch:
+        target = F.one_hot(batch["class"], len(self.model_config.classes)).float()
+        shares = torch.tensor([self._share(index) for index in batch["indices"]])[:, None]
+        wave = mix_with_next(batch["wave"], shares)
+        mel = self.log_mel(wave)
+        for row, index in enumerate(batch["indices"]):
+            self._distort(mel[row, 0], np.random.default_rng([self.config.seed, _MASK, index]))
+        return {
+            "mel": mel.to(device),
+            "target": mix_with_next(target, shares).to(device),
+            "files": batch["files"],
+        }
+
+    def _share(self, index: int) -> float:
+        """How much of the neighbour a sound is given: 0 for most, else up to a half."""
+        rng = np.random.default_rng([self.config.seed, _MIX, index])
+        mixed = rng.random() < self.config.mixup
+        return float(rng.uniform(0.0, 0.5)) if mixed else 0.0
+
+    def _distort(self, mel: Tensor, rng: np.random.Generator) -> None:
+        """Colour, shift and mask one spectrogram [T, F] in place (SpecAugment, 1904.08779)."""
+        config, bands = self.config, mel.shape[1]
+        tilt = torch.linspace(-1.0, 1.0, bands) * float(rng.uniform(-config.tilt, config.tilt))
+        mel += tilt
+        shift = int(rng.integers(-config.band_shift, config.band_shift + 1))
+        if shift:
+            places = (torch.arange(bands) + shift).clamp(0, bands - 1)
+            mel.copy_(mel[:, places])
+        for axis, longest in ((mel, config.time_mask), (mel.T, config.band_mask)):
+            width = int(rng.integers(0, int(longest * len(axis)) + 1))
+            begin = int(rng.integers(0, len(axis) - width + 1))
+            axis[begin : begin + width] = self.model_config.mel_mean
+
+    def export(self, network: nn.Module, folder: Path) -> None:
+        save_part(folder, "tagger", copy.deepcopy(network), self.model_config)
+
+    def initialise(self, folder: Path) -> None:
+        load_part(self.network, folder, "tagger")
+
+
+def mix_with_next(rows: Tensor, shares: Tensor) -> Tensor:
+    """(1 - share) of each row [B, N] and share [B, 1] of the next one (mixup, 1710.09412)."""
+    return (1.0 - shares) * rows + shares * rows.roll(-1, 0)

@@ -1,0 +1,213 @@
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from soundcrafter.audio import write_audio
+from soundcrafter.cli import main
+from soundcrafter.evaluate.compare import compare, compare_markdown, find_sounds
+from soundcrafter.evaluate.embedders import open_embedder
+from soundcrafter.evaluate.embedding import Embedding
+from soundcrafter.evaluate.generate import generate_prompts
+from soundcrafter.evaluate.prompts import Prompt
+from soundcrafter.pipeline import SoundCrafter
+
+
+class Statistics:
+    """A stand-in that hears level and brightness."""
+
+    name, sample_rate, sha256, classes = "statistics", 16_000, "0" * 64, ("low", "high")
+
+    def __call__(self, wave, sample_rate):
+        spectrum = np.abs(np.fft.rfft(wave[:4000]))
+        bright = float(spectrum[400:].sum() / spectrum.sum())
+        return Embedding(
+            np.array([[wave.std(), bright]], np.float32), np.array([1 - bright, bright], np.float32)
+        )
+
+
+def fill(folder, count, seed=0, rate=16_000):
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        wave = rng.standard_normal(8000).cumsum() * 0.002 * number + rng.standard_normal(8000) * 0.1
+        write_audio(folder / f"{number:02d}.wav", (wave * 0.1).astype(np.float32), rate)
+    return folder
+
+
+@pytest.fixture
+def sides(tmp_path):
+    return fill(tmp_path / "made", 12, 1), fill(tmp_path / "real", 14, 2)
+
+
+def run(sides, **options):
+    return compare(find_sounds(sides[0]), find_sounds(sides[1]), [Statistics()], **options)
+
+
+def test_the_report_says_what_was_measured(sides):
+    (sides[0] / "bad.wav").write_bytes(b"RIFF")
+    report = run(sides, splits=4)
+    assert (report["generated"], report["reference"], report["pairs"]) == (12, 14, 12)
+    assert list(report["skipped"]["generated"]) == ["bad.wav"]
+    found = report["embedders"][0]
+    assert found["floor"]["n"] == 7
+    assert found["is"]["splits"] == 4
+    assert found["is"]["n_over_splits"] == 3
+    assert 0 <= found["fd"] < 1
+    table = compare_markdown(report)
+    for word in ("statistics", "000000000000", "16000", "soxr HQ", "seed 0", "(7)"):
+        assert word in table
+
+
+def test_equal_folders_and_a_shuffle_of_names(tmp_path):
+    real = fill(tmp_path / "real", 10)
+    same = run((real, real))["embedders"][0]
+    assert same["fd"] == pytest.approx(0.0, abs=1e-9)
+    assert same["kl"] == {"mean": 0.0, "pairs": 10}
+    shuffled = tmp_path / "shuffled"
+    shuffled.mkdir()
+    for number in range(10):
+        shutil.copy(real / f"{number:02d}.wav", shuffled / f"{(number + 5) % 10:02d}.wav")
+    other = run((shuffled, real))["embedders"][0]
+    assert other["fd"] == pytest.approx(same["fd"], abs=1e-9)
+    assert other["kl"]["mean"] > 1e-3
+
+
+def test_names_without_partner(sides):
+    with pytest.raises(ValueError, match=r"2 sounds have no partner, the first: 12"):
+        run(sides, paired=True)
+    for file in sides[0].glob("*.wav"):
+        file.rename(file.with_name(f"x{file.name}"))
+    assert "kl" not in run(sides)["embedders"][0]
+
+
+def test_one_sound_has_no_distance(tmp_path):
+    sides = fill(tmp_path / "one", 1), fill(tmp_path / "real", 6)
+    found = run(sides)["embedders"][0]
+    assert found["fd"] is None
+    assert "two sounds" in found["reason"]
+
+
+def test_folders_that_cannot_be_read(sides, tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        find_sounds(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no readable sound"):
+        find_sounds(tmp_path / "empty")
+    write_audio(sides[0] / "other.wav", np.ones(9000, np.float32), 22_050)
+    with pytest.raises(ValueError, match=r"mixed sample rates: 16000 Hz .*, 22050 Hz"):
+        find_sounds(sides[0])
+    assert find_sounds(sides[0], mixed_rates=True).sample_rate == 0
+
+
+def test_noise_moves_the_distance_of_the_shipped_tagger(data_dir):
+    """Fixed halves A and B of equal N: the more noise in B, the farther."""
+    from soundcrafter.audio import read_audio
+    from soundcrafter.data.manifest import read_manifest
+    from soundcrafter.evaluate.metrics import frechet_distance, kl_divergence
+
+    tagger = open_embedder("tagger")
+    recordings = read_manifest(data_dir, split="test").recordings
+    order = np.random.default_rng(0).permutation(len(recordings))
+    waves = [read_audio(recordings[place].file, 16_000, seconds=2.56) for place in order]
+    half = len(waves) // 2
+    first = [tagger(wave, 16_000) for wave in waves[:half]]
+    real, distances = np.concatenate([embedding.features for embedding in first]), []
+    for snr in (np.inf, 20, 10, 0):
+        noisy = []
+        for wave in waves[half : 2 * half]:
+            noise = np.random.default_rng(1).standard_normal(len(wave)).astype(np.float32)
+            level = np.sqrt(np.square(wave).mean()) * 10 ** (-snr / 20)
+            noisy.append(tagger(wave + noise * level, 16_000).features)
+        distances.append(frechet_distance(real, np.concatenate(noisy)))
+    assert distances == sorted(distances)
+    probabilities = np.stack([embedding.probabilities for embedding in first])
+    shuffled = np.roll(probabilities, 1, axis=0)
+    assert kl_divergence(probabilities, probabilities) == pytest.approx(0.0, abs=1e-6)
+    assert kl_divergence(probabilities, shuffled) > 1.0
+    assert frechet_distance(real, real[::-1]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_shuffle_of_captions_lowers_the_clap_score(data_dir):
+    from soundcrafter.audio import read_audio
+    from soundcrafter.data.manifest import read_manifest
+    from soundcrafter.evaluate.metrics import clap_score
+
+    clap = open_embedder("clap")
+    recordings = read_manifest(data_dir, split="dev").recordings[::4]
+    texts = clap.embed_text([recording.caption for recording in recordings])
+    waves = [read_audio(recording.file, 16_000, seconds=5.0) for recording in recordings]
+    audio = np.concatenate([clap(wave, 16_000).features for wave in waves])
+    assert clap_score(texts, audio) > clap_score(np.roll(texts, 7, axis=0), audio) + 0.1
+
+
+class TestGenerate:
+    def test_a_sound_that_is_there_is_kept(self, tiny_model, tmp_path):
+        model = SoundCrafter.from_pretrained(tiny_model, "cpu")
+        prompts = [Prompt(text, "") for text in ("rain", "a dog barks", "wind")]
+        stems = generate_prompts(model, prompts, tmp_path, seeds=2)
+        files = sorted(tmp_path.glob("*.wav"))
+        assert [file.stem for file in files] == sorted(stems)
+        before = {file: file.read_bytes() for file in files}
+        files[1].unlink()
+        generate_prompts(model, prompts, tmp_path, seeds=2)
+        assert {file: file.read_bytes() for file in files} == before
+        with pytest.raises(ValueError, match="other prompts"):
+            generate_prompts(model, prompts[:2], tmp_path)
+
+
+def call(monkeypatch, capsys, *words) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["soundcrafter", "evaluate", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+class TestCommand:
+    def test_two_folders(self, sides, tmp_path, monkeypatch, capsys, tiny_model):
+        words = ["--generated", sides[0], "--reference", sides[1], "--out", tmp_path / "out"]
+        words += ["--checkpoint", f"clap={tiny_model}", "--splits", 3, "--json"]
+        words += ["--embedder", "tagger", "--embedder", "clap"]
+        code, out, _ = call(monkeypatch, capsys, *words)
+        assert code == 0
+        report = json.loads(out)
+        assert report == json.loads((tmp_path / "out" / "report.json").read_text())
+        assert [found["embedder"] for found in report["embedders"]] == ["tagger", "clap"]
+        assert "tagger" in (tmp_path / "out" / "report.md").read_text()
+
+    def test_a_model_on_prompts(self, sides, tmp_path, monkeypatch, capsys, tiny_model):
+        (tmp_path / "prompts.csv").write_text("prompt,family\nit pours,rain\nwoof,dog bark\n")
+        words = [tiny_model, "--prompts", tmp_path / "prompts.csv", "--reference", sides[1]]
+        words += ["--out", tmp_path / "out", "--json"]
+        code, out, _ = call(monkeypatch, capsys, *words)
+        assert code == 0
+        report = json.loads(out)
+        assert report["recognised"]["n"] == 2
+        assert report["embedders"][1]["clap"]["n"] == 2
+        assert len(list((tmp_path / "out" / "generated").glob("*.wav"))) == 2
+
+    @pytest.mark.parametrize(
+        ("words", "fault"),
+        [
+            ([], "give one of"),
+            (["--chain"], "--data"),
+            (["--generated", "x"], "--reference"),
+            (["--generated", "x", "--chain"], "give one of"),
+            (["--prompts", "gone.csv", "--reference", "x"], "gone.csv"),
+            (["--generated", "x", "--reference", "y"], "no such folder"),
+            (["--generated", "x", "--reference", "y", "--embedder", "ear"], "allowed: tagger"),
+            (["--generated", "x", "--reference", "y", "--sha256", "tagger"], "NAME=VALUE"),
+            (["--generated", "x", "--reference", "y", "--sha256", "tagger=00"], "sha256 is"),
+            (["--generated", "x", "--reference", "y", "--checkpoint", "vggish=z"], "no --embedder"),
+        ],
+    )
+    def test_bad_input(self, words, fault, monkeypatch, capsys, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        code, out, err = call(monkeypatch, capsys, *words)
+        assert (code, out) == (2, "")
+        assert fault in err
+        assert err.count("\n") == 1
+        assert not list(tmp_path.iterdir())

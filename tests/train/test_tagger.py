@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+
+from soundcrafter.models.tagger import Tagger, TaggerConfig
+from soundcrafter.store import open_folder
+from soundcrafter.train.tagger import mix_with_next
+
+NETWORK = (
+    "tagger.network.width=8",
+    "tagger.network.depths=[1,1]",
+    'tagger.network.classes=["dog bark","rain","other"]',
+    "tagger.steps=4",
+    "tagger.batch_size=4",
+    "tagger.seconds=0.64",
+    "tagger.accumulate=1",
+)
+
+
+def test_it_trains_resumes_and_is_exported(go, tmp_path):
+    whole = go("tagger", tmp_path / "whole", *NETWORK)
+    assert [entry["step"] for entry in whole] == [1, 2, 3, 4]
+    assert all(np.isfinite(entry["cross_entropy"]) for entry in whole)
+    go("tagger", tmp_path / "cut", *NETWORK, max_minutes=1e-9)
+    rest = go("tagger", tmp_path / "cut", *NETWORK)
+    assert [entry["step"] for entry in rest] == [2, 3, 4]
+    for one, other in zip(whole[1:], rest, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+    tagger = open_folder(tmp_path / "whole").load("tagger")
+    assert tagger(torch.randn(2, 1, 50, 64)).shape == (2, 3)
+
+
+def test_labels_outside_the_classes_are_the_last_one(make_recipe, clips):
+    from soundcrafter.train import build_stage
+
+    stage = build_stage("tagger", make_recipe(*NETWORK), clips, clips)
+    batch = stage.load_batch(range(12))
+    assert set(batch["class"].tolist()) >= {2}
+    prepared = stage.prepare(batch, torch.device("cpu"))
+    assert prepared["target"].sum(1) == pytest.approx(1.0)
+    again = stage.prepare(stage.load_batch(range(12)), torch.device("cpu"))
+    assert torch.equal(prepared["mel"], again["mel"])
+
+
+def test_mixing_by_hand():
+    rows, shares = torch.tensor([[0.0, 2.0], [4.0, 6.0]]), torch.tensor([[0.5], [0.0]])
+    assert mix_with_next(rows, shares).tolist() == [[2.0, 4.0], [4.0, 6.0]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"classes": ("a", "a")}, "twice"),
+        ({"width": 12}, "multiple of 8"),
+        ({"depths": ()}, "depths"),
+        ({"dropout": 1.0}, "dropout"),
+    ],
+)
+def test_impossible_settings(settings, words):
+    with pytest.raises(ValueError, match=words):
+        TaggerConfig(**settings)
+    with pytest.raises(ValueError, match="at least 2"):
+        Tagger(TaggerConfig(classes=("one",)))
