@@ -16,7 +16,7 @@ import soundfile
 import torch
 
 from soundcrafter import cli
-from soundcrafter.config import PARTS
+from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.version import __version__
 
@@ -197,7 +197,7 @@ def test_info_on_a_model(run, tiny_model, tmp_path):
     folder = open_folder(tiny_model)
     counted = {
         name: sum(parameter.numel() for parameter in folder.load(name).parameters())
-        for name in PARTS
+        for name in GENERATOR_PARTS
     }
     assert facts["parameters"] == counted
     assert facts["total"] == sum(counted.values())

@@ -243,8 +243,8 @@ def evaluate(
         str | None, typer.Option(help="Generate for these: families, free, or a csv or text file.")
     ] = None,
     chain: Annotated[bool, typer.Option("--chain", help="Measure the model link by link.")] = False,
-    data: Annotated[Path | None, typer.Option(help="Manifest or folder, for --chain.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data, for --chain.")] = "test",
+    data: Annotated[Path | None, typer.Option(help="Manifest: real sounds of its split.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
     out: Annotated[Path, typer.Option(help="Folder for report and sounds.")] = Path("evaluation"),
     embedder: Annotated[
         list[str] | None,
@@ -272,10 +272,10 @@ def evaluate(
         raise ValueError("evaluate: give one of --generated DIR, --prompts FILE and --chain")
     if chain and data is None:
         raise ValueError("--chain: needs --data, real recordings with their families")
-    if not chain and reference is None:
-        raise ValueError("--reference: needed, a folder of real sounds")
+    if not chain and (reference is None) == (data is None):
+        raise ValueError("evaluate: give real sounds, --reference DIR or --data with --split")
     from soundcrafter.evaluate.chain import chain_markdown, evaluate_chain
-    from soundcrafter.evaluate.compare import compare_markdown
+    from soundcrafter.evaluate.compare import compare_markdown, find_recordings, find_sounds
     from soundcrafter.evaluate.embedders import open_embedder
     from soundcrafter.evaluate.run import evaluate_folders, evaluate_prompts, prompts_named
     from soundcrafter.pipeline import SoundCrafter
@@ -308,11 +308,15 @@ def evaluate(
                 )
                 for name in names
             ]
-            assert reference is not None
+            if reference is not None:
+                real = find_sounds(reference, mixed_rates=mixed_rates)
+            else:
+                assert data is not None
+                real = find_recordings(data, split)
             if generated is not None:
                 report = evaluate_folders(
                     generated,
-                    reference,
+                    real,
                     opened,
                     out,
                     splits=splits,
@@ -326,13 +330,12 @@ def evaluate(
                 report = evaluate_prompts(
                     crafter,
                     wanted,
-                    reference,
+                    real,
                     opened,
                     out,
                     seeds=seeds or 1,
                     seed=seed,
                     splits=splits,
-                    mixed_rates=mixed_rates,
                     progress=advance,
                 )
             text = compare_markdown(report)

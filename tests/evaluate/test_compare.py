@@ -189,12 +189,21 @@ class TestCommand:
         assert report["embedders"][1]["clap"]["n"] == 2
         assert len(list((tmp_path / "out" / "generated").glob("*.wav"))) == 2
 
+    def test_a_split_as_reference(self, sides, clips, tmp_path, monkeypatch, capsys):
+        words = ["--generated", sides[0], "--data", clips, "--split", "train", "--json"]
+        code, out, err = call(
+            monkeypatch, capsys, *words, "--embedder", "tagger", "--out", tmp_path
+        )
+        assert (code, err) == (0, "")
+        assert json.loads(out)["reference"] == 6
+
     @pytest.mark.parametrize(
         ("words", "fault"),
         [
             ([], "give one of"),
             (["--chain"], "--data"),
-            (["--generated", "x"], "--reference"),
+            (["--generated", "x"], "--reference DIR or --data"),
+            (["--generated", "x", "--reference", "y", "--data", "z"], "--reference DIR or"),
             (["--generated", "x", "--chain"], "give one of"),
             (["--prompts", "gone.csv", "--reference", "x"], "gone.csv"),
             (["--generated", "x", "--reference", "y"], "no such folder"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from soundcrafter.config import PARTS
+from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.models.discriminators import PatchDiscriminator, WaveDiscriminator
 from soundcrafter.train import build_stage, read_recipe
 from soundcrafter.train.sounds import segment_samples
@@ -21,7 +21,7 @@ def test_recipes_are_found():
 def test_every_recipe_parses_and_every_part_builds(path):
     recipe = read_recipe(path)
     with torch.device("meta"):
-        networks = [recipe.model.build(part) for part in PARTS]
+        networks = [recipe.model.build(part) for part in GENERATOR_PARTS]
         networks.append(PatchDiscriminator(recipe.vae.discriminator))
         networks.append(WaveDiscriminator(recipe.vocoder.discriminator))
     for network in networks:

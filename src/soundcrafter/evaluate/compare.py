@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from soundcrafter.audio import AUDIO_SUFFIXES, audio_info, read_audio
+from soundcrafter.data.manifest import read_manifest
 from soundcrafter.evaluate.embedders import ClapEmbedder
 from soundcrafter.evaluate.embedding import Embedder
 from soundcrafter.evaluate.metrics import (
@@ -29,7 +30,7 @@ class SoundFiles:
     """The readable sounds of a folder, by file name below it without suffix."""
 
     files: Mapping[str, Path]
-    sample_rate: int  # Hz; 0 where rates are mixed
+    sample_rate: int  # Hz; 0 where rates may be mixed
     skipped: Mapping[str, str]  # file -> reason
 
 
@@ -73,6 +74,19 @@ def find_sounds(folder: Path, *, mixed_rates: bool = False) -> SoundFiles:
         found = ", ".join(f"{rate} Hz ({name})" for rate, name in sorted(rates.items()))
         raise ValueError(f"{folder}: mixed sample rates: {found}; allow them by --mixed-rates")
     return SoundFiles(files, next(iter(rates)) if len(rates) == 1 else 0, skipped)
+
+
+def find_recordings(data: Path, split: str) -> SoundFiles:
+    """The recordings of one split of a manifest, whatever their sample rates.
+
+    Raises ValueError as `read_manifest`, and for recordings that are stretches of longer files.
+    """
+    manifest = read_manifest(data, split=split)
+    part = next((manifest.name(r) for r in manifest.recordings if r.start > 0), None)
+    if part is not None:
+        raise ValueError(f"{data}: {part} is part of a longer file; cut it out first")
+    files = {manifest.name(r).rpartition(".")[0]: r.file for r in manifest.recordings}
+    return SoundFiles(files, 0, dict(manifest.skipped))
 
 
 def embed(embedder: Embedder, sounds: SoundFiles, progress: Progress | None = None) -> Embedded:

@@ -23,7 +23,7 @@ from soundcrafter.version import __version__
 
 def evaluate_folders(
     generated: Path,
-    reference: Path,
+    reference: SoundFiles,
     embedders: Sequence[Embedder],
     out: Path,
     *,
@@ -33,10 +33,10 @@ def evaluate_folders(
     mixed_rates: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compare two folders; writes report.json and report.md into `out`, returns the report."""
+    """Compare a folder with real sounds; writes report.json and report.md into `out`."""
     report = compare(
         find_sounds(generated, mixed_rates=mixed_rates),
-        find_sounds(reference, mixed_rates=mixed_rates),
+        reference,
         embedders,
         splits=splits,
         seed=seed,
@@ -49,19 +49,17 @@ def evaluate_folders(
 def evaluate_prompts(
     model: SoundCrafter,
     prompts: Sequence[Prompt],
-    reference: Path,
+    reference: SoundFiles,
     embedders: Sequence[Embedder],
     out: Path,
     *,
     seeds: int = 1,
     seed: int = 0,
     splits: int = 10,
-    mixed_rates: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Generate for prompts into out/generated, compare with a folder of real sounds; where the
+    """Generate for prompts into out/generated, compare with real sounds; where the
     prompts name families, the tagger says how many it recognises."""
-    real = find_sounds(reference, mixed_rates=mixed_rates)
     stems = generate_prompts(
         model, prompts, out / "generated", seeds=seeds, seed=seed, progress=progress
     )
@@ -69,7 +67,7 @@ def evaluate_prompts(
     made = SoundFiles({s: found.files[s] for s in stems}, found.sample_rate, found.skipped)
     texts = {stem: prompt.text for stem, prompt in stems.items()}
     report = compare(
-        made, real, embedders, prompts=texts, splits=splits, seed=seed, progress=progress
+        made, reference, embedders, prompts=texts, splits=splits, seed=seed, progress=progress
     )
     taggers = [embedder for embedder in embedders if isinstance(embedder, Tagger)]
     if taggers and all(prompt.family in taggers[0].classes for prompt in prompts):
