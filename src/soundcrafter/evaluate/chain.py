@@ -202,15 +202,6 @@ def summarise(rows: Sequence[Row], families: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def confusion(rows: Sequence[Row], link: str, classes: Sequence[str]) -> np.ndarray:
-    """Counts [K, K] of a link: row the true class, column the one heard."""
-    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    for row in rows:
-        if row["link"] == link:
-            counts[classes.index(row["family"]), classes.index(row["heard"])] += 1
-    return counts
-
-
 def recognised(
     probabilities: np.ndarray | None, families: Sequence[str], classes: Sequence[str]
 ) -> dict[str, Any]:
