@@ -1,6 +1,6 @@
 """What a whole model is made of: the parts, their settings, and that they fit together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -8,18 +8,19 @@ from torch import nn
 
 from soundcrafter.diffusion.schedule import DiffusionConfig
 from soundcrafter.models.clap import ClapAudio, ClapAudioConfig, ClapText, ClapTextConfig
-from soundcrafter.models.melgan import MelGAN, MelGANConfig
+from soundcrafter.models.melgan import MelGANConfig
 from soundcrafter.models.tagger import Tagger, TaggerConfig
 from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.models.vae import VAE, VAEConfig
+from soundcrafter.models.vocoder import VocoderConfig, build_vocoder
 
-# Each part: its settings, its network, and the parts whose training ids it depends on.
-PARTS: dict[str, tuple[type, type[nn.Module], tuple[str, ...]]] = {
+# Each part: its settings, what builds its network, and the parts whose training ids it depends on.
+PARTS: dict[str, tuple[Any, Callable[[Any], nn.Module], tuple[str, ...]]] = {
     "clap_audio": (ClapAudioConfig, ClapAudio, ()),
     "clap_text": (ClapTextConfig, ClapText, ("clap_audio",)),
     "vae": (VAEConfig, VAE, ()),
     "unet": (UNetConfig, UNet, ("vae", "clap_audio")),
-    "vocoder": (MelGANConfig, MelGAN, ()),
+    "vocoder": (VocoderConfig, build_vocoder, ()),
     "tagger": (TaggerConfig, Tagger, ()),
 }
 GENERATOR_PARTS = ("clap_audio", "clap_text", "vae", "unet", "vocoder")  # what makes sound
@@ -53,7 +54,7 @@ class ModelConfig:
     clap_text: ClapTextConfig = field(default_factory=ClapTextConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
-    vocoder: MelGANConfig = field(default_factory=MelGANConfig)
+    vocoder: VocoderConfig = field(default_factory=MelGANConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
@@ -72,8 +73,8 @@ class ModelConfig:
 
     def build(self, part: str) -> nn.Module:
         """The network of a part, freshly initialised."""
-        _, network, _ = PARTS[part]
-        return network(getattr(self, part))
+        _, build, _ = PARTS[part]
+        return build(getattr(self, part))
 
 
 def check_together(configs: Mapping[str, Any]) -> None:

@@ -16,9 +16,9 @@ from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser, wind
 from soundcrafter.diffusion.samplers import SAMPLERS
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.models.clap import Clap, ClapAudio, ClapText
-from soundcrafter.models.melgan import MelGAN
 from soundcrafter.models.unet import UNet
 from soundcrafter.models.vae import VAE
+from soundcrafter.models.vocoder import Vocoder
 from soundcrafter.store import ModelFolder, find_model, open_folder
 
 SECONDS_RANGE = (0.2, 600.0)
@@ -94,7 +94,7 @@ class SoundCrafter:
         ).to(self.device)
         self.vae = cast(VAE, folder.load("vae").to(self.device))
         self.unet = cast(UNet, folder.load("unet").to(self.device))
-        self.vocoder = cast(MelGAN, folder.load("vocoder").to(self.device))
+        self.vocoder = cast(Vocoder, folder.load("vocoder").to(self.device))
 
     @classmethod
     def from_pretrained(

@@ -18,11 +18,13 @@ T = TypeVar("T")
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """Build the dataclass `cls` from plain data; nested dataclasses, tuples and literals too.
 
-    `where` is the dotted path of `data`, used in messages. Raises ValueError for unknown keys,
-    missing keys, wrong types, and whatever the dataclass itself refuses.
+    `where` is the dotted path of `data`, used in messages. Of a union of dataclasses the one is
+    built whose literal `kind` is the data's, without a kind the first. Raises ValueError for
+    unknown keys, missing keys, wrong types, and whatever the dataclass itself refuses.
     """
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where or cls.__name__}: expected a table, got {data!r}")
+        raise ValueError(f"{where or getattr(cls, '__name__', 'settings')}: expected a table, got {data!r}")
+    cls = _of_its_kind(cls, data, where)
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
@@ -77,10 +79,13 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 def _merge(base: dict[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in delta.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(dict(merged[key]), value)
-        else:
-            merged[key] = value
+        before = merged.get(key)
+        merged[key] = value
+        if not (isinstance(value, Mapping) and isinstance(before, Mapping)):
+            continue
+        # a table of another kind replaces: what was said of the first kind does not concern it
+        if value.get("kind") in (None, before.get("kind")):
+            merged[key] = _merge(dict(before), value)
     return merged
 
 
@@ -104,6 +109,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
+        if all(map(dataclasses.is_dataclass, arguments)):
+            return from_dict(hint, value, where)
         (inner,) = [argument for argument in arguments if argument is not type(None)]
         return _convert(inner, value, where)
     if origin is Literal:
@@ -139,6 +146,19 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
+
+
+def _of_its_kind(cls: Any, data: Mapping[str, Any], where: str) -> Any:
+    """The dataclass of a union that `data` means; one that is no union is its own answer."""
+    if not isinstance(cls, types.UnionType):
+        return cls
+    members = typing.get_args(cls)
+    hints = {member: typing.get_type_hints(member)["kind"] for member in members}
+    kinds = {typing.get_args(hint)[0]: member for member, hint in hints.items()}
+    kind = data.get("kind", next(iter(kinds)))
+    if kind not in kinds:
+        raise ValueError(f"{_join(where, 'kind')}: got {kind!r}; allowed: {', '.join(kinds)}")
+    return kinds[kind]
 
 
 def _required(field: "dataclasses.Field[Any]") -> bool:

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from soundcrafter.models.discriminators import (
+    Judges,
     PatchDiscriminator,
     PatchDiscriminatorConfig,
+    SpectrogramDiscriminatorConfig,
     WaveDiscriminator,
     WaveDiscriminatorConfig,
+    feature_energy,
     feature_matching,
     hinge_discriminator,
     hinge_generator,
@@ -71,7 +74,7 @@ def test_wave_discriminator_takes_weight_norm() -> None:
         ({"channels": 6}, "multiple of 4"),
         ({"channels": 8, "max_channels": 36}, "do not divide into groups"),
         ({"max_channels": 8}, "at least channels"),
-        ({"scales": 0}, "scales"),
+        ({"scales": -1}, "scales"),
         ({"stride": 1}, "stride"),
     ],
 )
@@ -107,6 +110,43 @@ def test_patch_sample_does_not_depend_on_its_batch(groups: int) -> None:
     torch.testing.assert_close(model(mel)[-1][:1], model(mel[:1])[-1], rtol=1e-4, atol=1e-5)
     model(mel)[-1].sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_judges_of_waves_and_spectrograms() -> None:
+    torch.manual_seed(0)
+    wave = torch.randn(2, 4000)
+    spectrograms = SpectrogramDiscriminatorConfig(
+        resolutions=((512, 128), (128, 32)), channels=4, layers=2
+    )
+    both, alone = (
+        Judges(NARROW, spectrograms),
+        Judges(WaveDiscriminatorConfig(scales=0), spectrograms),
+    )
+    outputs = both(wave)
+    assert len(outputs) == 4
+    assert [tuple(m.shape[1:]) for m in outputs[2]] == [
+        (4, 32, 65),  # frames, and bins by stride 4
+        (8, 16, 33),
+        (16, 8, 17),
+        (16, 8, 17),
+        (1, 8, 17),
+    ]
+    assert len(alone(wave)) == 2
+    assert all(p.requires_grad for p in alone.parameters())
+    assert not list(alone.waves.parameters())
+    apply_weight_norm(both)
+    torch.testing.assert_close(both(wave)[2][-1], outputs[2][-1])
+    with pytest.raises(ValueError, match="resolutions is empty"):
+        Judges(WaveDiscriminatorConfig(scales=0), SpectrogramDiscriminatorConfig())
+    with pytest.raises(ValueError, match="resolutions: got"):
+        SpectrogramDiscriminatorConfig(resolutions=((32, 8),))
+
+
+def test_feature_energy_by_hand() -> None:
+    real, first, second = ([torch.full((1, 2), v), torch.zeros(1, 1)] for v in (0.0, 1.0, 3.0))
+    # near: (1 + 3) / 2, apart: 2
+    assert feature_energy([real], [first], [second]).item() == pytest.approx(2.0 - 1.0)
+    assert feature_energy(real, real, real).item() == 0.0
 
 
 def test_hinge_by_hand() -> None:

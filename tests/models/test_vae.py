@@ -175,6 +175,23 @@ def test_any_stride_round_trips_shapes(stride: tuple[int, int]) -> None:
     assert vae.decode(latent).shape == mel.shape
 
 
+def test_patches_are_channels_of_the_outer_convolutions() -> None:
+    vae = VAE(dataclasses.replace(SMALL, patch=4))
+    assert vae.config.stride == (8, 8)
+    mel = log_mel(2, 16, 16)
+    latent = vae.encode(mel)
+    assert latent.shape == (2, 4, 2, 2)
+    assert vae.decode(latent).shape == mel.shape
+    assert vae.encoder.conv_in.in_channels == vae.decoder.conv_out.out_channels == 16
+    changed = mel.clone()
+    changed[:, :, 5, 6] += 1.0  # one cell: in the patch at (1, 1)
+    seen = []
+    vae.encoder.conv_in.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    vae.encode(mel), vae.encode(changed)
+    difference = (seen[1] - seen[0])[0].abs()
+    assert difference.nonzero().tolist() == [[6, 1, 1]]  # row 1, column 2 of 4 in that patch
+
+
 def test_sides_that_do_not_divide_are_refused() -> None:
     for mel in (log_mel(1, 9, 16), log_mel(1, 8, 15), log_mel(1, 8, 16)[0]):
         with pytest.raises(ValueError, match="time a multiple of 2 and frequency a multiple of 2"):
@@ -217,6 +234,8 @@ def test_memory_format_and_precision_keep_the_answer() -> None:
         ({"mel": MelConfig(num_mels=15)}, "a divisor of the 15 mel bands"),
         ({"mel_std": 0.0}, "mel_std"),
         ({"latent_channels": 0}, "latent_channels"),
+        ({"patch": 0}, "patch"),
+        ({"patch": 16}, "a divisor of the 16 mel bands"),
     ],
 )
 def test_impossible_configs_are_refused(change: dict[str, Any], message: str) -> None:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from soundcrafter.models.losses import SUB_BAND, stft_loss
+from soundcrafter.models.losses import SUB_BAND, energy, stft_loss
+from soundcrafter.store import open_folder
 from soundcrafter.train import build_stage
 
 FULL = ("model.vocoder.bands=1", "model.vocoder.ratios=[8,5,4]")
@@ -47,3 +48,76 @@ def test_the_sub_bands_of_the_wave_itself_are_the_aim(player_and_batch, monkeypa
     monkeypatch.setattr(player.network, "sub_bands", lambda mel: real)
     terms, _ = player(batch, 0)
     assert terms["stft"].item() < 0.1
+
+
+SPECTRAL = (
+    'model.vocoder={kind="spectral",width=8,blocks=1,iterations=2,mel_mean=-5.0,mel_std=3.0}',
+    "vocoder.stft_weight=0.0",
+    "vocoder.energy_weight=1.0",
+    "vocoder.discriminator.scales=0",
+    "vocoder.spectrograms={resolutions=[[256,64],[128,32]],channels=4}",
+)
+
+
+def test_a_spectral_vocoder_makes_two_sounds_of_each_mel(player_and_batch):
+    player, batch = player_and_batch(*SPECTRAL)
+    first, second = batch["turns"]
+    assert first.shape == second.shape == (2, 52, 513)
+    assert not torch.equal(first, second)
+    before, extras = player(batch, 0)
+    assert set(before) == {"energy"}
+    terms, _ = player(batch, 2)  # the discriminators play
+    assert set(terms) == {"energy", "adversarial", "features"}
+    made = player.network(batch["mel"], first)
+    torch.testing.assert_close(extras["fake"], made, atol=1e-6, rtol=1e-5)
+    expected = energy(batch["wave"], made, player.network(batch["mel"], second))
+    assert terms["energy"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_it_trains_resumes_and_is_exported(go, tmp_path):
+    settings = (*SPECTRAL, "vocoder.steps=4", "vocoder.adversarial_start=1")
+    whole = go("vocoder", tmp_path / "whole", *settings)
+    assert "discriminator_hinge" in whole[-1]
+    go("vocoder", tmp_path / "cut", *settings, max_minutes=1e-9)
+    rest = go("vocoder", tmp_path / "cut", *settings)
+    assert [entry["step"] for entry in rest] == [2, 3, 4]
+    for one, other in zip(whole[1:], rest, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+    folder = open_folder(tmp_path / "whole")
+    assert folder.load("vocoder")(torch.randn(2, 1, 20, 64) - 5).shape == (2, 3200)
+    again = go("vocoder", tmp_path / "on", *settings, init=tmp_path / "whole")
+    assert len(again) == 4
+
+
+def test_it_can_learn_from_what_the_vae_decodes(make_recipe, clips, tiny_model):
+    def mels(*overrides):
+        stage = build_stage("vocoder", make_recipe(*SPECTRAL, *overrides), clips, tiny_model)
+        batch = stage.load_batch(range(4))
+        return stage, stage.prepare(batch, torch.device("cpu"))["mel"]
+
+    plain, mel = mels("vocoder.seconds=0.64")
+    every, decoded = mels("vocoder.seconds=0.64", "vocoder.decoded=1.0")
+    some, mixed = mels("vocoder.seconds=0.64", "vocoder.decoded=0.5")
+    vae = open_folder(tiny_model).load("vae")
+    with torch.no_grad():
+        expected = vae.decode(vae.encode(mel))
+    torch.testing.assert_close(decoded, expected, atol=1e-4, rtol=1e-4)
+    same = [torch.allclose(a, b) for a, b in zip(mixed, mel, strict=True)]
+    assert 0 < sum(same) < 4
+    assert plain.identity()["vae"] == ""
+    assert every.identity()["vae"] == open_folder(tiny_model).parts["vae"].training_id
+    assert some.frames % vae.config.stride[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (SPECTRAL[:1], "energy_weight: got 0.0; above 0 for a spectral"),
+        (("vocoder.energy_weight=1.0",), "0 for MelGAN"),
+        (("vocoder.discriminator.scales=0",), "resolutions is empty"),
+        (("vocoder.decoded=1.5",), "decoded: got 1.5"),
+    ],
+)
+def test_impossible_trainings_are_refused(overrides, words, make_recipe, clips, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        build_stage("vocoder", make_recipe(*overrides), clips, tmp_path)

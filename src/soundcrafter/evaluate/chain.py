@@ -14,13 +14,13 @@ import torch
 
 from soundcrafter.audio import fit_length, normalize_peak, read_audio
 from soundcrafter.data.manifest import Manifest, Recording, read_manifest
-from soundcrafter.evaluate.griffin_lim import griffin_lim
 from soundcrafter.evaluate.ledger import Ledger
 from soundcrafter.evaluate.metrics import log_mel_distance, stft_distance, wilson_interval
 from soundcrafter.evaluate.prompts import Prompt, family_prompts
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.files import write_json, write_text
 from soundcrafter.mel import LogMel
+from soundcrafter.models.griffin_lim import griffin_lim
 from soundcrafter.pipeline import Progress, SoundCrafter
 from soundcrafter.version import __version__
 

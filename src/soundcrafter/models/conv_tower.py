@@ -57,11 +57,15 @@ class ConvTower(nn.Module):
 
     def pool(self, mel: Tensor) -> Tensor:
         """Normalised mel [B, 1, T, F] -> what the projection reads [B, 2 C], any T."""
-        x = self.stem(mel) + self.frequency
-        for block in self.blocks:
-            x = block(x)
-        x = F.silu(self.norm(x))
+        x = F.silu(self.norm(self.maps(mel)[-1]))
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+
+    def maps(self, mel: Tensor) -> list[Tensor]:
+        """Normalised mel [B, 1, T, F] -> what the stem and each block give, [B, C, T', F'] each."""
+        maps = [self.stem(mel) + self.frequency]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return maps
 
     def forward(self, mel: Tensor) -> Tensor:
         """Normalised mel [B, 1, T, F] -> [B, E], any T."""

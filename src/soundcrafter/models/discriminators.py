@@ -1,4 +1,4 @@
-"""Adversarial training: MelGAN's discriminator on waves, PatchGAN on mels, and their losses."""
+"""Adversarial training: discriminators on waves, their spectrograms and mels, and their losses."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from soundcrafter.models.losses import log_magnitude
 
 _SLOPE = 0.2  # of every leaky ReLU
 _GROUP = 4  # channels a group in the strided convolutions of the wave discriminator
@@ -20,16 +22,15 @@ Outputs = Sequence[Tensor] | Sequence[Sequence[Tensor]]
 class WaveDiscriminatorConfig:
     """MelGAN's three scales, 16.91M parameters; fewer and narrower layers for small machines."""
 
-    scales: int = 3  # discriminators, each on the wave at half the rate of the one before
+    scales: int = 3  # discriminators (0: none), each on the wave at half the rate of the one before
     channels: int = 16  # width of the first layer, a multiple of 4
     max_channels: int = 1024  # widest layer
     layers: int = 4  # strided layers
     stride: int = 4  # of each strided layer, which also widens by this factor
 
     def __post_init__(self) -> None:
-        for name in ("scales", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; it must be at least 1")
+        if self.scales < 0 or self.layers < 1:
+            raise ValueError(f"scales, layers: got {self.scales}, {self.layers}; at least 0 and 1")
         if self.stride < 2:
             raise ValueError(f"stride: got {self.stride}; it must be at least 2")
         if self.channels < _GROUP or self.channels % _GROUP:
@@ -116,6 +117,74 @@ class WaveDiscriminator(nn.Module):
                 x = F.avg_pool1d(x, 4, stride=2, padding=1, count_include_pad=False)
             outputs.append(scale(x))
         return outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrogramDiscriminatorConfig:
+    """Small networks on log magnitudes at several resolutions, strided at once: cheap on a CPU."""
+
+    resolutions: tuple[tuple[int, int], ...] = ()  # (n_fft, hop) of each; none: no such network
+    channels: int = 16  # width of the first layer
+    layers: int = 2  # layers of stride 2 after it, each twice as wide
+
+    def __post_init__(self) -> None:
+        for n_fft, hop in self.resolutions:
+            if n_fft < 64 or n_fft % 2 or not 0 < hop <= n_fft:
+                raise ValueError(
+                    f"resolutions: got {(n_fft, hop)}; n_fft even, 64 or more, hop 1 to n_fft"
+                )
+        if self.channels < 1 or self.layers < 1:
+            raise ValueError(
+                f"channels, layers: got {self.channels}, {self.layers}; each at least 1"
+            )
+
+
+class _SpectrogramScale(nn.Module):
+    """One resolution: a first layer of stride 4 in frequency, then of stride 2 both ways."""
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, hop: int, config: SpectrogramDiscriminatorConfig) -> None:
+        super().__init__()
+        self.n_fft, self.hop = n_fft, hop
+        widths = [config.channels * 2**i for i in range(config.layers + 1)]
+        self.layers = nn.ModuleList(
+            [nn.Conv2d(1, widths[0], (3, 9), stride=(1, 4), padding=(1, 4))]
+        )
+        for narrow, wide in itertools.pairwise(widths):
+            self.layers.append(nn.Conv2d(narrow, wide, 3, stride=2, padding=1))
+        self.layers.append(nn.Conv2d(widths[-1], widths[-1], 3, padding=1))
+        self.logits = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    def forward(self, wave: Tensor) -> list[Tensor]:
+        with torch.autocast(wave.device.type, enabled=False):
+            x = log_magnitude(wave, self.n_fft, self.hop, self.window)
+        x, maps = (x.transpose(1, 2)[:, None] + 3.0) / 3.0, []  # about zero mean, unit variance
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), _SLOPE)
+            maps.append(x)
+        return [*maps, self.logits(x)]
+
+
+class Judges(nn.Module):
+    """All discriminators of a wave: MelGAN's on the wave itself, others on its spectrograms."""
+
+    def __init__(
+        self, waves: WaveDiscriminatorConfig, spectrograms: SpectrogramDiscriminatorConfig
+    ) -> None:
+        super().__init__()
+        if not waves.scales and not spectrograms.resolutions:
+            raise ValueError("discriminator.scales is 0 and spectrograms.resolutions is empty")
+        self.waves = WaveDiscriminator(waves)
+        self.spectrograms = nn.ModuleList(
+            _SpectrogramScale(n_fft, hop, spectrograms) for n_fft, hop in spectrograms.resolutions
+        )
+
+    def forward(self, wave: Tensor) -> list[list[Tensor]]:
+        """wave [B, N] -> for each network its feature maps, the logits last."""
+        maps = self.waves(wave) if self.waves.config.scales else []
+        return maps + [network(wave) for network in self.spectrograms]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,12 +276,27 @@ def feature_matching(real: Outputs, fake: Outputs) -> Tensor:
     MelGAN eq. 3; the logits are no feature, and no gradient flows into `real`. (MelGAN's code
     has 4.8 times this mean in its default size, 4/5 x 1/3 x 18 maps, besides the weight of 10.)
     """
-    terms = [
-        (r.detach().float() - f.float()).abs().mean()
-        for real_maps, fake_maps in zip(_scales(real), _scales(fake), strict=True)
-        for r, f in zip(real_maps[:-1], fake_maps[:-1], strict=True)
-    ]
+    terms = [(r.detach() - f).abs().mean() for r, f in _features(real, fake)]
     return torch.stack(terms).mean()
+
+
+def feature_energy(real: Outputs, first: Outputs, second: Outputs) -> Tensor:
+    """`feature_matching` of two fakes made from different noise, less half of their own distance.
+
+    See `losses.energy`. Scalar.
+    """
+    apart = [(a - b).abs().mean() for a, b in _features(first, second)]
+    near = 0.5 * (feature_matching(real, first) + feature_matching(real, second))
+    return near - 0.5 * torch.stack(apart).mean()
+
+
+def _features(left: Outputs, right: Outputs) -> list[tuple[Tensor, Tensor]]:
+    """The feature maps of both side by side, without the logits."""
+    return [
+        (a.float(), b.float())
+        for left_maps, right_maps in zip(_scales(left), _scales(right), strict=True)
+        for a, b in zip(left_maps[:-1], right_maps[:-1], strict=True)
+    ]
 
 
 def _scales(outputs: Outputs) -> list[Sequence[Tensor]]:

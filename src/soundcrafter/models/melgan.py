@@ -20,6 +20,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 class MelGANConfig:
     """At hop 160 and 64 mels: ratios 8-5-2-2 have 4.01M parameters, 5-4-4-2 3.19M."""
 
+    kind: Literal["melgan"] = "melgan"
     mel: MelConfig = field(default_factory=MelConfig)  # the spectrogram it reads
     channels: int = 512  # width after the first convolution, halved by each stage
     ratios: tuple[int, ...] = (8, 5, 2, 2)  # upsampling of each stage

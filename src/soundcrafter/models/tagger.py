@@ -52,6 +52,10 @@ class Tagger(nn.Module):
         # narrow convolutions are faster so on a CPU
         self.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def maps(self, mel: Tensor) -> list[Tensor]:
+        """mel [B, 1, T, F] (as `config.mel` makes it) -> the tower's feature maps."""
+        return self.tower.maps((mel - self.config.mel_mean) / self.config.mel_std)
+
     def features(self, mel: Tensor) -> Tensor:
         """mel [B, 1, T, F] (as `config.mel` makes it) -> features [B, D], float32."""
         return self.tower.pool((mel - self.config.mel_mean) / self.config.mel_std).float()

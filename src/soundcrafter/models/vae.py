@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundcrafter.mel import MelConfig
@@ -32,6 +33,7 @@ class VAEConfig:
     channels: int = 128  # width of the first level
     multipliers: tuple[int, ...] = (1, 2, 4)  # width of each level over `channels`
     strides: tuple[tuple[int, int], ...] = ((1, 1), (2, 2), (2, 2))  # on entering a level
+    patch: int = 1  # side of the squares of mel cells that the outer convolutions take as channels
     res_blocks: int = 2  # residual blocks a level (one more in the decoder)
     latent_channels: int = 8  # channels of the latent
     attention: bool = True  # in the middle of encoder and decoder
@@ -43,20 +45,22 @@ class VAEConfig:
         check_levels(
             self.channels, self.multipliers, self.strides, self.res_blocks, self.norm_groups
         )
-        if self.latent_channels < 1:
-            raise ValueError(f"latent_channels: got {self.latent_channels}; allowed: 1 or more")
+        for name in ("latent_channels", "patch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 1 or more")
         if not self.mel_std > 0.0:
             raise ValueError(f"mel_std: got {self.mel_std}; allowed: above 0")
         if self.mel.num_mels % self.stride[1]:
             raise ValueError(
-                f"strides: got a frequency stride of {self.stride[1]} in all; "
+                f"strides, patch: got a frequency stride of {self.stride[1]} in all; "
                 f"allowed: a divisor of the {self.mel.num_mels} mel bands"
             )
 
     @property
     def stride(self) -> Stride:
         """Spectrogram frames and bands a latent position covers: (time, frequency)."""
-        return total_stride(self.strides)
+        time, frequency = total_stride(self.strides)
+        return time * self.patch, frequency * self.patch
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ class VAE(nn.Module):
         """
         check_sides(mel, self.config.stride, "mel")
         normal = (mel - self.config.mel_mean) / self.config.mel_std
-        hidden = self.encoder(normal.to(self.quant_conv.weight.dtype), self.checkpointing)
+        cells = F.pixel_unshuffle(normal.to(self.quant_conv.weight.dtype), self.config.patch)
+        hidden = self.encoder(cells, self.checkpointing)
         mean, logvar = self.quant_conv(hidden).float().chunk(2, dim=1)
         return Posterior(mean, logvar.clamp(-30.0, 20.0))
 
@@ -131,17 +136,18 @@ class VAE(nn.Module):
         Float32, in the units of `config.mel`.
         """
         unscaled = (latent / self.latent_scale).to(self.post_quant_conv.weight.dtype)
-        mel = self.decoder(self.post_quant_conv(unscaled), self.checkpointing)
+        cells = self.decoder(self.post_quant_conv(unscaled), self.checkpointing)
+        mel = F.pixel_shuffle(cells, self.config.patch)
         return mel.float() * self.config.mel_std + self.config.mel_mean
 
 
 class Encoder(nn.Module):
-    """Normalised mel -> mean and log-variance, before the 1x1 convolution that mixes them."""
+    """Normalised mel [B, patch^2, T, F] -> mean and log-variance, not yet mixed."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         widths = [config.channels * multiplier for multiplier in config.multipliers]
-        self.conv_in = nn.Conv2d(1, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.patch**2, widths[0], 3, padding=1)
         self.levels = nn.ModuleList()
         inputs = widths[0]
         for level, width in enumerate(widths):
@@ -163,7 +169,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Unscaled latent, after its 1x1 convolution -> normalised mel."""
+    """Unscaled latent, after its 1x1 convolution -> normalised mel [B, patch^2, T, F]."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -179,7 +185,7 @@ class Decoder(nn.Module):
             self.levels.append(nn.ModuleList(blocks))
             inputs = width
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=EPS)
-        self.conv_out = nn.Conv2d(widths[0], 1, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], config.patch**2, 3, padding=1)
 
     def forward(self, x: Tensor, checkpointing: bool) -> Tensor:
         x = _run_all(self.middle, checkpointing, self.conv_in(x))

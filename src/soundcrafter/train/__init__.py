@@ -26,7 +26,7 @@ def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
     if name == "vae":
         return VAEStage(recipe, data)
     if name == "vocoder":
-        return VocoderStage(recipe, data)
+        return VocoderStage(recipe, data, folder)
     if name == "diffusion":
         return DiffusionStage(recipe, data, folder)
     if name == "tagger":

@@ -19,9 +19,9 @@ from soundcrafter.diffusion.samplers import SAMPLERS
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.mel import LogMel
 from soundcrafter.models.clap import ClapAudio, ClapText
-from soundcrafter.models.melgan import MelGAN
 from soundcrafter.models.unet import UNet
 from soundcrafter.models.vae import VAE, Posterior
+from soundcrafter.models.vocoder import Vocoder
 from soundcrafter.settings import to_dict
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.train.recipe import DiffusionStageConfig, Recipe
@@ -279,7 +279,7 @@ class DiffusionStage(Stage):
         )
 
     @cached_property
-    def _decoders(self) -> tuple[VAE | None, MelGAN | None]:
+    def _decoders(self) -> tuple[VAE | None, Vocoder | None]:
         """VAE and vocoder of the model folder; nothing where its VAE made other latents."""
         if not (self.folder / "config.json").is_file():
             return None, None
@@ -288,7 +288,7 @@ class DiffusionStage(Stage):
             return None, None
         here = isinstance(self.source, AudioSource)
         vae = cast(AudioSource, self.source).vae if here else cast(VAE, parts.load("vae"))
-        return vae, cast(MelGAN, parts.load("vocoder")) if "vocoder" in parts.parts else None
+        return vae, cast(Vocoder, parts.load("vocoder")) if "vocoder" in parts.parts else None
 
     def _time(self, index: int) -> float:
         """The uniform number that chooses a sample's time step.

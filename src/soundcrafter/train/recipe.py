@@ -7,7 +7,11 @@ from typing import Literal
 
 from soundcrafter.config import ModelConfig
 from soundcrafter.data.dataset import DataConfig
-from soundcrafter.models.discriminators import PatchDiscriminatorConfig, WaveDiscriminatorConfig
+from soundcrafter.models.discriminators import (
+    PatchDiscriminatorConfig,
+    SpectrogramDiscriminatorConfig,
+    WaveDiscriminatorConfig,
+)
 from soundcrafter.models.tagger import TaggerConfig
 from soundcrafter.settings import from_dict, read_toml
 
@@ -68,8 +72,11 @@ class ClapStageConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class VAEStageConfig(StageConfig):
-    """Reconstruction + KL + adversarial."""
+    """Reconstruction + KL + adversarial + perceptual."""
 
+    reconstruction_scales: tuple[int, ...] = (1,)  # average poolings of the mel whose L1 is taken
+    perceptual: str = ""  # model folder whose tagger's feature maps are compared; empty: none
+    perceptual_weight: float = 1.0
     kl_weight: float = 1e-6  # of the KL in nats, divided by the mel elements as the L1 is
     adversarial_weight: float = 0.5  # times the adaptive weight
     adversarial_start: int = 50_000  # step from which the discriminator plays
@@ -81,29 +88,42 @@ class VAEStageConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._refuse_negative("kl_weight", "adversarial_weight", "adversarial_start")
+        self._refuse_negative(
+            "kl_weight", "adversarial_weight", "adversarial_start", "perceptual_weight"
+        )
+        if not self.reconstruction_scales or min(self.reconstruction_scales) < 1:
+            raise ValueError(
+                f"reconstruction_scales: got {self.reconstruction_scales}; each at least 1"
+            )
         if self.scale_batches < 1:
             raise ValueError(f"scale_batches: got {self.scale_batches}; at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderStageConfig(StageConfig):
-    """STFT loss, then adversarial with feature matching."""
+    """STFT loss or energy distance, then adversarial with feature matching."""
 
+    energy_weight: float = 0.0  # energy distance of spectrograms (a spectral vocoder's)
+    decoded: float = 0.0  # share of the samples whose mel has been through the folder's VAE
+    gain_db: float = 0.0  # as data.gain_db, for this stage; the larger one counts
     stft_weight: float = 0.0  # multi-resolution STFT loss, of sub-bands too (multi-band MelGAN)
     adversarial_weight: float = 1.0
     feature_weight: float = 10.0  # feature matching (MelGAN)
     adversarial_start: int = 0  # step from which the discriminator plays
     discriminator_every: int = 1  # the discriminator moves every n-th step
     discriminator: WaveDiscriminatorConfig = field(default_factory=WaveDiscriminatorConfig)
+    spectrograms: SpectrogramDiscriminatorConfig = field(
+        default_factory=SpectrogramDiscriminatorConfig
+    )
     betas: tuple[float, float] = (0.5, 0.9)
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._refuse_negative(
-            "stft_weight", "adversarial_weight", "feature_weight", "adversarial_start"
-        )
+        self._refuse_negative("stft_weight", "energy_weight", "adversarial_weight")
+        self._refuse_negative("feature_weight", "adversarial_start", "gain_db")
+        if not 0 <= self.decoded <= 1:
+            raise ValueError(f"decoded: got {self.decoded}; allowed: 0 to 1")
         if self.discriminator_every < 1:
             raise ValueError(f"discriminator_every: got {self.discriminator_every}; at least 1")
 

@@ -8,15 +8,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from soundcrafter.mel import LogMel
+from soundcrafter.mel import LogMel, MelConfig
 from soundcrafter.models.discriminators import (
     PatchDiscriminator,
     hinge_discriminator,
     hinge_generator,
 )
+from soundcrafter.models.losses import multi_scale_l1, perceptual_distance
+from soundcrafter.models.tagger import Tagger
 from soundcrafter.models.vae import VAE
 from soundcrafter.settings import to_dict
-from soundcrafter.store import save_part
+from soundcrafter.store import open_folder, save_part
 from soundcrafter.train.recipe import Recipe, VAEStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (
@@ -35,12 +37,22 @@ _MAX_ADAPTIVE = 1e4  # as in VQGAN's code
 
 
 class VAEPlayer(Player):
-    """The VAE's side: L1, KL, and once the discriminator plays, the adversarial term."""
+    """The VAE's side: L1, KL, perceptual, and once the discriminator plays, the adversarial term.
 
-    def __init__(self, vae: VAE, discriminator: PatchDiscriminator, config: VAEStageConfig) -> None:
+    `critic`: the frozen tagger of the perceptual term, or None.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        discriminator: PatchDiscriminator,
+        critic: Tagger | None,
+        config: VAEStageConfig,
+    ) -> None:
         super().__init__(vae)
         self.vae = cast(VAE, self.network)
         self.discriminator, self.config = Unregistered(discriminator), config
+        self.critic = Unregistered(critic) if critic is not None else None
 
     def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
         mel = batch["mel"]
@@ -48,9 +60,14 @@ class VAEPlayer(Player):
         # decode() divides by the latent scale, which is not 1 when training goes on from a model
         decoded = self.vae.decode(posterior.sample(batch["noise"]) * self.vae.latent_scale)
         terms = {
-            "reconstruction": (decoded - mel).abs().mean(),
+            "reconstruction": multi_scale_l1(mel, decoded, self.config.reconstruction_scales),
             "kl": posterior.kl().mean() / mel[0].numel(),
         }
+        if self.critic is not None:
+            # as its real counterpart in prepare, and narrow convolutions gain nothing by bf16
+            with torch.autocast(mel.device.type, enabled=False):
+                maps = cast(Tagger, self.critic.module).maps(decoded)
+            terms["perceptual"] = perceptual_distance(batch["maps"], maps)
         if step >= self.config.adversarial_start:
             adversarial = hinge_generator(self.discriminator(self._normal(decoded)))
             balance = adaptive_weight(
@@ -89,6 +106,17 @@ def adaptive_weight(
     return (wanted.norm() / (found.norm() + 1e-4)).clamp(0.0, maximum).detach()
 
 
+def _critic(folder: str, mel: MelConfig) -> tuple[Tagger | None, str]:
+    """The frozen tagger of a model folder and its training id; ValueError where its mel differs."""
+    if not folder:
+        return None, ""
+    opened = open_folder(folder)
+    tagger = cast(Tagger, opened.load("tagger")).requires_grad_(False)
+    if tagger.config.mel != mel:
+        raise ValueError(f"vae.perceptual: the tagger of {folder} reads another mel than the VAE's")
+    return tagger, opened.parts["tagger"].training_id
+
+
 class VAEStage(Stage):
     """Trains the part `vae`."""
 
@@ -107,8 +135,9 @@ class VAEStage(Stage):
         vae = VAE(self.model_config)
         vae.checkpointing = self.config.checkpointing
         discriminator = PatchDiscriminator(self.config.discriminator)
+        self.critic, self.critic_id = _critic(self.config.perceptual, self.model_config.mel)
         self.players = {
-            "vae": VAEPlayer(vae, discriminator, self.config),
+            "vae": VAEPlayer(vae, discriminator, self.critic, self.config),
             "discriminator": PatchPlayer(discriminator, vae),
         }
         self.log_mel = LogMel(mel)
@@ -125,13 +154,18 @@ class VAEStage(Stage):
             "model": to_dict(self.model_config),
             "stage": to_dict(self.config),
             "data": data_identity(self.sounds),
+            "perceptual": self.critic_id,
         }
 
     def plays(self, player: str, step: int) -> bool:
         return player == "vae" or step >= self.config.adversarial_start
 
     def weights(self, step: int) -> Mapping[str, float]:
-        return {"kl": self.config.kl_weight, "adversarial": self.config.adversarial_weight}
+        return {
+            "kl": self.config.kl_weight,
+            "adversarial": self.config.adversarial_weight,
+            "perceptual": self.config.perceptual_weight,
+        }
 
     def skipped(self) -> dict[str, str]:
         return self.sounds.all_skipped
@@ -143,7 +177,10 @@ class VAEStage(Stage):
 
     def prepare(self, batch: Batch, device: torch.device) -> Batch:
         mel = self.log_mel.to(device)(batch["wave"].to(device))
-        return {"mel": mel, "noise": batch["noise"].to(device), "files": batch["files"]}
+        prepared = {"mel": mel, "noise": batch["noise"].to(device), "files": batch["files"]}
+        if self.critic is not None:
+            prepared["maps"] = self.critic.to(device).maps(mel)
+        return prepared
 
     def initialise(self, folder: Path) -> None:
         load_part(self.network, folder, "vae")

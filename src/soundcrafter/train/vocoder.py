@@ -1,23 +1,29 @@
-"""The vocoder's training: segment -> mel -> wave; STFT loss, hinge, feature matching."""
+"""The vocoder's training: segment -> mel -> wave; spectral losses, hinge, feature matching."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from soundcrafter.mel import LogMel
 from soundcrafter.models.discriminators import (
-    WaveDiscriminator,
+    Judges,
+    feature_energy,
     feature_matching,
     hinge_discriminator,
     hinge_generator,
 )
-from soundcrafter.models.losses import SUB_BAND, stft_loss
+from soundcrafter.models.losses import SUB_BAND, energy, stft_loss
 from soundcrafter.models.melgan import MelGAN, apply_weight_norm, fold_weight_norm
+from soundcrafter.models.spectral import SpectralConfig, SpectralVocoder
+from soundcrafter.models.vae import VAE
+from soundcrafter.models.vocoder import build_vocoder
 from soundcrafter.settings import to_dict
-from soundcrafter.store import save_part
+from soundcrafter.store import open_folder, save_part
 from soundcrafter.train.recipe import Recipe, VocoderStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (
@@ -28,18 +34,19 @@ from soundcrafter.train.stage import (
     Terms,
     Unregistered,
     load_part,
+    sample_uniform,
 )
 
+_TURNS, _DECODED = 50, 51  # purpose numbers: of Griffin-Lim's phases, of who is decoded
 
-class VocoderPlayer(Player):
-    """The generator's side."""
 
-    def __init__(
-        self, vocoder: MelGAN, discriminator: WaveDiscriminator, config: VocoderStageConfig
-    ) -> None:
+class MelGANPlayer(Player):
+    """The generator's side: what it makes of a mel is one wave."""
+
+    def __init__(self, vocoder: MelGAN, judges: Judges, config: VocoderStageConfig) -> None:
         super().__init__(vocoder)
         self.vocoder = cast(MelGAN, self.network)
-        self.discriminator, self.config = Unregistered(discriminator), config
+        self.judges, self.config = Unregistered(judges), config
 
     def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
         wave = batch["wave"]
@@ -49,9 +56,9 @@ class VocoderPlayer(Player):
         if self.config.stft_weight > 0:
             terms["stft"] = self._stft(wave, fake, sub_bands)
         if step >= self.config.adversarial_start:
-            judged = self.discriminator(fake)
+            judged = self.judges(fake)
             with torch.no_grad():
-                real = self.discriminator(wave)
+                real = self.judges(wave)
             terms["adversarial"] = hinge_generator(judged)
             terms["features"] = feature_matching(real, judged)
         return terms, {"fake": fake.detach()}
@@ -63,6 +70,30 @@ class VocoderPlayer(Player):
             return full
         real = self.vocoder.pqmf.analysis(wave)
         return 0.5 * (full + stft_loss(real, sub_bands, SUB_BAND))
+
+
+class SpectralPlayer(Player):
+    """The spectral vocoder's side: two waves of each mel, from different phases."""
+
+    def __init__(
+        self, vocoder: SpectralVocoder, judges: Judges, config: VocoderStageConfig
+    ) -> None:
+        super().__init__(vocoder)
+        self.judges, self.config = Unregistered(judges), config
+
+    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+        wave, mel, turns = batch["wave"], batch["mel"], batch["turns"]
+        first, second = self.network(torch.cat([mel, mel]), torch.cat(turns)).chunk(2)
+        terms: Terms = {"energy": energy(wave, first, second)}
+        if self.config.stft_weight > 0:
+            terms["stft"] = stft_loss(wave, first)
+        if step >= self.config.adversarial_start:
+            judged = self.judges(first), self.judges(second)
+            with torch.no_grad():
+                real = self.judges(wave)
+            terms["adversarial"] = 0.5 * sum(map(hinge_generator, judged), torch.zeros(()))
+            terms["features"] = feature_energy(real, *judged)
+        return terms, {"fake": first.detach()}
 
 
 class WaveJudge(Player):
@@ -79,37 +110,57 @@ class VocoderStage(Stage):
     name = "vocoder"
     parts = ("vocoder",)
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
+        """`folder` holds the VAE whose decoded mels are learned from, where `decoded` asks so."""
         self.config: VocoderStageConfig = recipe.vocoder
-        if self.config.stft_weight == 0 and self.config.adversarial_start > 0:
-            raise ValueError("vocoder: no loss before adversarial_start while stft_weight is 0")
         self.model_config = recipe.model.vocoder
+        self.spectral = isinstance(self.model_config, SpectralConfig)
+        self._check_losses()
         mel = self.model_config.mel
+        self.vae: VAE | None = None
+        self.vae_id = ""
+        if self.config.decoded:
+            self.vae, self.vae_id = _decoder(folder)
+        num_samples = segment_samples(
+            self.config.seconds, mel, self.vae.config.stride[0] if self.vae else 1
+        )
         self.sounds = open_sounds(
             data,
-            recipe.data,
+            replace(recipe.data, gain_db=max(recipe.data.gain_db, self.config.gain_db)),
             mel=mel,
-            num_samples=segment_samples(self.config.seconds, mel),
+            num_samples=num_samples,
             seed=self.config.seed,
         )
+        self.frames = mel.num_frames(num_samples)
         torch.manual_seed(self.config.seed)
-        vocoder, discriminator = (
-            MelGAN(self.model_config),
-            WaveDiscriminator(self.config.discriminator),
-        )
+        vocoder = build_vocoder(self.model_config)
+        judges = Judges(self.config.discriminator, self.config.spectrograms)
         apply_weight_norm(vocoder)
-        apply_weight_norm(discriminator)
-        self.players = {
-            "vocoder": VocoderPlayer(vocoder, discriminator, self.config),
-            "discriminator": WaveJudge(discriminator),
-        }
+        apply_weight_norm(judges)
+        player = (
+            SpectralPlayer(vocoder, judges, self.config)
+            if isinstance(vocoder, SpectralVocoder)
+            else MelGANPlayer(vocoder, judges, self.config)
+        )
+        self.players = {"vocoder": player, "discriminator": WaveJudge(judges)}
         self.log_mel = LogMel(mel)
+
+    def _check_losses(self) -> None:
+        config = self.config
+        if (config.energy_weight > 0) != self.spectral:
+            raise ValueError(
+                f"vocoder.energy_weight: got {config.energy_weight}; above 0 for a spectral "
+                "vocoder, 0 for MelGAN, which has no noise"
+            )
+        if config.stft_weight == config.energy_weight == 0 and config.adversarial_start > 0:
+            raise ValueError("vocoder: no loss before adversarial_start while stft_weight is 0")
 
     def identity(self) -> dict[str, Any]:
         return {
             "model": to_dict(self.model_config),
             "stage": to_dict(self.config),
             "data": data_identity(self.sounds),
+            "vae": self.vae_id,
         }
 
     def plays(self, player: str, step: int) -> bool:
@@ -121,6 +172,7 @@ class VocoderStage(Stage):
     def weights(self, step: int) -> Mapping[str, float]:
         return {
             "stft": self.config.stft_weight,
+            "energy": self.config.energy_weight,
             "adversarial": self.config.adversarial_weight,
             "features": self.config.feature_weight,
         }
@@ -130,21 +182,41 @@ class VocoderStage(Stage):
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
-        return {"wave": batch.wave, "files": batch.files}
+        loaded = {"wave": batch.wave, "files": batch.files, "indices": indices}
+        if self.spectral:
+            loaded["turns"] = tuple(self._turns(indices, fake) for fake in range(2))
+        return loaded
+
+    def _turns(self, indices: Sequence[int], fake: int) -> Tensor:
+        """Griffin-Lim's first phases for one of the two fakes of each sample."""
+        shape = (self.frames + 2, self.model_config.mel.n_fft // 2 + 1)
+        rows = (
+            np.random.default_rng([self.config.seed, _TURNS, fake, i]).random(shape, np.float32)
+            for i in indices
+        )
+        return torch.from_numpy(np.stack(list(rows)))
 
     def prepare(self, batch: Batch, device: torch.device) -> Batch:
         wave = batch["wave"].to(device)
-        return {"wave": wave, "mel": self.log_mel.to(device)(wave), "files": batch["files"]}
+        mel = self.log_mel.to(device)(wave)
+        if self.vae is not None:
+            share, seed = self.config.decoded, self.config.seed
+            chosen = [sample_uniform(seed, _DECODED, i) < share for i in batch["indices"]]
+            if any(chosen):
+                vae = self.vae.to(device)
+                mel[chosen] = vae.decode(vae.encode(mel[chosen]))
+        turns = tuple(turns.to(device) for turns in batch.get("turns", ()))
+        return {"wave": wave, "mel": mel, "turns": turns, "files": batch["files"]}
 
     def initialise(self, folder: Path) -> None:
-        vocoder = MelGAN(self.model_config)
+        vocoder = build_vocoder(self.model_config)
         load_part(vocoder, folder, "vocoder")
         apply_weight_norm(vocoder)
         self.network.load_state_dict(vocoder.state_dict())
 
     def export(self, network: nn.Module, folder: Path) -> None:
         # not a deep copy: it shares its class with the network, and folding takes away from that
-        vocoder = MelGAN(self.model_config)
+        vocoder = build_vocoder(self.model_config)
         apply_weight_norm(vocoder)
         vocoder.load_state_dict(network.state_dict())
         fold_weight_norm(vocoder)
@@ -157,3 +229,10 @@ class VocoderStage(Stage):
         waves = {f"{i}/real": wave.cpu().numpy() for i, wave in enumerate(batch["wave"])}
         waves |= {f"{i}/vocoder": wave.cpu().numpy() for i, wave in enumerate(fake)}
         return Samples(waves=waves, sample_rate=self.model_config.mel.sample_rate)
+
+
+def _decoder(folder: Path) -> tuple[VAE, str]:
+    """The frozen VAE of a model folder, and its training id."""
+    opened = open_folder(folder)
+    vae = cast(VAE, opened.load("vae")).requires_grad_(False)
+    return vae, opened.parts["vae"].training_id

@@ -1,0 +1,75 @@
+"""Griffin-Lim from a log-mel: a vocoder that needs no training, and where a trained one begins."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from soundcrafter.mel import LogMel, MelConfig
+
+
+@torch.no_grad()
+def griffin_lim(
+    mel: Tensor,
+    config: MelConfig,
+    *,
+    iterations: int = 64,
+    momentum: float = 0.99,
+    turns: Tensor | None = None,
+) -> Tensor:
+    """Log-mel [B, 1, T, F] (as `config` makes it) -> wave [B, T * hop].
+
+    Magnitudes by least squares through the mel filters, negative ones set to zero; phases by the
+    fast Griffin-Lim algorithm (Perraudin, Balazs, Sondergaard 2013) from `turns`
+    [B or 1, T + 2, n_fft / 2 + 1], in whole turns; by default those of `first_turns(T)`. Raises
+    ValueError for other settings than the generator's: ln, magnitudes, "exact".
+    """
+    check_invertible(config)
+    magnitude = _magnitude(mel, config)
+    # the first and last frame again: the wave reaches half a hop beyond their centres
+    magnitude = torch.cat([magnitude[..., :1], magnitude, magnitude[..., -1:]], dim=-1)
+    window = torch.hann_window(config.n_fft, device=mel.device)
+    length = (magnitude.shape[-1] - 1) * config.hop
+    sizes: dict[str, Any] = {"n_fft": config.n_fft, "hop_length": config.hop, "window": window}
+    turns = first_turns(mel.shape[2], config) if turns is None else turns
+    angles = 2 * torch.pi * turns.to(mel.device).transpose(1, 2)
+    phase = torch.polar(torch.ones_like(angles), angles)
+    previous = torch.zeros_like(magnitude, dtype=phase.dtype)
+    for _ in range(iterations):
+        wave = torch.istft(magnitude * phase, **sizes, length=length)
+        rebuilt = torch.stft(wave, **sizes, return_complex=True)
+        # only the angle is kept, so this is the paper's step with alpha = momentum
+        phase = rebuilt - (momentum / (1 + momentum)) * previous
+        phase = phase / phase.abs().clamp(min=1e-16)
+        previous = rebuilt
+    wave = torch.istft(magnitude * phase, **sizes, length=length)
+    begin = config.hop // 2
+    return wave[:, begin : begin + mel.shape[2] * config.hop]
+
+
+def first_turns(frames: int, config: MelConfig, seed: int = 0) -> Tensor:
+    """Uniform phases for a mel of `frames`: [1, frames + 2, n_fft / 2 + 1] in [0, 1).
+
+    Those of a shorter mel begin those of a longer one, and a batch shares them, so that neither
+    length nor batch changes what a sound is made from.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(1, frames + 2, config.n_fft // 2 + 1, generator=generator)
+
+
+def check_invertible(config: MelConfig) -> None:
+    """Raise ValueError for a mel that `griffin_lim` cannot invert."""
+    if (config.log, config.power, config.framing) != ("ln", 1, "exact"):
+        raise ValueError("griffin_lim: needs a mel with log ln, power 1 and framing exact")
+
+
+def least_frames(config: MelConfig) -> int:
+    """The fewest frames that `griffin_lim` takes: reflection needs more samples than it pads."""
+    return config.n_fft // 2 // config.hop + 1
+
+
+def _magnitude(mel: Tensor, config: MelConfig) -> Tensor:
+    """Log-mel [B, 1, T, F] -> magnitudes [B, n_fft / 2 + 1, T]."""
+    filters = LogMel(config).filters.to(mel.device)  # [bins, F]
+    inverse = torch.linalg.pinv(filters.double()).float()  # [F, bins]
+    return (mel[:, 0].exp() @ inverse).clamp(min=0.0).transpose(1, 2)
