@@ -34,8 +34,11 @@ check: lint types test
 mini: .venv/installed
 	$(TRAIN).toml clap --data $(DATA)
 	$(TRAIN)-text.toml clap --data $(DATA) --init $(RUN)
-	$(TRAIN).toml vae --data $(DATA)
+	$(BIN)/soundcrafter train tagger --recipe recipes/perceptual.toml --data $(DATA) \
+		--out $(RUN)-perceptual
+	$(TRAIN).toml vae --data $(DATA) --set vae.perceptual=$(RUN)-perceptual
 	$(TRAIN).toml vocoder --data $(DATA)
+	$(TRAIN)-vocoder.toml vocoder --data $(DATA) --init $(RUN)
 	$(BIN)/soundcrafter data encode --recipe recipes/mini.toml --data $(DATA) --model $(RUN) \
 		--out $(RUN)/encoded $(BY_FAMILY)
 	$(TRAIN).toml diffusion --data $(RUN)/encoded

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from soundcrafter.plots import plot_mel
+from soundcrafter.plots import plot_grid, plot_mel
 
 
 def tone(seconds: float, rate: int) -> np.ndarray:
@@ -52,3 +52,19 @@ def test_faults(tmp_path):
     with pytest.raises(ValueError, match="No such file or directory"):
         plot_mel(tone(0.1, 16000), 16000, tmp_path / "none" / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_fills_its_rows(tmp_path):
+    waves = {f"{i}": tone(0.1, 16000) for i in range(4)}
+    plot_grid(waves, 16000, tmp_path / "row.png")
+    plot_grid(waves, 16000, tmp_path / "square.png", columns=2)
+    sizes = [read_png_size(tmp_path / f"{name}.png") for name in ("row", "square")]
+    assert sizes[0][0] > 1.9 * sizes[1][0]
+    assert sizes[0][1] < 0.6 * sizes[1][1]
+    with pytest.raises(ValueError, match="columns: got 3 for 4 pictures"):
+        plot_grid(waves, 16000, tmp_path / "none.png", columns=3)
+
+
+def read_png_size(path):
+    data = path.read_bytes()
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")

@@ -41,13 +41,22 @@ def plot_mel(
     return None
 
 
-def plot_grid(waves: Mapping[str, Wave], sample_rate: int, path: str | os.PathLike[str]) -> None:
+def plot_grid(
+    waves: Mapping[str, Wave],
+    sample_rate: int,
+    path: str | os.PathLike[str],
+    columns: int | None = None,
+) -> None:
     """Draw several log-mel spectrograms side by side, each under its name, as a PNG.
 
-    `waves` maps a name to wave [N]. ValueError as `plot_mel`.
+    `waves` maps a name to wave [N], `columns` of them in a row, by default all. ValueError as
+    `plot_mel`, and where they do not fill their rows.
     """
-    figure = _figure(3.6 * len(waves), 2.8)
-    panels = figure.subplots(1, len(waves), squeeze=False)[0]
+    rows, rest = divmod(len(waves), columns or len(waves))
+    if rest:
+        raise ValueError(f"columns: got {columns} for {len(waves)} pictures; allowed: a divisor")
+    figure = _figure(3.6 * len(waves) / rows, 2.8 * rows)
+    panels = figure.subplots(rows, len(waves) // rows, squeeze=False).flat
     for axes, (name, wave) in zip(panels, waves.items(), strict=True):
         _draw_on(axes, wave, sample_rate, name)
     _save(figure, Path(path))

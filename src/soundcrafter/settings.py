@@ -23,7 +23,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     unknown keys, missing keys, wrong types, and whatever the dataclass itself refuses.
     """
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where or getattr(cls, '__name__', 'settings')}: expected a table, got {data!r}")
+        name = where or getattr(cls, "__name__", "settings")
+        raise ValueError(f"{name}: expected a table, got {data!r}")
     cls = _of_its_kind(cls, data, where)
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from soundcrafter.mel import LogMel
 from soundcrafter.models.losses import SUB_BAND, energy, stft_loss
 from soundcrafter.store import open_folder
 from soundcrafter.train import build_stage
@@ -74,6 +75,16 @@ def test_a_spectral_vocoder_makes_two_sounds_of_each_mel(player_and_batch):
     assert terms["energy"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", [(), SPECTRAL], ids=["melgan", "spectral"])
+def test_the_mel_term_is_of_the_mel_that_was_asked_for(kind, player_and_batch):
+    player, batch = player_and_batch(*kind, "vocoder.mel_weight=1.0")
+    terms, extras = player(batch, 0)
+    found = LogMel(player.network.config.mel)(extras["fake"])
+    assert terms["mel"].item() == pytest.approx(
+        (found - batch["mel"]).abs().mean().item(), rel=1e-4
+    )
+
+
 def test_it_trains_resumes_and_is_exported(go, tmp_path):
     settings = (*SPECTRAL, "vocoder.steps=4", "vocoder.adversarial_start=1")
     whole = go("vocoder", tmp_path / "whole", *settings)
@@ -104,6 +115,7 @@ def test_it_can_learn_from_what_the_vae_decodes(make_recipe, clips, tiny_model):
     torch.testing.assert_close(decoded, expected, atol=1e-4, rtol=1e-4)
     same = [torch.allclose(a, b) for a, b in zip(mixed, mel, strict=True)]
     assert 0 < sum(same) < 4
+    assert (plain.name, every.name) == ("vocoder", "vocoder_decoded")
     assert plain.identity()["vae"] == ""
     assert every.identity()["vae"] == open_folder(tiny_model).parts["vae"].training_id
     assert some.frames % vae.config.stride[0] == 0

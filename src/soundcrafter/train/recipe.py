@@ -104,6 +104,7 @@ class VocoderStageConfig(StageConfig):
     """STFT loss or energy distance, then adversarial with feature matching."""
 
     energy_weight: float = 0.0  # energy distance of spectrograms (a spectral vocoder's)
+    mel_weight: float = 0.0  # L1 between the mel that is asked for and the mel of what is made
     decoded: float = 0.0  # share of the samples whose mel has been through the folder's VAE
     gain_db: float = 0.0  # as data.gain_db, for this stage; the larger one counts
     stft_weight: float = 0.0  # multi-resolution STFT loss, of sub-bands too (multi-band MelGAN)
@@ -120,7 +121,7 @@ class VocoderStageConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._refuse_negative("stft_weight", "energy_weight", "adversarial_weight")
+        self._refuse_negative("stft_weight", "energy_weight", "adversarial_weight", "mel_weight")
         self._refuse_negative("feature_weight", "adversarial_start", "gain_db")
         if not 0 <= self.decoded <= 1:
             raise ValueError(f"decoded: got {self.decoded}; allowed: 0 to 1")

@@ -17,7 +17,7 @@ from soundcrafter.train.log import read_log
 from soundcrafter.train.loop import IDENTITY, run_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-RUNS = ("clap", "clap_text", "vae", "vocoder", "diffusion")  # of a model folder
+RUNS = ("clap", "clap_text", "vae", "vocoder", "vocoder_decoded", "diffusion")  # of a model folder
 CREDITS = "CREDITS.csv"
 CREDIT_COLUMNS = ("file", "attribution", "licence", "source")
 
@@ -85,7 +85,7 @@ def _head(folder: ModelFolder, out: Path, dtype: str) -> str:
             "# SoundCrafter model card",
             "",
             "Text in, sound effect out: CLAP, a mel VAE, a FiLM-conditioned latent diffusion U-Net "
-            f"and MelGAN. {sum(counts.values()):,} parameters, {size / 1e6:.1f} MB in {dtype}.",
+            f"and a vocoder. {sum(counts.values()):,} parameters, {size / 1e6:.1f} MB in {dtype}.",
             "",
             "| part | parameters |",
             "|---|---|",

@@ -40,13 +40,28 @@ from soundcrafter.train.stage import (
 _TURNS, _DECODED = 50, 51  # purpose numbers: of Griffin-Lim's phases, of who is decoded
 
 
-class MelGANPlayer(Player):
+class VocoderPlayer(Player):
+    """What the generators' sides share."""
+
+    def __init__(
+        self, vocoder: MelGAN | SpectralVocoder, judges: Judges, config: VocoderStageConfig
+    ) -> None:
+        super().__init__(vocoder)
+        self.judges, self.config = Unregistered(judges), config
+        self.log_mel = Unregistered(LogMel(vocoder.config.mel))
+
+    def mel_error(self, wave: Tensor, fake: Tensor) -> Tensor:
+        """L1 between the log-mels of both [B, N]: the one thing that noise does not excuse."""
+        log_mel = self.log_mel.module.to(wave.device)
+        return (log_mel(fake) - log_mel(wave)).abs().mean()
+
+
+class MelGANPlayer(VocoderPlayer):
     """The generator's side: what it makes of a mel is one wave."""
 
-    def __init__(self, vocoder: MelGAN, judges: Judges, config: VocoderStageConfig) -> None:
-        super().__init__(vocoder)
-        self.vocoder = cast(MelGAN, self.network)
-        self.judges, self.config = Unregistered(judges), config
+    @property
+    def vocoder(self) -> MelGAN:
+        return cast(MelGAN, self.network)
 
     def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
         wave = batch["wave"]
@@ -55,6 +70,8 @@ class MelGANPlayer(Player):
         terms: Terms = {}
         if self.config.stft_weight > 0:
             terms["stft"] = self._stft(wave, fake, sub_bands)
+        if self.config.mel_weight > 0:
+            terms["mel"] = self.mel_error(wave, fake)
         if step >= self.config.adversarial_start:
             judged = self.judges(fake)
             with torch.no_grad():
@@ -72,14 +89,8 @@ class MelGANPlayer(Player):
         return 0.5 * (full + stft_loss(real, sub_bands, SUB_BAND))
 
 
-class SpectralPlayer(Player):
+class SpectralPlayer(VocoderPlayer):
     """The spectral vocoder's side: two waves of each mel, from different phases."""
-
-    def __init__(
-        self, vocoder: SpectralVocoder, judges: Judges, config: VocoderStageConfig
-    ) -> None:
-        super().__init__(vocoder)
-        self.judges, self.config = Unregistered(judges), config
 
     def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
         wave, mel, turns = batch["wave"], batch["mel"], batch["turns"]
@@ -87,6 +98,8 @@ class SpectralPlayer(Player):
         terms: Terms = {"energy": energy(wave, first, second)}
         if self.config.stft_weight > 0:
             terms["stft"] = stft_loss(wave, first)
+        if self.config.mel_weight > 0:
+            terms["mel"] = self.mel_error(wave, first)
         if step >= self.config.adversarial_start:
             judged = self.judges(first), self.judges(second)
             with torch.no_grad():
@@ -105,7 +118,7 @@ class WaveJudge(Player):
 
 
 class VocoderStage(Stage):
-    """Trains the part `vocoder`."""
+    """Trains the part `vocoder`; from what the VAE decodes too, it is a run of its own."""
 
     name = "vocoder"
     parts = ("vocoder",)
@@ -120,6 +133,7 @@ class VocoderStage(Stage):
         self.vae: VAE | None = None
         self.vae_id = ""
         if self.config.decoded:
+            self.name = "vocoder_decoded"
             self.vae, self.vae_id = _decoder(folder)
         num_samples = segment_samples(
             self.config.seconds, mel, self.vae.config.stride[0] if self.vae else 1
@@ -173,6 +187,7 @@ class VocoderStage(Stage):
         return {
             "stft": self.config.stft_weight,
             "energy": self.config.energy_weight,
+            "mel": self.config.mel_weight,
             "adversarial": self.config.adversarial_weight,
             "features": self.config.feature_weight,
         }
