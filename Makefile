@@ -11,7 +11,7 @@ DATA ?= ../shared/data
 RUN ?= runs/mini
 MINI := src/soundcrafter/assets/mini
 BY_FAMILY := --set data.label_column=family
-TRAIN = $(BIN)/soundcrafter train --out $(RUN) $(BY_FAMILY) --recipe recipes/mini
+TRAIN = $(BIN)/soundcrafter train --out $(RUN) --recipe recipes/mini
 
 .PHONY: demo test lint types check mini clean
 
@@ -32,8 +32,8 @@ check: lint types test
 
 # Retrain the bundled model from nothing; the same command again goes on where it stopped.
 mini: .venv/installed
-	$(TRAIN).toml clap --data $(DATA)
-	$(TRAIN)-text.toml clap --data $(DATA) --init $(RUN)
+	$(TRAIN).toml clap --data $(DATA) $(BY_FAMILY)
+	$(TRAIN)-text.toml clap --data $(DATA) $(BY_FAMILY) --init $(RUN)
 	$(BIN)/soundcrafter train tagger --recipe recipes/perceptual.toml --data $(DATA) \
 		--out $(RUN)-perceptual
 	$(TRAIN).toml vae --data $(DATA) --set vae.perceptual=$(RUN)-perceptual
@@ -41,10 +41,9 @@ mini: .venv/installed
 	$(TRAIN)-vocoder.toml vocoder --data $(DATA) --init $(RUN)
 	$(BIN)/soundcrafter data encode --recipe recipes/mini.toml --data $(DATA) --model $(RUN) \
 		--out $(RUN)/encoded $(BY_FAMILY)
-	$(TRAIN).toml diffusion --data $(RUN)/encoded
-	$(BIN)/python benchmarks/family_retrieval.py --model $(RUN) --data $(DATA) \
-		--unseen --count 4 --out $(RUN)/figures.json
-	$(BIN)/soundcrafter ship $(RUN) --out $(MINI) --data $(DATA) --figures $(RUN)/figures.json \
+	$(TRAIN).toml diffusion --data $(RUN)/encoded $(BY_FAMILY)
+	$(BIN)/soundcrafter evaluate $(RUN) --chain --data $(DATA) --out $(RUN)/chain
+	$(BIN)/soundcrafter ship $(RUN) --out $(MINI) --data $(DATA) --figures $(RUN)/chain/figures.json \
 		--notes docs/mini-notes.md
 
 clean:

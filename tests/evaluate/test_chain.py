@@ -44,6 +44,12 @@ def test_every_link_is_measured_and_a_kill_loses_nothing(model, recordings, tmp_
     assert report["skipped"] == ["skipped/bad.wav@0"]
     assert report["tagger"] == Tagger.bundled().sha256
     assert (out / "chain.md").read_text().count("\n| ") > 50
+    card = json.loads((out / "figures.json").read_text())
+    assert card["taken for their family by the tagger, test, vae vocoder"] == {
+        key: report["links"]["vae_vocoder"][key]
+        for key in ("accuracy", "of_real", "n", "families_at_zero")
+        if report["links"]["vae_vocoder"][key] is not None
+    }
     lines = (out / "chain.jsonl").read_text().splitlines()
     (out / "chain.jsonl").write_text("\n".join(lines[:6]) + '\n{"key": "gener')
     assert evaluate_chain(model, recordings, out, seeds=1) == report

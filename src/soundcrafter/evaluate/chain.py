@@ -46,8 +46,8 @@ def evaluate_chain(
     label_column: str = "family",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure every link of a model; writes chain.json and chain.md into `out` and returns the
-    report.
+    """Measure every link of a model; writes chain.json, chain.md and figures.json, which a model
+    card takes, into `out` and returns the report.
 
     `data` is a manifest or folder whose `label_column` holds the tagger's classes. Called again
     after a kill it goes on where it was. Raises ValueError where the data has no recording of the
@@ -82,6 +82,7 @@ def evaluate_chain(
     report = {"version": __version__, **identity, **report}
     write_json(out / "chain.json", report)
     write_text(out / "chain.md", chain_markdown(report))
+    write_json(out / "figures.json", card_figures(report))
     return report
 
 
@@ -229,6 +230,18 @@ def _by_family(rows: Sequence[Row], families: Sequence[str]) -> dict[str, tuple[
         hits, n = counts[row["family"]]
         counts[row["family"]] = (hits + (row["heard"] == row["family"]), n + 1)
     return counts
+
+
+def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report's links as figures of a model card: name -> facts."""
+    facts = ("accuracy", "of_real", "n", "families_at_zero")
+    return {
+        f"taken for their family by the tagger, {report['split']}, {link.replace('_', ' ')}": {
+            fact: found[fact] for fact in facts if found[fact] is not None
+        }
+        for link, found in report["links"].items()
+        if found["n"]
+    }
 
 
 def chain_markdown(report: Mapping[str, Any]) -> str:
