@@ -132,6 +132,20 @@ def test_base_is_merged_below(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("delta", "expected"),
+    [
+        ('[part]\nkind = "b"\ny = 2', {"kind": "b", "y": 2}),  # x is of the other kind
+        ('[part]\nkind = "a"\ny = 2', {"kind": "a", "x": 1, "y": 2}),
+        ("[part]\ny = 2", {"kind": "a", "x": 1, "y": 2}),
+    ],
+)
+def test_a_table_of_another_kind_replaces_its_base(tmp_path, delta, expected):
+    (tmp_path / "base.toml").write_text('[part]\nkind = "a"\nx = 1\n')
+    (tmp_path / "delta.toml").write_text(f'base = "base.toml"\n{delta}\n')
+    assert read_toml(tmp_path / "delta.toml") == {"part": expected}
+
+
 def test_base_cycle(tmp_path):
     (tmp_path / "a.toml").write_text('base = "b.toml"\n')
     (tmp_path / "b.toml").write_text('base = "a.toml"\n')
