@@ -6,9 +6,10 @@ Each MODEL is a folder with a `vae`, a `vocoder` or both (`soundcrafter evaluate
 whole models). Recordings of the scored families, as the chain takes them. A row for the recordings
 themselves and one for Griffin-Lim on their mel (64 iterations); then for each folder its vocoder
 on the real mel, its VAE with Griffin-Lim (16 iterations) and its VAE with its vocoder. Columns:
-share taken for its family by the frozen tagger, STFT and log-mel distance to the recording, and
-for a VAE the L1 of its mel. `--pictures FILE.png` draws some of the recordings, a row
-each. `--with FOLDER` takes the VAE or vocoder that a folder lacks from another one.
+share taken for its family by the frozen tagger, STFT and log-mel distance to the recording, grain
+(how much neighbouring bins differ, of what they do in the recording: below 1 is smooth, above it
+is rough), and for a VAE the L1 of its mel. `--pictures FILE.png` draws some of the recordings, a
+row each. `--with FOLDER` takes the VAE or vocoder that a folder lacks from another one.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from soundcrafter.evaluate.metrics import log_mel_distance, stft_distance
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.mel import LogMel, MelConfig
 from soundcrafter.models.griffin_lim import griffin_lim
+from soundcrafter.models.losses import log_magnitude
 from soundcrafter.plots import plot_grid
 from soundcrafter.store import open_folder
 
@@ -53,6 +55,16 @@ def links_of(folder: Path, other: Path | None) -> tuple[dict[str, Link], torch.n
     if vae is not None and vocoder is not None:
         links["vae + vocoder"] = lambda mel: vocoder(vae.decode(vae.encode(mel)))
     return links, vae
+
+
+def grain(wave: np.ndarray, real: np.ndarray, n_fft: int = 1024) -> float:
+    """Mean absolute difference of log magnitudes from bin to bin over that of `real`, where `real`
+    is loud (within 52 dB of its loudest bin)."""
+    pair = torch.from_numpy(np.stack([wave, real]))
+    logs = log_magnitude(pair, n_fft, n_fft // 4, torch.hann_window(n_fft))
+    loud = logs[1, 1:] > logs[1].amax() - 6.0
+    steps = (logs[:, 1:] - logs[:, :-1]).abs()[:, loud].mean(1)
+    return float(steps[0] / steps[1])
 
 
 def recordings(data: Path, split: str, tagger: Tagger) -> Iterator[tuple[Recording, np.ndarray]]:
@@ -115,6 +127,7 @@ def main() -> None:
                 accuracy=heard(made) == recording.label,
                 stft=stft_distance(*pair),
                 log_mel=log_mel_distance(*pair, tagger.network.config.mel),
+                grain=grain(pair[1], pair[0]),
                 seconds=seconds,
             )
             if shown and (name == "griffin-lim" or name.endswith("vocoder")):

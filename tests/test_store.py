@@ -413,9 +413,9 @@ def test_a_model_config_builds_its_parts():
         unet=UNetConfig(channels=8, embed_dim=16, norm_groups=4),
         vocoder=MelGANConfig(channels=32),
     )
-    for name, (settings, network, _) in ((n, PARTS[n]) for n in GENERATOR_PARTS):
+    for name, (settings, _, _) in ((n, PARTS[n]) for n in GENERATOR_PARTS):
         assert isinstance(getattr(config, name), settings)
-        assert isinstance(config.build(name), network)
+        assert config.build(name).config is getattr(config, name)
 
 
 @pytest.mark.parametrize(

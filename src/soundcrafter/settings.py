@@ -157,7 +157,7 @@ def _of_its_kind(cls: Any, data: Mapping[str, Any], where: str) -> Any:
     hints = {member: typing.get_type_hints(member)["kind"] for member in members}
     kinds = {typing.get_args(hint)[0]: member for member, hint in hints.items()}
     kind = data.get("kind", next(iter(kinds)))
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{_join(where, 'kind')}: got {kind!r}; allowed: {', '.join(kinds)}")
     return kinds[kind]
 
