@@ -27,7 +27,7 @@ class SpectralConfig:
     kind: Literal["spectral"] = "spectral"
     mel: MelConfig = field(default_factory=MelConfig)  # the spectrogram it reads
     n_fft: int = 640  # window of the spectrum that is mended; shorter than the mel's: attacks
-    iterations: int = 8  # of Griffin-Lim
+    iterations: int = 16  # of Griffin-Lim
     width: int = 256  # channels of the blocks
     blocks: int = 8
     kernel: int = 7  # frames a block sees, odd
