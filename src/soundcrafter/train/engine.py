@@ -1,5 +1,6 @@
 """The engine room: the only place that knows Accelerate, devices, precision and processes."""
 
+import atexit
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -218,6 +219,8 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
     group = torch.distributed.is_available() and torch.distributed.is_initialized()
     AcceleratorState._reset_state(reset_partial_state=not group)  # a process may train in turn
     state = PartialState(cpu=device.type == "cpu")
+    if state.num_processes > 1 and not group:
+        atexit.register(_leave_group)  # threads of an open group can abort the ending process
     if state.num_processes == 1:
         state.device = device  # Accelerate itself only knows CPU and not CPU
     if state.device.type != device.type:
@@ -225,6 +228,11 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
             f"device: asked for {device}, but this process is set up on {state.device}"
         )
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _trained(player: nn.Module) -> list[str]:
