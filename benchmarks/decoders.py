@@ -96,6 +96,7 @@ def main() -> None:
         links |= {f"{model.name}: {name}": link for name, link in found.items()}
         if vae is not None:
             vaes[model.name] = vae
+    drawn = [name for name in links if name == "griffin-lim" or name.endswith("vocoder")]
     rows: dict[str, dict[str, list[float]]] = {}
 
     def note(name: str, **figures: float) -> None:
@@ -130,7 +131,7 @@ def main() -> None:
                 grain=grain(pair[1], pair[0]),
                 seconds=seconds,
             )
-            if shown and (name == "griffin-lim" or name.endswith("vocoder")):
+            if shown and name in drawn:
                 pictures[f"{recording.label}: {name}"] = made
     print(f"{arguments.split}, N {len(rows['real']['accuracy'])}, tagger {tagger.sha256[:12]}")
     means = {n: {k: float(np.mean(v)) for k, v in row.items()} for n, row in rows.items()}
@@ -139,8 +140,7 @@ def main() -> None:
     if arguments.out:
         arguments.out.write_text(json.dumps(means, indent=1) + "\n", encoding="utf-8")
     if arguments.pictures:
-        shown_links = [n for n in links if n == "griffin-lim" or n.endswith("vocoder")]
-        plot_grid(pictures, MEL.sample_rate, arguments.pictures, columns=1 + len(shown_links))
+        plot_grid(pictures, MEL.sample_rate, arguments.pictures, columns=1 + len(drawn))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Like Vocos (arXiv 2306.00814) it is ConvNeXt blocks and one inverse STFT, which a CPU likes. Unlike
 Vocos it invents no phase: steady tones need one that advances over seconds, more than blocks of a
 few frames can count. Griffin-Lim brings it, from random phases, which are also the noise that
-textures are made of. The network starts as the identity, so this is Griffin-Lim at its worst.
+textures are made of. The network starts as the identity: training begins at its quality.
 """
 
 from dataclasses import dataclass, field

@@ -101,11 +101,11 @@ class SpectralPlayer(VocoderPlayer):
         if self.config.mel_weight > 0:
             terms["mel"] = self.mel_error(wave, first)
         if step >= self.config.adversarial_start:
-            judged = self.judges(first), self.judges(second)
+            one, other = self.judges(first), self.judges(second)
             with torch.no_grad():
                 real = self.judges(wave)
-            terms["adversarial"] = 0.5 * sum(map(hinge_generator, judged), torch.zeros(()))
-            terms["features"] = feature_energy(real, *judged)
+            terms["adversarial"] = 0.5 * (hinge_generator(one) + hinge_generator(other))
+            terms["features"] = feature_energy(real, one, other)
         return terms, {"fake": first.detach()}
 
 
