@@ -109,6 +109,39 @@ def test_balance_by_label(manifest):
     assert 100 < files["6.wav"] < 200, "half of b's draws"
 
 
+def test_rare_labels_get_less_than_a_full_share(tmp_path):
+    """Full share 4: labels of 1, 4 and 8 recordings get 1, 4 and 4 of 9 lots."""
+    counts = {"once": 1, "four": 4, "many": 8}
+    rows = ["file,label,seconds"]
+    for label, count in counts.items():
+        rows += [
+            f"{noise(tmp_path / f'{label}{n}.wav', 0.1).name},{label},.1" for n in range(count)
+        ]
+    (tmp_path / "sounds.csv").write_text("\n".join(rows) + "\n")
+    drawn = sounds(read_manifest(tmp_path), num_samples=1600, full_share=4)
+    found = Counter(drawn.manifest.recordings[drawn.order.choose(i)[0]].label for i in range(3000))
+    for label, lots in (("once", 1), ("four", 4), ("many", 4)):
+        assert found[label] / 3000 == pytest.approx(lots / 9, abs=0.03)
+    partners = Counter(
+        drawn.manifest.recordings[next(drawn.order.partners(0, np.random.default_rng(i)))].label
+        for i in range(400)
+    )
+    assert "once" not in partners
+    assert partners["four"] / 400 == pytest.approx(0.5, abs=0.08)
+
+
+def test_wordings_stand_for_captions_as_often_as_asked(manifest, tmp_path):
+    label = manifest.recordings[0].label
+    table = tmp_path / "wordings.csv"
+    table.write_text(f"family,split,wording\n{label},train,say it so\n{label},train,or so\n")
+    drawn = sounds(manifest, wordings=str(table), wording_probability=0.5)
+    captions = [draw.caption for draw in map(drawn.draw, range(300)) if draw.label == label]
+    share = sum(caption in ("say it so", "or so") for caption in captions) / len(captions)
+    assert share == pytest.approx(0.5, abs=0.12)
+    plain = sounds(manifest, wordings=str(table), wording_probability=0.0)
+    assert not {"say it so", "or so"} & {plain.draw(i).caption for i in range(100)}
+
+
 def test_without_balance_each_epoch_is_a_permutation(manifest):
     drawn = sounds(manifest, balance="none")
     epochs = [[drawn.draw(e * 9 + i).files[0] for i in range(9)] for e in range(3)]

@@ -154,7 +154,39 @@ def test_initial_noise_is_a_function_of_the_seed_alone(model, monkeypatch):
     make(model, count=3, seed=5, steps=1, guidance=1.0)
     make(model, seed=7, steps=1, guidance=1.0)
     assert torch.equal(seen[0][2], seen[1][0])
-    assert torch.equal(seen[0][0], model.noise(5, 0.4))
+    assert torch.equal(seen[0][0], model.noise(5, 0.4)[0])
+
+
+def test_the_best_of_several_candidates_is_kept(model, monkeypatch):
+    scores = iter([0.1, 0.9, 0.3])
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_score", lambda mel, cond, seconds: next(scores))
+        (best,) = make(model, candidates=3, seed=4)
+    drafts = model.noise(4, 0.4, 3)
+    assert torch.equal(drafts[:1], model.noise(4, 0.4))
+    monkeypatch.setattr(model, "noise", lambda seed, seconds, count: drafts[1:2])
+    (second,) = make(model, seed=4)
+    assert distance(best, second) < 1e-3
+    assert best.seed == 4
+
+
+def test_candidates_do_not_depend_on_the_batch(model):
+    prompts = [PROMPT, "rain on a tin roof"]
+    together = make(model, prompts, count=2, candidates=3, batch_size=3)
+    (alone,) = make(model, prompts[1], seed=1, candidates=3)
+    assert distance(alone, together[3]) < 1e-3
+
+
+def test_candidates_of_another_spectrogram_are_scored_by_their_waves(model, monkeypatch):
+    (quick,) = make(model, candidates=3, seed=2)
+    config = dataclasses.replace(model.clap.audio.config, max_seconds=9.0, tower="conv")
+    monkeypatch.setattr(
+        model.clap.audio,
+        "config",
+        dataclasses.replace(config, mel=dataclasses.replace(config.mel, fmax=7999.0)),
+    )
+    (slow,) = make(model, candidates=3, seed=2)
+    assert slow.score >= quick.score - 0.02
 
 
 def test_the_batch_size_never_changes_a_sound(model):
@@ -314,6 +346,7 @@ def test_sounds_cannot_be_changed_by_accident(sound):
         ({"seconds": float("inf")}, "seconds: got inf"),
         ({"count": 0}, "count: got 0; at least 1"),
         ({"count": -3}, "count: got -3"),
+        ({"candidates": 0}, "candidates: got 0; at least 1"),
         ({"steps": 0}, "steps: got 0; at least 1"),
         ({"guidance": float("nan")}, "guidance: got nan"),
         ({"guidance": float("inf")}, "guidance: got inf"),

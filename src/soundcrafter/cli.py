@@ -27,8 +27,9 @@ DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
 
 
 class StageName(StrEnum):
-    """The trainings: four for the model, one for the tagger that judges it."""
+    """The trainings: the text tower alone, the four parts, the tagger that judges them."""
 
+    text = "text"
     clap = "clap"
     vae = "vae"
     vocoder = "vocoder"
@@ -94,6 +95,9 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Weight of the prompt; 1 is none.")] = None,
     negative: Annotated[str | None, typer.Option(help="What should not be heard.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Drafts of each sound, of which CLAP keeps the best.")
+    ] = None,
     device: DeviceOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="A spectrogram PNG by each sound.")] = False,
     as_json: JsonFlag = False,
@@ -111,6 +115,7 @@ def generate(
         seed=seed,
         steps=1 if steps is None else steps,
         guidance=1.0 if guidance is None else guidance,
+        candidates=1 if candidates is None else candidates,
     )
     files = _output_files(output, wanted, count, seed)
     crafter = SoundCrafter.from_pretrained(model, device)
@@ -124,6 +129,7 @@ def generate(
             steps=steps,
             guidance=guidance,
             negative=negative,
+            candidates=candidates,
             progress=advance,
         )
         make_folder(files[0].parent)
@@ -333,6 +339,8 @@ def evaluate(
                     real,
                     opened,
                     out,
+                    data=data,
+                    split=split,
                     seeds=seeds or 1,
                     seed=seed,
                     splits=splits,

@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     steps: int | None  # sampling steps
     guidance: float | None  # weight of the prompt; 1 is none
     negative: str | None  # what to keep away from; needs guidance other than 1
+    candidates: int | None  # latents made for each sound, of which CLAP chooses the best
     batch_size: int  # sounds made at once (4); never changes a sound
     progress: Progress | None  # called with (done, total) after every sampling step
 
@@ -127,12 +128,15 @@ class SoundCrafter:
         seconds = _or(options.get("seconds"), sampling.seconds)
         steps = _or(options.get("steps"), sampling.steps)
         guidance = _or(options.get("guidance"), sampling.guidance)
+        candidates = _or(options.get("candidates"), sampling.candidates)
+        negative = _or(options.get("negative"), sampling.negative)
         count, seed = options.get("count", 1), options.get("seed", 0)
         batch_size = options.get("batch_size", 4)
-        check_request(prompts, seconds, count, seed, steps, guidance, batch_size)
+        check_request(prompts, seconds, count, seed, steps, guidance, candidates, batch_size)
+        settings = _Settings(seconds, steps, guidance, negative.strip(), candidates)
         jobs = [(prompt, seed + k) for prompt in prompts for k in range(count)]
         batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
-        progress, negative = options.get("progress"), options.get("negative")
+        progress = options.get("progress")
 
         def sounds() -> Iterator[Sound]:
             for index, batch in enumerate(batches):
@@ -141,59 +145,87 @@ class SoundCrafter:
                     if progress is not None:
                         progress(before + step, steps * len(batches))
 
-                yield from self._generate(batch, seconds, steps, guidance, negative, report)
+                yield from self._generate(batch, settings, report)
 
         return sounds()
 
     @torch.inference_mode()
     def _generate(
-        self,
-        jobs: Sequence[tuple[str, int]],
-        seconds: float,
-        steps: int,
-        guidance: float,
-        negative: str | None,
-        progress: Progress,
-    ) -> list[Sound]:
+        self, jobs: Sequence[tuple[str, int]], settings: "_Settings", progress: Progress
+    ) -> Iterator[Sound]:
+        seconds, candidates = settings.seconds, settings.candidates
         cond = self.clap.embed_text([prompt for prompt, _ in jobs])
-        avoid = (negative or "").strip()
+        avoid = settings.negative
         uncond = self.clap.embed_text([avoid])[0] if avoid else self.unet.null_cond
-        noise = torch.stack([self.noise(seed, seconds) for _, seed in jobs]).to(self.device)
+        noise = torch.cat([self.noise(seed, seconds, candidates) for _, seed in jobs])
         window = self._latent_frames(self.sampling.window)
         model = windowed(self.unet, window, overlap=window // 4)
-        predict = guided(model, cond, uncond, guidance)
+        each = cond.repeat_interleave(candidates, 0)
         latent = SAMPLERS[self.sampling.sampler](
-            prediction_to_denoiser(predict, self.schedule),
-            noise,
-            self.schedule.sampling_times(steps, self.sampling.spacing),
+            prediction_to_denoiser(guided(model, each, uncond, settings.guidance), self.schedule),
+            noise.to(self.device),
+            self.schedule.sampling_times(settings.steps, self.sampling.spacing),
             self.schedule,
             callback=progress,
         )
-        return [
-            self._finish(latent[i : i + 1], cond[i], prompt, seed, seconds)
-            for i, (prompt, seed) in enumerate(jobs)
-        ]
+        for (prompt, seed), condition, made in zip(
+            jobs, cond, latent.split(candidates), strict=True
+        ):
+            samples = self._finish(made, condition, seconds)
+            score = float(condition @ self.clap.embed_audio(samples, self.sample_rate)[0])
+            yield Sound(samples, self.sample_rate, prompt, seed, score)
 
-    def _finish(
-        self, latent: torch.Tensor, cond: torch.Tensor, prompt: str, seed: int, seconds: float
-    ) -> Sound:
-        """Latent [1, C, T, F] to sound; one at a time, for the mel's full size is what costs."""
-        wave = self.vocoder(self.vae.decode(latent))[0, : round(seconds * self.sample_rate)]
-        samples = limit_peak(wave.float().cpu().numpy())
-        score = float((cond * self.clap.embed_audio(samples, self.sample_rate)[0]).sum())
-        return Sound(samples, self.sample_rate, prompt, seed, score)
+    def _finish(self, latent: torch.Tensor, cond: torch.Tensor, seconds: float) -> np.ndarray:
+        """A sound's candidates [K, C, T, F] -> the samples [N] of the one nearest to cond [E]."""
+        best: tuple[float, torch.Tensor] | None = None
+        for one in latent:  # one at a time, for the mel's full size is what costs
+            mel = self.vae.decode(one[None])
+            if len(latent) == 1:
+                return self._samples(mel, seconds)
+            score = self._score(mel, cond, seconds)
+            if best is None or score > best[0]:
+                best = score, mel
+        assert best is not None
+        return self._samples(best[1], seconds)
 
-    def noise(self, seed: int, seconds: float) -> torch.Tensor:
-        """The initial noise [C, T/d, F/d] of a seed, the same on every device and in any batch."""
+    def _samples(self, mel: torch.Tensor, seconds: float) -> np.ndarray:
+        """mel [1, 1, T, F] -> samples [N]."""
+        wave = self.vocoder(mel)[0, : round(seconds * self.sample_rate)]
+        return limit_peak(wave.float().cpu().numpy())
+
+    def _score(self, mel: torch.Tensor, cond: torch.Tensor, seconds: float) -> float:
+        """Cosine of cond [E] and the CLAP embedding of a mel [1, 1, T, F]."""
+        audio, config = self.clap.audio, self.vae.config.mel
+        if audio.config.tower == "conv" and audio.config.mel == config:
+            # what it reads is what the VAE makes: no need of a wave
+            frames = config.num_frames(round(seconds * self.sample_rate))
+            return float(audio.embed_mel(mel[:, :, :frames])[0] @ cond)
+        return float(self.clap.embed_audio(self._samples(mel, seconds), self.sample_rate)[0] @ cond)
+
+    def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:
+        """The initial noises [count, C, T/d, F/d] of a seed, the same on every device, in any
+        batch, and for any larger count."""
         rows = self.vae.config.mel.num_mels // self.vae.config.stride[1]
         shape = (self.vae.config.latent_channels, self._latent_frames(seconds), rows)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
 
     def _latent_frames(self, seconds: float) -> int:
         """Latent frames that hold `seconds`, a multiple of the U-Net's stride."""
         mel, stride = self.vae.config.mel, self.unet.config.stride[0]
         frames = mel.num_frames(round(seconds * mel.sample_rate)) / self.vae.config.stride[0]
         return math.ceil(frames / stride) * stride
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What one call of `generate` asks for."""
+
+    seconds: float
+    steps: int
+    guidance: float
+    negative: str
+    candidates: int
 
 
 def _or(value: T | None, default: T) -> T:
@@ -207,6 +239,7 @@ def check_request(
     seed: int,
     steps: int,
     guidance: float,
+    candidates: int = 1,
     batch_size: int = 1,
 ) -> None:
     """Raise ValueError, saying what is allowed, for what `generate` cannot do."""
@@ -223,6 +256,8 @@ def check_request(
         raise ValueError(f"guidance: got {guidance:g}; a number from 0 up")
     if not 0 <= seed <= MAX_SEED - count:
         raise ValueError(f"seed: got {seed}; allowed: 0 to {MAX_SEED - count}")
+    if candidates < 1:
+        raise ValueError(f"candidates: got {candidates}; at least 1")
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}; at least 1")
 

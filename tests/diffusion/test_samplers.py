@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from soundcrafter.diffusion.guidance import prediction_to_denoiser
-from soundcrafter.diffusion.samplers import SAMPLERS, sample_ddim, sample_euler
+from soundcrafter.diffusion.samplers import SAMPLERS, sample_ddim, sample_dpmpp, sample_euler
 from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
 
 OBJECTIVES = ("epsilon", "v", "flow")
@@ -138,6 +138,54 @@ def test_euler_equals_diffusers_euler_on_a_variance_preserving_schedule():
         x = theirs.step(toy(theirs.scale_model_input(x, t), t), t, x).prev_sample
     got = sample_euler(prediction_to_denoiser(toy, ours), x_start, times, ours)
     assert relative(got, x) < 1e-4  # their tables are float32
+
+
+def test_dpmpp_equals_diffusers_on_a_variance_preserving_schedule():
+    ours = schedule(objective="v")
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        1000,
+        0.0015,
+        0.0195,
+        "linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        final_sigmas_type="zero",
+    )
+    theirs.set_timesteps(20)
+    times = ours.sampling_times(20)
+    assert theirs.timesteps.tolist() == times.tolist()
+    x = x_start = randn(2, 8, 6, 4)
+    for t in theirs.timesteps:
+        x = theirs.step(toy(x, t), t, x).prev_sample
+    got = sample_dpmpp(prediction_to_denoiser(toy, ours), x_start, times, ours)
+    assert relative(got, x) < 1e-5
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_dpmpp_is_of_second_order_on_a_known_gaussian(objective):
+    """Between two times away from both ends, where the logarithms are finite and smooth."""
+    ours, mean, std = schedule(objective=objective), 0.7, 0.4
+    denoise = prediction_to_denoiser(gaussian_predict(ours, mean, std), ours)
+    x = randn(1, 1, 8, 8).double()
+    errors = {}
+    for sampler in (sample_euler, sample_dpmpp):
+        ends = []
+        for num_steps in (50, 100, 400):
+            stops: list[Tensor] = []
+
+            def watched(x, t, stops=stops):
+                stops.append(x)
+                return denoise(x, t)
+
+            times = torch.linspace(800, 200, num_steps + 1).round()
+            sampler(watched, x, times if ours.is_flow else times.long(), ours)
+            ends.append(stops[-1])  # at time 200, before the step to the end
+        errors[sampler] = [(end - ends[-1]).abs().max().item() for end in ends[:2]]
+    assert errors[sample_dpmpp][1] < 0.4 * errors[sample_dpmpp][0]
+    assert errors[sample_dpmpp][1] < 0.2 * errors[sample_euler][1]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

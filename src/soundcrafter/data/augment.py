@@ -1,6 +1,46 @@
-"""Augmentation of waves and captions: gain, mixing at a signal-to-noise ratio, joined captions."""
+"""Augmentation of waves, spectrograms and captions: gain, mixing at a signal-to-noise ratio,
+distortion, joined captions."""
+
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistortionConfig:
+    """How far the spectrogram that a classifier sees is from the recording's; 0 is not at all."""
+
+    tilt: float = 0.0  # largest change of level at both ends of the spectrum, nats
+    band_shift: int = 0  # largest shift in mel bands
+    time_mask: float = 0.0  # longest masked share of the frames
+    band_mask: float = 0.0  # widest masked share of the bands
+
+    def __post_init__(self) -> None:
+        for name in ("tilt", "band_shift"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+        for name in ("time_mask", "band_mask"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
+
+
+def distort(mel: Tensor, config: DistortionConfig, rng: np.random.Generator, fill: float) -> None:
+    """Tilt, shift and mask one spectrogram [T, F] in place (SpecAugment, arXiv 1904.08779).
+
+    What is masked becomes `fill`.
+    """
+    bands = mel.shape[1]
+    mel += torch.linspace(-1.0, 1.0, bands) * float(rng.uniform(-config.tilt, config.tilt))
+    shift = int(rng.integers(-config.band_shift, config.band_shift + 1))
+    if shift:
+        places = (torch.arange(bands) + shift).clamp(0, bands - 1)
+        mel.copy_(mel[:, places])
+    for axis, longest in ((mel, config.time_mask), (mel.T, config.band_mask)):
+        width = int(rng.integers(0, int(longest * len(axis)) + 1))
+        begin = int(rng.integers(0, len(axis) - width + 1))
+        axis[begin : begin + width] = fill
 
 
 def gain(wave: np.ndarray, db: float) -> np.ndarray:

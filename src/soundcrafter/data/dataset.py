@@ -14,8 +14,9 @@ from torch import Tensor
 from soundcrafter.audio import fit_length, limit_peak, normalize_peak
 from soundcrafter.data.augment import gain, join_captions, mix
 from soundcrafter.data.cache import WaveCache
-from soundcrafter.data.manifest import Manifest, exclude_captions
+from soundcrafter.data.manifest import Manifest, Recording, exclude_captions, read_excluded
 from soundcrafter.data.order import DRAW, VARIANT, DrawOrder, generator, kind_of
+from soundcrafter.data.wordings import read_wordings
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ class DataConfig:
     split: str = "train"  # split of the manifest that is drawn from
     label_column: str = "label"  # column of the manifest that holds the label
     balance: Literal["label", "none"] = "label"  # uniform labels, or each recording once an epoch
+    full_share: int = 1  # recordings that give a label its full share of the draws; rarer: less
     # What follows a recording shorter than the draw. zero: a short sound and then silence is what
     # generation should make too. repeat: as CLAP's towers expect their input, filled.
     pad: Literal["zero", "repeat"] = "zero"
@@ -38,17 +40,25 @@ class DataConfig:
     mix_snr_db: tuple[float, float] = (-5.0, 5.0)  # range of the first's level over the second's
     gain_db: float = 0.0  # levels are lowered by 0 to this many decibels
     exclude_captions: tuple[str, ...] = ()  # csv files (or frozen:NAME) of captions to leave out
+    wordings: str = ""  # csv of other ways to ask for a label (see data/wordings.py); "": none
+    wording_probability: float = 0.5  # share of captions that are replaced by one of them
     cache_gb: float = 2.0  # memory for decoded recordings
 
     def __post_init__(self) -> None:
         if self.balance not in ("label", "none"):
             raise ValueError(f"balance: got {self.balance!r}; allowed: label, none")
+        if self.full_share < 1:
+            raise ValueError(f"full_share: got {self.full_share}; must be at least 1")
         if self.pad not in ("zero", "repeat"):
             raise ValueError(f"pad: got {self.pad!r}; allowed: zero, repeat")
         if self.variants < 0:
             raise ValueError(f"variants: got {self.variants}; must be 0 or more")
         if not 0 <= self.mix_probability <= 1:
             raise ValueError(f"mix_probability: got {self.mix_probability}; must be from 0 to 1")
+        if not 0 <= self.wording_probability <= 1:
+            raise ValueError(
+                f"wording_probability: got {self.wording_probability}; must be from 0 to 1"
+            )
         if self.mix_snr_db[0] > self.mix_snr_db[1]:
             raise ValueError(f"mix_snr_db: got {self.mix_snr_db}; the first must be the lower")
         if self.gain_db < 0:
@@ -114,6 +124,12 @@ class Sounds:
             balance=config.balance,
             variants=config.variants,
             seed=seed,
+            full_share=config.full_share,
+        )
+        self._wordings = (
+            read_wordings(config.wordings, exclude=read_excluded(config.exclude_captions))
+            if config.wordings
+            else {}
         )
         self._cache = WaveCache(sample_rate, int(config.cache_gb * 1e9))
 
@@ -162,14 +178,15 @@ class Sounds:
 
     def _draw(self, recording: int, rng: np.random.Generator) -> Draw:
         item, config = self.manifest.recordings[recording], self.config
-        wave, caption, label = self._crop(recording, rng), item.caption, item.label
+        wave, label = self._crop(recording, rng), item.label
+        caption = self._caption(item, rng)
         files: tuple[str, ...] = (self.manifest.name(item),)
         if rng.random() < config.mix_probability and wave.any():
             partner = self._partner(recording, rng)
             if partner is not None:
                 other, other_wave = self.manifest.recordings[partner[0]], partner[1]
                 wave = self._level(mix(wave, other_wave, rng.uniform(*config.mix_snr_db)))
-                caption = _joined(item.caption, other.caption)
+                caption = _joined(caption, self._caption(other, rng))
                 label, files = None, (*files, self.manifest.name(other))
         if config.gain_db:
             wave = gain(wave, -rng.uniform(0, config.gain_db))
@@ -197,6 +214,12 @@ class Sounds:
         if self.peak is not None:
             wave = normalize_peak(wave, self.peak)
         return fit_length(wave, self.num_samples, self.config.pad)
+
+    def _caption(self, item: Recording, rng: np.random.Generator) -> str | None:
+        wordings = self._wordings.get(item.label or "", ())
+        if wordings and rng.random() < self.config.wording_probability:
+            return wordings[rng.integers(len(wordings))]
+        return item.caption
 
     def _level(self, mixed: np.ndarray) -> np.ndarray:
         return limit_peak(mixed) if self.peak is None else normalize_peak(mixed, self.peak)

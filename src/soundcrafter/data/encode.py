@@ -157,6 +157,7 @@ class Latents:
             balance=self.config.balance,
             variants=self.config.variants,
             seed=seed,
+            full_share=self.config.full_share,
         )
         self._entries = {(e["recording"], e["variant"]): e for e in index["entries"]}
         self._shards = [_load(folder / s["file"], s["sha256"], verify) for s in index["shards"]]

@@ -105,8 +105,7 @@ def exclude_captions(manifest: Manifest, tables: Sequence[str]) -> Manifest:
 
     Raises ValueError for a missing table or column, and where no recording is left.
     """
-    found = (caption for table in tables for caption in read_captions(_frozen(table)))
-    excluded = {normalize_caption(caption) for caption in found} - {""}
+    excluded = read_excluded(tables)
     kept, skipped = [], list(manifest.skipped)
     for recording in manifest.recordings:
         if recording.caption is not None and normalize_caption(recording.caption) in excluded:
@@ -116,6 +115,12 @@ def exclude_captions(manifest: Manifest, tables: Sequence[str]) -> Manifest:
     if not kept:
         raise ValueError(f"exclude_captions: {', '.join(tables)} leave no recording")
     return dataclasses.replace(manifest, recordings=tuple(kept), skipped=tuple(skipped))
+
+
+def read_excluded(tables: Sequence[str]) -> set[str]:
+    """The normalised captions of the tables that `exclude_captions` takes."""
+    found = (caption for table in tables for caption in read_captions(_frozen(table)))
+    return {normalize_caption(caption) for caption in found} - {""}
 
 
 def _frozen(table: str) -> Path:
@@ -137,6 +142,22 @@ def read_captions(path: str | PathLike[str]) -> list[str]:
     if column is None:
         raise ValueError(_missing(table, columns, "caption or prompt"))
     return [text for row in rows if (text := _text(row.get(column))) is not None]
+
+
+def read_caption_groups(path: str | PathLike[str]) -> list[tuple[str, ...]]:
+    """Captions of the same AudioCaps clip (columns youtube_id, start_time), where it has several.
+
+    Raises ValueError for a missing file or column.
+    """
+    table = Path(path)
+    columns, rows = _read_table(table)
+    if not columns >= AUDIOCAPS_COLUMNS:
+        raise ValueError(_missing(table, columns, ", ".join(sorted(AUDIOCAPS_COLUMNS))))
+    clips: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if (caption := _text(row.get("caption"))) is not None:
+            clips.setdefault((row["youtube_id"], row["start_time"]), []).append(caption)
+    return [tuple(captions) for captions in clips.values() if len(captions) > 1]
 
 
 def _tables_in(folder: Path) -> list[Path]:

@@ -25,7 +25,15 @@ def kind_of(label: str | None, caption: str | None, file: str) -> str:
 class DrawOrder:
     """Draws over recordings of the given kinds; every method is a function of its arguments."""
 
-    def __init__(self, kinds: Sequence[str], *, balance: str, variants: int, seed: int) -> None:
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        *,
+        balance: str,
+        variants: int,
+        seed: int,
+        full_share: int = 1,
+    ) -> None:
         if seed < 0:
             raise ValueError(f"seed: got {seed}; must be 0 or more")
         if not kinds:
@@ -37,6 +45,8 @@ class DrawOrder:
         self._group_of = {item: i for i, group in enumerate(self._groups) for item in group}
         self._by_group = [item for group in self._groups for item in group]
         self._starts = np.cumsum([0, *map(len, self._groups)]).tolist()
+        # Lots of each group in a balanced draw, cumulated.
+        self._lots = np.cumsum([0, *(min(len(group), full_share) for group in self._groups)])
         self._permutation = (-1, np.empty(0, np.int64))
         self.balance, self.variants, self.seed = balance, variants, seed
 
@@ -46,12 +56,12 @@ class DrawOrder:
     def choose(self, index: int) -> tuple[int, int]:
         """(recording, variant) of draw `index`; the variant is 0 where there are none.
 
-        Balanced: a uniform label, then a uniform recording of it. Otherwise index // len is an
-        epoch, in which each recording comes once.
+        Balanced: a label, by min(its recordings, full_share), then a uniform recording of it.
+        Otherwise index // len is an epoch, in which each recording comes once.
         """
         rng = generator(self.seed, CHOICE, index)
         if self.balance == "label":
-            group = self._groups[rng.integers(len(self._groups))]
+            group = self._groups[self._group_at(int(rng.integers(self._lots[-1])))]
             recording = group[rng.integers(len(group))]
         else:
             epoch, position = divmod(index, len(self))
@@ -72,13 +82,18 @@ class DrawOrder:
         if not others:
             return
         if self.balance == "label":
-            group = (own + 1 + int(rng.integers(len(self._groups) - 1))) % len(self._groups)
+            own_lots = int(self._lots[own + 1] - self._lots[own])
+            lot = int(rng.integers(self._lots[-1] - own_lots))
+            group = self._group_at(lot + own_lots if lot >= self._lots[own] else lot)
             member = int(rng.integers(len(self._groups[group])))
             begin = (self._starts[group] + member - first) % len(self)
         else:
             begin = int(rng.integers(others))
         for offset in range(others):
             yield self._by_group[(first + (begin + offset) % others) % len(self)]
+
+    def _group_at(self, lot: int) -> int:
+        return int(np.searchsorted(self._lots, lot, side="right")) - 1
 
     def _epoch(self, epoch: int) -> np.ndarray:
         known, permutation = self._permutation  # one tuple, so that threads see a matching pair

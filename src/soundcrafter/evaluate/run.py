@@ -16,6 +16,7 @@ from soundcrafter.evaluate.embedding import Embedder
 from soundcrafter.evaluate.generate import generate_prompts
 from soundcrafter.evaluate.prompts import Prompt, family_prompts, free_prompts, read_prompts
 from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.variety import variety_report
 from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.pipeline import Progress, SoundCrafter
 from soundcrafter.version import __version__
@@ -53,13 +54,16 @@ def evaluate_prompts(
     embedders: Sequence[Embedder],
     out: Path,
     *,
+    data: Path | None = None,
+    split: str = "test",
     seeds: int = 1,
     seed: int = 0,
     splits: int = 10,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Generate for prompts into out/generated, compare with real sounds; where the
-    prompts name families, the tagger says how many it recognises."""
+    prompts name families, the tagger says how many it recognises, and with the manifest `data`
+    how varied they are, and how many are copies of its training recordings."""
     stems = generate_prompts(
         model, prompts, out / "generated", seeds=seeds, seed=seed, progress=progress
     )
@@ -74,6 +78,9 @@ def evaluate_prompts(
         heard = embed(taggers[0], made).probabilities
         families = [prompt.family for prompt in stems.values()]
         report["recognised"] = recognised(heard, families, taggers[0].classes)
+        if data is not None:
+            files = list(made.files.values())
+            report |= variety_report(model.clap.audio, files, families, data, split)
     return _write(out, {"model": dict(model.training_ids), **report})
 
 

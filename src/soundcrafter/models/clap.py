@@ -154,10 +154,16 @@ class ClapAudio(nn.Module):
         if wave.ndim != 2 or not wave.shape[1]:
             raise ValueError(f"wave: got shape {tuple(wave.shape)}; expected [B, N], N > 0")
         windows = self._windows(self._fill(wave))  # [B, W, n]
-        mel = self.log_mel(windows.flatten(0, 1))
-        embeddings = F.normalize(self._embed(mel).float(), dim=-1)
-        embeddings = embeddings.unflatten(0, windows.shape[:2]).mean(1)
-        return F.normalize(embeddings, dim=-1)
+        embeddings = self.embed_mel(self.log_mel(windows.flatten(0, 1)))
+        return F.normalize(embeddings.unflatten(0, windows.shape[:2]).mean(1), dim=-1)
+
+    def spectrogram(self, wave: Tensor) -> Tensor:
+        """wave [B, N] of at most max_seconds -> what `embed_mel` takes [B, 1, T, F]."""
+        return self.log_mel(self._fill(wave)[:, : self.config.max_samples])
+
+    def embed_mel(self, mel: Tensor) -> Tensor:
+        """mel [B, 1, T, F], as `spectrogram` makes it -> [B, E], unit norm, float32."""
+        return F.normalize(self._embed(mel).float(), dim=-1)
 
     def freeze_norm(self) -> None:
         """Keep HTS-AT's BatchNorm at its stored statistics, in train mode too.

@@ -11,6 +11,7 @@ from soundcrafter.train.loop import RunOptions, run
 from soundcrafter.train.recipe import Recipe, read_recipe
 from soundcrafter.train.stage import Stage
 from soundcrafter.train.tagger import TaggerStage
+from soundcrafter.train.text import TextStage
 from soundcrafter.train.vae import VAEStage
 from soundcrafter.train.vocoder import VocoderStage
 
@@ -21,6 +22,8 @@ STAGES = ("clap", "vae", "vocoder", "diffusion")  # of a model that makes sound
 
 def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
     """The stage of that name over `data`, for the model folder `folder`."""
+    if name == "text":
+        return TextStage(recipe, data, folder)
     if name == "clap":
         return ClapStage(recipe, data, folder)
     if name == "vae":
@@ -31,7 +34,7 @@ def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
         return DiffusionStage(recipe, data, folder)
     if name == "tagger":
         return TaggerStage(recipe, data)
-    raise ValueError(f"stage: got {name!r}; allowed: {', '.join(STAGES)}, tagger")
+    raise ValueError(f"stage: got {name!r}; allowed: {', '.join(STAGES)}, text, tagger")
 
 
 def train(

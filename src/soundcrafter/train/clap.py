@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from soundcrafter.config import ModelConfig
+from soundcrafter.data.augment import distort
 from soundcrafter.data.manifest import normalize_caption, read_captions
 from soundcrafter.models.clap import Clap, ClapAudio, ClapText, symmetric_cross_entropy
+from soundcrafter.models.tagger import Tagger
 from soundcrafter.settings import to_dict
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
@@ -17,7 +20,7 @@ from soundcrafter.train.recipe import ClapStageConfig, Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part, sample_uniform
 
-_LABEL = 30  # purpose number of the choice between caption and label
+_LABEL, _DISTORT = 30, 31  # purpose numbers: caption or label, distortion
 
 
 class ClapPlayer(Player):
@@ -29,21 +32,19 @@ class ClapPlayer(Player):
 
     def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
         self.clap.text.clamp_scale()
-        audio = self.clap.audio(batch["wave"])
+        audio = self.clap.audio.embed_mel(batch["mel"])
         text = self.clap.text(batch["tokens"], batch["mask"])
         loss = symmetric_cross_entropy(audio, text, self.clap.text.scale, batch["same"])
         return {"contrastive": loss}, {}
 
 
 def same_sound(captions: Sequence[str], labels: Sequence[str | None]) -> Tensor:
-    """[B, B] bool: pairs that are no negatives of each other: equal captions, after normalisation,
-    or a caption that is the other's label."""
+    """[B, B] bool: pairs that are no negatives of each other: equal captions or labels, after
+    normalisation, or a caption that is the other's label."""
     words = [normalize_caption(caption) for caption in captions]
     kinds = [None if label is None else normalize_caption(label) for label in labels]
-    places = range(len(words))
-    return torch.tensor(
-        [[words[i] in (words[j], kinds[j]) or words[j] == kinds[i] for j in places] for i in places]
-    )
+    names = [{word, kind} - {None} for word, kind in zip(words, kinds, strict=True)]
+    return torch.tensor([[bool(one & other) for other in names] for one in names])
 
 
 class ClapStage(Stage):
@@ -77,6 +78,8 @@ class ClapStage(Stage):
             clap.audio.eval().requires_grad_(False)
         elif self.config.freeze_norm:
             clap.audio.freeze_norm()
+        if not self.config.train_text:
+            clap.text.requires_grad_(False).logit_scale.requires_grad_(True)
         self.players = {"clap": ClapPlayer(clap)}
 
     def identity(self) -> dict[str, Any]:
@@ -107,20 +110,25 @@ class ClapStage(Stage):
             "tokens": torch.from_numpy(tokens),
             "mask": torch.from_numpy(mask),
             "same": same_sound(captions, batch.labels),
+            "indices": indices,
             "files": batch.files,
         }
 
     def prepare(self, batch: Batch, device: torch.device) -> Batch:
-        return {
-            key: value.to(device) if isinstance(value, torch.Tensor) else value
-            for key, value in batch.items()
-        }
+        audio, distortion = self._clap().audio, self.config.distortion
+        moved = {key: batch[key].to(device) for key in ("tokens", "mask", "same")}
+        mel = audio.spectrogram(batch["wave"].to(device))
+        for row, index in enumerate(batch["indices"]):
+            rng = np.random.default_rng([self.config.seed, _DISTORT, index])
+            distort(mel[row, 0], distortion, rng, audio.config.mel_mean)
+        return {**moved, "mel": mel, "files": batch["files"]}
 
     def initialise(self, folder: Path) -> None:
         clap = self._clap()
         load_part(clap.text, folder, "clap_text")
-        clap.tokenizer = open_folder(folder).load_tokenizer()
-        if self.config.train_audio:
+        source = open_folder(folder)
+        clap.tokenizer = source.load_tokenizer()
+        if self.config.train_audio and "clap_audio" in source.parts:
             load_part(clap.audio, folder, "clap_audio")
 
     def state(self) -> dict[str, Any]:
@@ -154,7 +162,10 @@ class ClapStage(Stage):
     def _audio_tower(self, folder: Path) -> tuple[ClapAudio, str | None]:
         """The tower to train, or the folder's own and its training id where it stays as it is."""
         if self.config.train_audio:
-            return ClapAudio(self.model_config.clap_audio), None
+            tower = ClapAudio(self.model_config.clap_audio)
+            if self.config.audio_init:
+                _start_from_tagger(tower, Path(self.config.audio_init))
+            return tower, None
         source = open_folder(folder)
         tower = cast(ClapAudio, source.load("clap_audio"))
         if tower.config != self.model_config.clap_audio:
@@ -169,3 +180,15 @@ class ClapStage(Stage):
         for table in self.config.tokenizer_captions:
             captions += read_captions(table)
         return Tokenizer.train(captions, self.model_config.clap_text.vocab_size)
+
+
+def _start_from_tagger(audio: ClapAudio, folder: Path) -> None:
+    """Give the conv tower all of a tagger's but the projection, which is to other classes."""
+    tagger = cast(Tagger, open_folder(folder).load("tagger"))
+    ours, theirs = audio.tower.state_dict(), tagger.tower.state_dict()
+    if tagger.config.mel != audio.config.mel or any(
+        ours[name].shape != theirs[name].shape for name in ours if "projection" not in name
+    ):
+        raise ValueError(f"{folder}: its tagger has another spectrogram or size than clap_audio")
+    kept = {name: value for name, value in theirs.items() if "projection" not in name}
+    audio.tower.load_state_dict({**ours, **kept})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from soundcrafter.config import ModelConfig
+from soundcrafter.data.augment import DistortionConfig
 from soundcrafter.data.dataset import DataConfig
 from soundcrafter.models.discriminators import (
     PatchDiscriminatorConfig,
@@ -14,6 +15,8 @@ from soundcrafter.models.discriminators import (
 )
 from soundcrafter.models.tagger import TaggerConfig
 from soundcrafter.settings import from_dict, read_toml
+
+SPEC_AUGMENT = DistortionConfig(tilt=0.5, band_shift=2, time_mask=0.25, band_mask=0.2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +56,44 @@ class StageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextStageConfig(StageConfig):
+    """Distillation of a sentence encoder into the text tower, before it meets any sound."""
+
+    teacher: str = ""  # folder or hub name of a sentence encoder in transformers' layout
+    captions: tuple[str, ...] = ("audiocaps_train.csv", "audiocaps_val.csv")  # below the data
+    ontology: str = "audioset_ontology.json"  # below the data; empty: none
+    max_words: int = 16  # texts of more words are left out: a batch is as long as its longest
+    words: float = 0.25  # share of the texts that are single words of the teacher's vocabulary
+    pairs: float = 0.5  # share of the texts that get a partner of the same meaning
+    contrastive_weight: float = 0.2  # of the symmetric cross-entropy between partners
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse_negative("contrastive_weight")
+        for name in ("words", "pairs"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClapStageConfig(StageConfig):
     """Contrastive training of the two towers."""
 
     pad: Literal["zero", "repeat"] = "repeat"  # of short recordings; LAION fills its towers so
     train_audio: bool = True  # false: the text tower alone, against the audio tower as it is
+    train_text: bool = True  # false: the audio tower alone, against the text tower as it is
     label_captions: float = 0.0  # share of captions replaced by the label: people type short ones
     tokenizer_captions: tuple[str, ...] = ()  # csv files whose `caption` also teach the tokenizer
     freeze_norm: bool = False  # HTS-AT's BatchNorm stays as it is
+    audio_init: str = ""  # model folder whose tagger's tower the conv audio tower starts from
+    distortion: DistortionConfig = field(default_factory=DistortionConfig)  # of its spectrograms
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.label_captions <= 1:
             raise ValueError(f"label_captions: got {self.label_captions}; allowed: 0 to 1")
+        if not (self.train_audio or self.train_text):
+            raise ValueError("train_audio, train_text: both are false; nothing would be trained")
         if self.accumulate > 1:  # the loss compares all captions of a batch with all its sounds
             raise ValueError(f"accumulate: got {self.accumulate}; a contrastive batch is not split")
 
@@ -157,15 +185,11 @@ class TaggerStageConfig(StageConfig):
     network: TaggerConfig = field(default_factory=TaggerConfig)
     label_smoothing: float = 0.1
     mixup: float = 0.5  # share of sounds that get up to as much of another one
-    tilt: float = 0.5  # largest change of level at both ends of the spectrum, nats
-    band_shift: int = 2  # largest shift in mel bands
-    time_mask: float = 0.25  # longest masked share of the frames
-    band_mask: float = 0.2  # widest masked share of the bands
+    distortion: DistortionConfig = field(default_factory=lambda: SPEC_AUGMENT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._refuse_negative("tilt", "band_shift")
-        for name in ("label_smoothing", "mixup", "time_mask", "band_mask"):
+        for name in ("label_smoothing", "mixup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
 
@@ -176,6 +200,7 @@ class Recipe:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    text: TextStageConfig = field(default_factory=TextStageConfig)
     clap: ClapStageConfig = field(default_factory=ClapStageConfig)
     vae: VAEStageConfig = field(default_factory=VAEStageConfig)
     vocoder: VocoderStageConfig = field(default_factory=VocoderStageConfig)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundcrafter.data.augment import distort
 from soundcrafter.mel import LogMel
 from soundcrafter.models.tagger import Tagger
 from soundcrafter.settings import to_dict
@@ -84,7 +85,8 @@ class TaggerStage(Stage):
         wave = mix_with_next(batch["wave"], shares)
         mel = self.log_mel(wave)
         for row, index in enumerate(batch["indices"]):
-            self._distort(mel[row, 0], np.random.default_rng([self.config.seed, _MASK, index]))
+            rng = np.random.default_rng([self.config.seed, _MASK, index])
+            distort(mel[row, 0], self.config.distortion, rng, self.model_config.mel_mean)
         return {
             "mel": mel.to(device),
             "target": mix_with_next(target, shares).to(device),
@@ -96,20 +98,6 @@ class TaggerStage(Stage):
         rng = np.random.default_rng([self.config.seed, _MIX, index])
         mixed = rng.random() < self.config.mixup
         return float(rng.uniform(0.0, 0.5)) if mixed else 0.0
-
-    def _distort(self, mel: Tensor, rng: np.random.Generator) -> None:
-        """Colour, shift and mask one spectrogram [T, F] in place (SpecAugment, 1904.08779)."""
-        config, bands = self.config, mel.shape[1]
-        tilt = torch.linspace(-1.0, 1.0, bands) * float(rng.uniform(-config.tilt, config.tilt))
-        mel += tilt
-        shift = int(rng.integers(-config.band_shift, config.band_shift + 1))
-        if shift:
-            places = (torch.arange(bands) + shift).clamp(0, bands - 1)
-            mel.copy_(mel[:, places])
-        for axis, longest in ((mel, config.time_mask), (mel.T, config.band_mask)):
-            width = int(rng.integers(0, int(longest * len(axis)) + 1))
-            begin = int(rng.integers(0, len(axis) - width + 1))
-            axis[begin : begin + width] = self.model_config.mel_mean
 
     def export(self, network: nn.Module, folder: Path) -> None:
         save_part(folder, "tagger", copy.deepcopy(network), self.model_config)

@@ -1,0 +1,127 @@
+"""Whether generated sounds differ from each other, and from what the model was trained on."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from soundcrafter.audio import fit_length, normalize_peak, read_audio
+from soundcrafter.data.manifest import Recording, read_manifest
+from soundcrafter.mel import LogMel
+from soundcrafter.models.clap import ClapAudio
+
+SECONDS = 5.12  # of a sound that are compared; a shorter one is followed by silence
+POOL = 4  # mel frames averaged: a copy moved by less than 40 ms is still one
+PERCENTILE = 1.0  # of how near test recordings come to the training's
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What sounds are compared by."""
+
+    clap: np.ndarray  # [N, E], unit-norm CLAP audio embeddings
+    mel: np.ndarray  # [N, D], log-mels of SECONDS, POOL frames averaged
+
+
+@torch.inference_mode()
+def fingerprints(audio: ClapAudio, waves: Iterable[np.ndarray]) -> Fingerprints:
+    """Waves [N_i] at the tower's rate, levelled to a peak of .5 -> their fingerprints."""
+    config = audio.config.mel
+    log_mel, length = LogMel(config), round(SECONDS * config.sample_rate)
+    clap, mel = [], []
+    for wave in waves:
+        cut = fit_length(normalize_peak(wave[:length]), length)
+        clap.append(audio.embed(cut, config.sample_rate)[0].numpy())
+        frames = log_mel(torch.from_numpy(cut)[None])[0, 0]
+        frames = frames[: len(frames) // POOL * POOL]
+        mel.append(frames.unflatten(0, (-1, POOL)).mean(1).flatten().numpy())
+    return Fingerprints(np.stack(clap), np.stack(mel))
+
+
+def variety(clap: np.ndarray, families: Sequence[str]) -> dict[str, float]:
+    """Family -> mean cosine distance (1 - cosine) of its pairs of sounds.
+
+    clap [N, E] unit-norm rows, families [N]. Families of one sound have no pair and are left out.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, family in enumerate(families):
+        places[family].append(place)
+    found = {}
+    for family, rows in places.items():
+        if len(rows) > 1:
+            cosines = clap[rows] @ clap[rows].T
+            found[family] = float(1 - cosines[np.triu_indices(len(rows), 1)].mean())
+    return found
+
+
+def copies(made: Fingerprints, test: Fingerprints, train: Fingerprints) -> dict[str, Any]:
+    """How many of `made` stand nearer to a training recording than test recordings do.
+
+    A copy is nearer both in log-mel (root mean square, nats) and in CLAP (1 - cosine) than the
+    PERCENTILE-th percentile of the distances from each test recording to its nearest in training.
+    """
+    nearest = {name: _nearest(sounds, train) for name, sounds in (("made", made), ("test", test))}
+    limits = {kind: float(np.percentile(nearest["test"][kind], PERCENTILE)) for kind in _KINDS}
+    below = {kind: nearest["made"][kind] < limits[kind] for kind in _KINDS}
+    return {
+        "share": float(np.mean(below["clap"] & below["mel"])),
+        "n": len(made.clap),
+        "limits": limits,
+        "below": {kind: float(below[kind].mean()) for kind in _KINDS},
+        "median_nearest": {
+            name: {kind: float(np.median(found[kind])) for kind in _KINDS}
+            for name, found in nearest.items()
+        },
+    }
+
+
+def variety_report(
+    audio: ClapAudio, made: Sequence[Path], families: Sequence[str], data: Path, split: str
+) -> dict[str, Any]:
+    """Variety and copies of generated sounds, files [N] of `families` [N].
+
+    `data` is a manifest whose column `family` holds the families, with the splits `split` and
+    train. Variety is over the families that have two sounds on both sides. Raises ValueError where
+    the manifest has no recording of them.
+    """
+    wanted, rate = set(families), audio.config.mel.sample_rate
+    manifest = read_manifest(data, split=split, label_column="family")
+    recordings = [r for r in manifest.recordings if r.label in wanted]
+    if not recordings:
+        raise ValueError(f"{data}: no recording of the prompts' families in {split}")
+    training = read_manifest(data, split="train", label_column="family").recordings
+    ours = fingerprints(audio, (read_audio(file, rate) for file in made))
+    test = fingerprints(audio, (_wave(r, rate) for r in recordings))
+    train = fingerprints(audio, (_wave(r, rate) for r in training))
+    generated = variety(ours.clap, families)
+    real = variety(test.clap, [r.label or "" for r in recordings])
+    both = sorted(set(generated) & set(real))
+    return {
+        "variety": {
+            "generated": float(np.mean([generated[family] for family in both])),
+            "real": float(np.mean([real[family] for family in both])),
+            "of_real": float(np.mean([generated[f] for f in both]))
+            / float(np.mean([real[f] for f in both])),
+            "families": {f: [generated[f], real[f]] for f in both},
+        },
+        "copies": copies(ours, test, train),
+    }
+
+
+def _wave(recording: Recording, rate: int) -> np.ndarray:
+    seconds = min(recording.seconds, SECONDS)
+    return read_audio(recording.file, rate, start=recording.start, seconds=seconds)
+
+
+_KINDS = ("clap", "mel")
+
+
+def _nearest(sounds: Fingerprints, train: Fingerprints) -> dict[str, np.ndarray]:
+    """The distance of each sound to the nearest of train, [N] by kind."""
+    clap = 1 - (sounds.clap @ train.clap.T).max(1)
+    mel = torch.cdist(torch.from_numpy(sounds.mel), torch.from_numpy(train.mel)).amin(1)
+    return {"clap": clap, "mel": mel.numpy() / sounds.mel.shape[1] ** 0.5}

@@ -1,0 +1,94 @@
+"""The sentence encoder that teaches the text tower what words mean; needed in training alone."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from soundcrafter.files import make_folder, replacing
+
+_BATCH = 256
+_MAX_TOKENS = 64
+
+
+class Teacher:
+    """A sentence encoder in transformers' layout, mean-pooled as sentence-transformers do."""
+
+    def __init__(self, name: str) -> None:
+        """`name`: a folder or hub name. Raises ValueError where it cannot be loaded."""
+        # imported here: transformers takes seconds to import
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            self.network: Any = AutoModel.from_pretrained(name).eval()
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"text.teacher: cannot load {name!r}: {reason}; expected a folder or hub name of "
+                "a sentence encoder, such as sentence-transformers/all-MiniLM-L6-v2"
+            ) from None
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """N texts -> unit vectors [N, D]."""
+        # long and short ones apart: a batch is as long as its longest
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        rows: list[Tensor] = [torch.empty(0)] * len(texts)
+        for begin in range(0, len(order), _BATCH):
+            places = order[begin : begin + _BATCH]
+            batch = self.tokenizer(
+                [texts[place] for place in places],
+                padding=True,
+                truncation=True,
+                max_length=_MAX_TOKENS,
+                return_tensors="pt",
+            )
+            states = self.network(**batch).last_hidden_state
+            mask = batch["attention_mask"][..., None].to(states.dtype)
+            pooled = (states * mask).sum(1) / mask.sum(1)
+            for place, row in zip(places, F.normalize(pooled, dim=-1), strict=True):
+                rows[place] = row
+        return torch.stack(rows)
+
+    def words(self) -> list[str]:
+        """The whole words of its vocabulary, of three letters or more, in alphabetic order."""
+        return sorted(
+            word for word in self.tokenizer.get_vocab() if re.fullmatch("[a-z]{3,}", word)
+        )
+
+
+def principal(vectors: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """vectors [N, D] -> (mean [D], their first `width` principal directions [D, width]).
+
+    Sentence vectors share a large mean; without it, unlike meanings are nearly orthogonal.
+    Raises ValueError for more directions than D or N.
+    """
+    if width > min(vectors.shape):
+        raise ValueError(
+            f"embed_dim: got {width}; at most {min(vectors.shape)}, the teacher's width and the "
+            "number of captions"
+        )
+    mean = vectors.mean(0)
+    _, directions = torch.linalg.eigh((vectors - mean).T.double() @ (vectors - mean).double())
+    return mean, directions.flip(1)[:, :width].to(vectors.dtype)
+
+
+def cached(teacher: Teacher, name: str, texts: Sequence[str], file: Path) -> Tensor:
+    """The teacher's vectors of the texts [N, D], kept in `file` for the next time."""
+    key = hashlib.sha256(json.dumps([name, *texts]).encode()).hexdigest()[:16]
+    place = file.with_name(f"{file.stem}-{key}{file.suffix}")
+    if place.is_file():
+        return load_file(place)["vectors"]
+    vectors = teacher(texts)
+    make_folder(place.parent)
+    with replacing(place) as temporary:
+        save_file({"vectors": vectors}, temporary)
+    return vectors

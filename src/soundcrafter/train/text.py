@@ -1,0 +1,182 @@
+"""The text tower's own training: a sentence encoder's knowledge of words, without any sound.
+
+caption -> text tower -> embedding, drawn to the teacher's vector of the same caption and to
+embeddings of captions that mean the same. The audio tower is aligned with it afterwards.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundcrafter.config import ModelConfig
+from soundcrafter.data.manifest import (
+    normalize_caption,
+    read_caption_groups,
+    read_captions,
+    read_excluded,
+)
+from soundcrafter.data.wordings import read_wordings
+from soundcrafter.models.clap import ClapText, symmetric_cross_entropy
+from soundcrafter.settings import to_dict
+from soundcrafter.store import open_folder, save_part
+from soundcrafter.text import Tokenizer
+from soundcrafter.train.loop import run_folder
+from soundcrafter.train.recipe import Recipe, TextStageConfig
+from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part
+from soundcrafter.train.teacher import Teacher, cached, principal
+
+UNALIGNED = "none"  # training id of the audio tower of a text tower that has not met one
+_DRAW = 50  # purpose number of the choice of texts
+
+
+class TextPlayer(Player):
+    """The text tower, its distance from the teacher and from its own synonyms."""
+
+    def __init__(self, text: ClapText) -> None:
+        super().__init__(text)
+        self.text = cast(ClapText, self.network)
+
+    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+        self.text.clamp_scale()
+        embeddings = self.text(batch["tokens"], batch["mask"])
+        cosine = (embeddings * batch["target"]).sum(-1)
+        terms = {"distillation": (1.0 - cosine).mean()}
+        if len(batch["first"]):
+            terms["contrastive"] = symmetric_cross_entropy(
+                embeddings[batch["first"]],
+                embeddings[batch["second"]],
+                self.text.scale,
+                batch["same"],
+            )
+        return terms, {}
+
+
+class TextStage(Stage):
+    """Trains the part `clap_text` from text alone; `data` is a folder of captions."""
+
+    name = "text"
+    parts = ("clap_text",)
+    one_process = True  # a shard's captions would only be compared with that shard's
+
+    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
+        self.config: TextStageConfig = recipe.text
+        self.model_config: ModelConfig = recipe.model
+        if not self.config.teacher:
+            raise ValueError(
+                "text.teacher: it is empty; name the folder of a sentence encoder in "
+                "transformers' layout"
+            )
+        excluded = read_excluded(recipe.data.exclude_captions)
+        groups = text_groups(recipe, data, excluded)
+        short = [tuple(text for text in group if self._is_short(text)) for group in groups]
+        self.groups = [group for group in short if len(group) > 1]
+        singles = [
+            caption
+            for name in self.config.captions
+            for caption in read_captions(data / name)
+            if self._is_short(caption) and normalize_caption(caption) not in excluded
+        ]
+        teacher = Teacher(self.config.teacher)
+        words = teacher.words()
+        self.pools = {"caption": sorted(set(singles)), "word": words}
+        texts = sorted({*singles, *words, *(text for group in self.groups for text in group)})
+        self.places = {text: place for place, text in enumerate(texts)}
+        cache = run_folder(folder, self.name) / "teacher.safetensors"
+        vectors = cached(teacher, self.config.teacher, texts, cache)
+        of_captions = vectors[[self.places[text] for text in self.pools["caption"]]]
+        mean, directions = principal(of_captions, self.model_config.clap_text.embed_dim)
+        self.targets = F.normalize((vectors - mean) @ directions, dim=-1)
+        torch.manual_seed(self.config.seed)
+        self.tokenizer = Tokenizer.train(texts, self.model_config.clap_text.vocab_size)
+        self.players = {"text": TextPlayer(ClapText(self.model_config.clap_text).train())}
+
+    def _is_short(self, text: str) -> bool:
+        return len(text.split()) <= self.config.max_words
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "model": {"clap_text": to_dict(self.model_config.clap_text)},
+            "stage": to_dict(self.config),
+            "data": {"texts": len(self.places), "groups": len(self.groups)},
+        }
+
+    def weights(self, step: int) -> dict[str, float]:
+        return {"contrastive": self.config.contrastive_weight}
+
+    def load_batch(self, indices: Sequence[int]) -> Batch:
+        texts: list[str] = []
+        partners: list[str] = []
+        first: list[int] = []
+        groups: list[int] = []
+        for index in indices:
+            rng = np.random.default_rng([self.config.seed, _DRAW, index])
+            if rng.random() < self.config.pairs:
+                group = int(rng.integers(len(self.groups)))
+                one, other = rng.permutation(len(self.groups[group]))[:2]
+                first.append(len(texts))
+                groups.append(group)
+                texts.append(self.groups[group][one])
+                partners.append(self.groups[group][other])
+            else:
+                pool = self.pools["word" if rng.random() < self.config.words else "caption"]
+                texts.append(pool[int(rng.integers(len(pool)))])
+        tokens, mask = self.tokenizer.encode(
+            texts + partners, self.model_config.clap_text.max_length
+        )
+        kinds = torch.tensor(groups)
+        return {
+            "tokens": torch.from_numpy(tokens),
+            "mask": torch.from_numpy(mask),
+            "target": self.targets[[self.places[text] for text in texts + partners]],
+            "first": torch.tensor(first, dtype=torch.long),
+            "second": torch.arange(len(texts), len(texts) + len(partners)),
+            "same": kinds[:, None] == kinds[None],
+            "files": (),
+        }
+
+    def prepare(self, batch: Batch, device: torch.device) -> Batch:
+        return {
+            key: value.to(device) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+
+    def initialise(self, folder: Path) -> None:
+        load_part(self.network, folder, "clap_text")
+        self.tokenizer = open_folder(folder).load_tokenizer()
+
+    def export(self, network: nn.Module, folder: Path) -> None:
+        save_part(
+            folder,
+            "clap_text",
+            network,
+            self.model_config.clap_text,
+            trained_against={"clap_audio": UNALIGNED},
+            tokenizer=self.tokenizer,
+        )
+
+
+def text_groups(recipe: Recipe, data: Path, excluded: set[str]) -> list[tuple[str, ...]]:
+    """Texts that mean the same, two or more a group: the wordings of a family, the captions of a
+    clip, the name and the description of a sound class.
+
+    A family stands there once for every eight of its wordings, so that they are not outnumbered.
+    """
+    groups: list[tuple[str, ...]] = []
+    if recipe.data.wordings:
+        for family, wordings in read_wordings(recipe.data.wordings, exclude=excluded).items():
+            groups += [(family, *wordings)] * max(1, len(wordings) // 8)
+    for name in recipe.text.captions:
+        groups += read_caption_groups(data / name)
+    if recipe.text.ontology:
+        classes = json.loads((data / recipe.text.ontology).read_text(encoding="utf-8"))
+        groups += [(one["name"], one["description"]) for one in classes if one["description"]]
+    kept = (
+        tuple(text for text in group if normalize_caption(text) not in excluded) for group in groups
+    )
+    return [group for group in kept if len(group) > 1]
