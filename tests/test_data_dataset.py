@@ -113,10 +113,8 @@ def test_rare_labels_get_less_than_a_full_share(tmp_path):
     """Full share 4: labels of 1, 4 and 8 recordings get 1, 4 and 4 of 9 lots."""
     counts = {"once": 1, "four": 4, "many": 8}
     rows = ["file,label,seconds"]
-    for label, count in counts.items():
-        rows += [
-            f"{noise(tmp_path / f'{label}{n}.wav', 0.1).name},{label},.1" for n in range(count)
-        ]
+    for label, many in counts.items():
+        rows += [f"{noise(tmp_path / f'{label}{n}.wav', 0.1).name},{label},.1" for n in range(many)]
     (tmp_path / "sounds.csv").write_text("\n".join(rows) + "\n")
     drawn = sounds(read_manifest(tmp_path), num_samples=1600, full_share=4)
     found = Counter(drawn.manifest.recordings[drawn.order.choose(i)[0]].label for i in range(3000))

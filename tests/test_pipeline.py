@@ -164,10 +164,18 @@ def test_the_best_of_several_candidates_is_kept(model, monkeypatch):
         (best,) = make(model, candidates=3, seed=4)
     drafts = model.noise(4, 0.4, 3)
     assert torch.equal(drafts[:1], model.noise(4, 0.4))
-    monkeypatch.setattr(model, "noise", lambda seed, seconds, count: drafts[1:2])
-    (second,) = make(model, seed=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "noise", lambda seed, seconds, count: drafts[1:2])
+        (second,) = make(model, seed=4)
     assert distance(best, second) < 1e-3
     assert best.seed == 4
+
+
+def test_progress_counts_the_drafts(model):
+    seen = []
+    make(model, count=3, batch_size=2, candidates=2, progress=lambda *step: seen.append(step))
+    each = model.sampling.draft_steps + 2
+    assert seen == [(step, 2 * each) for step in range(1, 2 * each + 1)]
 
 
 def test_candidates_do_not_depend_on_the_batch(model):

@@ -96,7 +96,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Weight of the prompt; 1 is none.")] = None,
     negative: Annotated[str | None, typer.Option(help="What should not be heard.")] = None,
     candidates: Annotated[
-        int | None, typer.Option(help="Drafts of each sound, of which CLAP keeps the best.")
+        int | None, typer.Option(help="Drafts of each sound, of which CLAP chooses.")
     ] = None,
     device: DeviceOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="A spectrogram PNG by each sound.")] = False,

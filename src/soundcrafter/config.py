@@ -35,15 +35,18 @@ class SamplingConfig:
     steps: int = 25  # U-Net evaluations (guided: pairs)
     guidance: float = 2.5  # classifier-free guidance; 1 is none
     negative: str = ""  # what guidance leads away from; empty: the null condition
-    candidates: int = 1  # latents made for each sound, of which CLAP chooses one
+    candidates: int = 1  # initial noises tried for each sound, of which CLAP chooses one
+    draft_steps: int = 4  # U-Net evaluations of a trial
     seconds: float = 5.0  # length of a sound
     window: float = 30.0  # seconds beyond which overlapping windows are denoised
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps: got {self.steps}; at least 1")
-        if self.candidates < 1:
-            raise ValueError(f"candidates: got {self.candidates}; at least 1")
+        if self.candidates < 1 or self.draft_steps < 1:
+            raise ValueError(
+                f"candidates, draft_steps: got {self.candidates}, {self.draft_steps}; at least 1"
+            )
         if self.guidance < 0:
             raise ValueError(f"guidance: got {self.guidance}; at least 0")
         if self.seconds <= 0 or self.window <= 0:

@@ -37,7 +37,7 @@ class Options(TypedDict, total=False):
     steps: int | None  # sampling steps
     guidance: float | None  # weight of the prompt; 1 is none
     negative: str | None  # what to keep away from; needs guidance other than 1
-    candidates: int | None  # latents made for each sound, of which CLAP chooses the best
+    candidates: int | None  # noises tried in a few steps, of which CLAP chooses the best
     batch_size: int  # sounds made at once (4); never changes a sound
     progress: Progress | None  # called with (done, total) after every sampling step
 
@@ -94,7 +94,9 @@ class SoundCrafter:
             tokenizer,
         ).to(self.device)
         self.vae = cast(VAE, folder.load("vae").to(self.device))
-        self.unet = cast(UNet, folder.load("unet").to(self.device))
+        unet = folder.load("unet").to(self.device)
+        # convolutions of large batches are twice as fast so on a CPU
+        self.unet = cast(UNet, unet.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         self.vocoder = cast(Vocoder, folder.load("vocoder").to(self.device))
 
     @classmethod
@@ -139,11 +141,12 @@ class SoundCrafter:
         progress = options.get("progress")
 
         def sounds() -> Iterator[Sound]:
+            each = steps + (sampling.draft_steps if candidates > 1 else 0)
             for index, batch in enumerate(batches):
 
-                def report(step: int, _: int, before: int = index * steps) -> None:
+                def report(done: int, before: int = index * each) -> None:
                     if progress is not None:
-                        progress(before + step, steps * len(batches))
+                        progress(before + done, each * len(batches))
 
                 yield from self._generate(batch, settings, report)
 
@@ -151,47 +154,73 @@ class SoundCrafter:
 
     @torch.inference_mode()
     def _generate(
-        self, jobs: Sequence[tuple[str, int]], settings: "_Settings", progress: Progress
+        self,
+        jobs: Sequence[tuple[str, int]],
+        settings: "_Settings",
+        report: Callable[[int], None],
     ) -> Iterator[Sound]:
-        seconds, candidates = settings.seconds, settings.candidates
         cond = self.clap.embed_text([prompt for prompt, _ in jobs])
-        avoid = settings.negative
-        uncond = self.clap.embed_text([avoid])[0] if avoid else self.unet.null_cond
-        noise = torch.cat([self.noise(seed, seconds, candidates) for _, seed in jobs])
-        window = self._latent_frames(self.sampling.window)
-        model = windowed(self.unet, window, overlap=window // 4)
-        each = cond.repeat_interleave(candidates, 0)
-        latent = SAMPLERS[self.sampling.sampler](
-            prediction_to_denoiser(guided(model, each, uncond, settings.guidance), self.schedule),
-            noise.to(self.device),
-            self.schedule.sampling_times(settings.steps, self.sampling.spacing),
-            self.schedule,
-            callback=progress,
-        )
-        for (prompt, seed), condition, made in zip(
-            jobs, cond, latent.split(candidates), strict=True
-        ):
-            samples = self._finish(made, condition, seconds)
-            score = float(condition @ self.clap.embed_audio(samples, self.sample_rate)[0])
+        drafts = torch.stack(
+            [self.noise(seed, settings.seconds, settings.candidates) for _, seed in jobs]
+        ).to(self.device)
+        drafted = self.sampling.draft_steps if settings.candidates > 1 else 0
+        noise = self._choose(drafts, cond, settings, report) if drafted else drafts[:, 0]
+        steps = settings.steps
+        latent = self._sample(noise, cond, settings, steps, lambda n, _: report(drafted + n))
+        for i, (prompt, seed) in enumerate(jobs):
+            # one at a time, for the mel's full size is what costs
+            wave = self.vocoder(self.vae.decode(latent[i : i + 1]))
+            samples = self._cut(wave, settings.seconds)
+            score = float(cond[i] @ self.clap.embed_audio(samples, self.sample_rate)[0])
             yield Sound(samples, self.sample_rate, prompt, seed, score)
 
-    def _finish(self, latent: torch.Tensor, cond: torch.Tensor, seconds: float) -> np.ndarray:
-        """A sound's candidates [K, C, T, F] -> the samples [N] of the one nearest to cond [E]."""
-        best: tuple[float, torch.Tensor] | None = None
-        for one in latent:  # one at a time, for the mel's full size is what costs
-            mel = self.vae.decode(one[None])
-            if len(latent) == 1:
-                return self._samples(mel, seconds)
-            score = self._score(mel, cond, seconds)
-            if best is None or score > best[0]:
-                best = score, mel
-        assert best is not None
-        return self._samples(best[1], seconds)
+    def _sample(
+        self,
+        noise: torch.Tensor,
+        cond: torch.Tensor,
+        settings: "_Settings",
+        steps: int,
+        callback: Progress,
+    ) -> torch.Tensor:
+        """Noise [B, C, T, F] and cond [B, E] -> latent [B, C, T, F], by `steps` guided steps."""
+        avoid = settings.negative
+        uncond = self.clap.embed_text([avoid])[0] if avoid else self.unet.null_cond
+        window = self._latent_frames(self.sampling.window)
+        model = windowed(self.unet, window, overlap=window // 4)
+        return SAMPLERS[self.sampling.sampler](
+            prediction_to_denoiser(guided(model, cond, uncond, settings.guidance), self.schedule),
+            noise,
+            self.schedule.sampling_times(steps, self.sampling.spacing),
+            self.schedule,
+            callback=callback,
+        )
 
-    def _samples(self, mel: torch.Tensor, seconds: float) -> np.ndarray:
-        """mel [1, 1, T, F] -> samples [N]."""
-        wave = self.vocoder(mel)[0, : round(seconds * self.sample_rate)]
-        return limit_peak(wave.float().cpu().numpy())
+    def _choose(
+        self,
+        drafts: torch.Tensor,
+        cond: torch.Tensor,
+        settings: "_Settings",
+        report: Callable[[int], None],
+    ) -> torch.Tensor:
+        """Noises [J, K, C, T, F] and cond [J, E] -> of each K the one whose sound, made in few
+        steps, is nearest to cond, [J, C, T, F].
+
+        The samplers are deterministic, so what a noise becomes in a few steps is a rough copy of
+        what it becomes in many.
+        """
+        count, steps = drafts.shape[1], self.sampling.draft_steps
+        each = cond.repeat_interleave(count, 0)
+        latent = self._sample(drafts.flatten(0, 1), each, settings, steps, lambda n, _: report(n))
+        scores = [
+            self._score(self.vae.decode(latent[i : i + 1]), each[i], settings.seconds)
+            for i in range(len(latent))
+        ]
+        best = torch.tensor(scores).view(-1, count).argmax(1)
+        return drafts[torch.arange(len(drafts)), best]
+
+    def _cut(self, wave: torch.Tensor, seconds: float) -> np.ndarray:
+        """What the vocoder made, [1, N'] -> samples [N]."""
+        return limit_peak(wave[0, : round(seconds * self.sample_rate)].float().cpu().numpy())
 
     def _score(self, mel: torch.Tensor, cond: torch.Tensor, seconds: float) -> float:
         """Cosine of cond [E] and the CLAP embedding of a mel [1, 1, T, F]."""
@@ -200,7 +229,8 @@ class SoundCrafter:
             # what it reads is what the VAE makes: no need of a wave
             frames = config.num_frames(round(seconds * self.sample_rate))
             return float(audio.embed_mel(mel[:, :, :frames])[0] @ cond)
-        return float(self.clap.embed_audio(self._samples(mel, seconds), self.sample_rate)[0] @ cond)
+        samples = self._cut(self.vocoder(mel), seconds)
+        return float(self.clap.embed_audio(samples, self.sample_rate)[0] @ cond)
 
     def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:
         """The initial noises [count, C, T/d, F/d] of a seed, the same on every device, in any

@@ -70,9 +70,9 @@ class ClapStage(Stage):
         if not self.config.train_audio:  # a run of its own, beside that of both towers
             self.name, self.parts = "clap_text", ("clap_text",)
         torch.manual_seed(self.config.seed)
-        tokenizer = self._train_tokenizer()
+        text, tokenizer = self._text_tower(folder)
         audio, self.audio_id = self._audio_tower(folder)
-        clap = Clap(audio, ClapText(self.model_config.clap_text), tokenizer)
+        clap = Clap(audio, text, tokenizer)
         clap.train()
         if not self.config.train_audio:
             clap.audio.eval().requires_grad_(False)
@@ -126,9 +126,8 @@ class ClapStage(Stage):
     def initialise(self, folder: Path) -> None:
         clap = self._clap()
         load_part(clap.text, folder, "clap_text")
-        source = open_folder(folder)
-        clap.tokenizer = source.load_tokenizer()
-        if self.config.train_audio and "clap_audio" in source.parts:
+        clap.tokenizer = open_folder(folder).load_tokenizer()
+        if self.config.train_audio:
             load_part(clap.audio, folder, "clap_audio")
 
     def state(self) -> dict[str, Any]:
@@ -158,6 +157,16 @@ class ClapStage(Stage):
 
     def _clap(self) -> Clap:
         return cast(Clap, self.network)
+
+    def _text_tower(self, folder: Path) -> tuple[ClapText, Tokenizer]:
+        """A new tower with its tokenizer, or the folder's own where it stays as it is."""
+        if self.config.train_text:
+            return ClapText(self.model_config.clap_text), self._train_tokenizer()
+        source = open_folder(folder)
+        tower = cast(ClapText, source.load("clap_text"))
+        if tower.config != self.model_config.clap_text:
+            raise ValueError(f"{folder}: its clap_text has other settings than the recipe's")
+        return tower, source.load_tokenizer()
 
     def _audio_tower(self, folder: Path) -> tuple[ClapAudio, str | None]:
         """The tower to train, or the folder's own and its training id where it stays as it is."""

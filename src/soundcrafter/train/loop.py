@@ -237,7 +237,8 @@ def _dependents(folder: Path, stage: Stage) -> list[str]:
     return [
         name
         for name, entry in read_parts(folder).items()
-        if name not in stage.parts and set(stage.parts) & set(entry.trained_against)
+        if name in stage.precedes
+        or (name not in stage.parts and set(stage.parts) & set(entry.trained_against))
     ]
 
 

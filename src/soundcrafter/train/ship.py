@@ -17,7 +17,15 @@ from soundcrafter.train.log import read_log
 from soundcrafter.train.loop import IDENTITY, run_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-RUNS = ("clap", "clap_text", "vae", "vocoder", "vocoder_decoded", "diffusion")  # of a model folder
+RUNS = (
+    "text",
+    "clap",
+    "clap_text",
+    "vae",
+    "vocoder",
+    "vocoder_decoded",
+    "diffusion",
+)  # of a model folder
 CREDITS = "CREDITS.csv"
 CREDIT_COLUMNS = ("file", "attribution", "licence", "source")
 

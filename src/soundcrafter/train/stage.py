@@ -58,6 +58,7 @@ class Stage(ABC):
     name: str  # of its run's folder
     config: StageConfig
     parts: tuple[str, ...]  # of the model folder that it writes
+    precedes: tuple[str, ...] = ()  # parts that a later stage trains together with this one's
     one_process: bool = False  # whether its loss cannot be shared between processes
     players: dict[str, Player]  # in the order in which they move; the first one is exported
 

@@ -62,6 +62,7 @@ class TextStage(Stage):
 
     name = "text"
     parts = ("clap_text",)
+    precedes = ("clap_audio",)
     one_process = True  # a shard's captions would only be compared with that shard's
 
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
