@@ -172,10 +172,11 @@ def test_every_option_reaches_the_model(run, tiny_model, tmp_path, monkeypatch):
     run(
         *("generate", "dog", "--model", tiny_model, "-o", tmp_path / "a.wav", "--seconds", ".25"),
         *("--count", 2, "--seed", 9, "--steps", 2, "--guidance", "1.5", "--negative", "rain"),
-        *("--device", "cpu"),
+        *("--candidates", 3, "--device", "cpu"),
     )
     del seen["progress"]
     wanted = {"seconds": 0.25, "count": 2, "seed": 9, "steps": 2, "guidance": 1.5}
+    wanted["candidates"] = 3
     assert seen == {**wanted, "negative": "rain", "prompts": ["dog"], "device": "cpu"}
     seen.clear()
     run("generate", "dog", "--model", tiny_model, "-o", tmp_path / "b.wav")
@@ -268,21 +269,21 @@ def test_train_from_encoded_data(run, clips, tiny_recipe, tiny_model, tmp_path):
 def test_sounds_are_saved_as_they_are_made(run, tiny_model, tmp_path, monkeypatch):
     from soundcrafter.pipeline import SoundCrafter
 
-    finish, made = SoundCrafter._finish, []
+    cut, made = SoundCrafter._cut, []
 
     def fail_in_the_second_batch(*arguments):
         made.append(arguments)
         if len(made) == 6:
             raise ValueError("out of luck")
-        return finish(*arguments)
+        return cut(*arguments)
 
-    monkeypatch.setattr(SoundCrafter, "_finish", fail_in_the_second_batch)
+    monkeypatch.setattr(SoundCrafter, "_cut", fail_in_the_second_batch)
     done = run(
         *("generate", "dog", "--count", 9, "-o", tmp_path / "out", *SHORT, "--device", "cpu"),
         *("--model", tiny_model),
     )
     assert done.code == 2
-    assert len(list((tmp_path / "out").iterdir())) == 4  # the first batch; nothing half-written
+    assert len(list((tmp_path / "out").iterdir())) == 5  # nothing half-written
 
 
 def test_train_prints_json_lines(run, clips, tiny_recipe, tmp_path):

@@ -91,8 +91,8 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from None
 
     def to_json(self) -> str:
-        """The whole tokenizer as the text of a tokenizer.json."""
-        text: str = self._tokenizer.to_str(pretty=True)
+        """The whole tokenizer as the text of a tokenizer.json, without spaces for the eye."""
+        text: str = self._tokenizer.to_str(pretty=False)
         return text
 
     @property
