@@ -246,7 +246,8 @@ def evaluate(
     generated: Annotated[Path | None, typer.Option(help="Folder of sounds to measure.")] = None,
     reference: Annotated[Path | None, typer.Option(help="Folder of real sounds.")] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="Generate for these: families, free, or a csv or text file.")
+        str | None,
+        typer.Option(help="Generate for these: families, free, captions (of --data), or a file."),
     ] = None,
     chain: Annotated[bool, typer.Option("--chain", help="Measure the model link by link.")] = False,
     data: Annotated[Path | None, typer.Option(help="Manifest: real sounds of its split.")] = None,
@@ -286,7 +287,7 @@ def evaluate(
     from soundcrafter.evaluate.run import evaluate_folders, evaluate_prompts, prompts_named
     from soundcrafter.pipeline import SoundCrafter
 
-    wanted = prompts_named(prompts) if prompts is not None else ()
+    wanted = prompts_named(prompts, data, split) if prompts is not None else ()
     weights, hashes = _pairs("--checkpoint", checkpoint), _pairs("--sha256", sha256)
     names = embedder or ["tagger", "clap"]
     unused = sorted({*weights, *hashes} - set(names))

@@ -7,6 +7,7 @@ import pytest
 
 from soundcrafter.audio import write_audio
 from soundcrafter.cli import main
+from soundcrafter.data.manifest import read_manifest
 from soundcrafter.evaluate.compare import compare, compare_markdown, find_sounds
 from soundcrafter.evaluate.embedders import open_embedder
 from soundcrafter.evaluate.embedding import Embedding
@@ -188,6 +189,35 @@ class TestCommand:
         assert report["recognised"]["n"] == 2
         assert report["embedders"][1]["clap"]["n"] == 2
         assert len(list((tmp_path / "out" / "generated").glob("*.wav"))) == 2
+
+    def test_captions_of_a_split_are_paired(self, clips, tmp_path, monkeypatch, capsys, tiny_model):
+        words = [tiny_model, "--prompts", "captions", "--data", clips, "--split", "train"]
+        code, out, _ = call(monkeypatch, capsys, *words, "--out", tmp_path / "out", "--json")
+        assert code == 0
+        report = json.loads(out)
+        assert report["pairs"] == report["generated"] == 6
+        assert report["embedders"][0]["kl"]["pairs"] == 6
+
+    def test_families_are_measured_for_variety_and_copies(
+        self, data_dir, tmp_path, monkeypatch, capsys, tiny_model
+    ):
+        recordings = read_manifest(data_dir, label_column="family").recordings
+        rain = [r for r in recordings if r.label == "rain" and r.seconds < 6]
+        rows = ["file,family,split,seconds"]
+        rows += [
+            f"{r.file.resolve()},rain,{split},{r.seconds}"
+            for split, some in (("train", rain[:4]), ("test", rain[4:8]))
+            for r in some
+        ]
+        (tmp_path / "sounds.csv").write_text("\n".join(rows) + "\n")
+        (tmp_path / "prompts.csv").write_text("prompt,family\nit pours,rain\na shower,rain\n")
+        words = [tiny_model, "--prompts", tmp_path / "prompts.csv", "--data", tmp_path]
+        code, out, _ = call(monkeypatch, capsys, *words, "--out", tmp_path / "out")
+        assert code == 0
+        assert "Mean CLAP distance within a family" in out
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert report["copies"]["n"] == 2
+        assert list(report["variety"]["families"]) == ["rain"]
 
     def test_a_split_as_reference(self, sides, clips, tmp_path, monkeypatch, capsys):
         words = ["--generated", sides[0], "--data", clips, "--split", "train", "--json"]

@@ -66,5 +66,4 @@ def test_a_model_that_plays_its_training_back_is_caught(tiny_model, tmp_path):
     report = variety_report(audio, played, ["rain"] * 5, tmp_path, "test")
     assert report["copies"]["share"] == 1.0
     assert report["variety"]["generated"] > 0
-    with pytest.raises(ValueError, match="no recording"):
-        variety_report(audio, played, ["wind"] * 5, tmp_path, "test")
+    assert variety_report(audio, played, ["wind"] * 5, tmp_path, "test") == {}

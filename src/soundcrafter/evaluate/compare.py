@@ -245,7 +245,29 @@ def compare_markdown(report: Mapping[str, Any]) -> str:
             _short((found.get("clap") or {}).get("mean")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_families_markdown(report)]) + "\n"
+
+
+def _families_markdown(report: Mapping[str, Any]) -> list[str]:
+    """What is known of sounds whose prompts name families: a line a figure."""
+    lines = []
+    if found := report.get("recognised"):
+        low, high = found["interval"]
+        lines.append(
+            f"Taken for their family: {found['accuracy']:.3f} ({low:.3f} to {high:.3f}) of "
+            f"{found['n']}."
+        )
+    if found := report.get("variety"):
+        lines.append(
+            f"Mean CLAP distance within a family: generated {found['generated']:.3f}, real "
+            f"{found['real']:.3f}, ratio {found['of_real']:.2f}."
+        )
+    if found := report.get("copies"):
+        lines.append(
+            f"Nearer to a training recording, in log-mel and CLAP, than the first percentile of "
+            f"test recordings: {found['share']:.3f} of {found['n']}."
+        )
+    return ["", *lines] if lines else []
 
 
 def _short(value: float | None) -> str:

@@ -24,19 +24,22 @@ def generate_prompts(
 ) -> dict[str, Prompt]:
     """Write a wav for each prompt and seed; returns file stem -> prompt.
 
+    With one seed, prompts that are captions of recordings get their recordings' names.
+
     Sounds that are there are kept. Raises ValueError where the folder holds sounds of another
     model, other prompts or seeds.
     """
     if seeds < 1 or seed < 0:
         raise ValueError(f"seeds, seed: got {seeds}, {seed}; at least 1 and 0")
     jobs = [
-        (f"{number:04d}-{_slug(prompt.text)}-{s}", prompt, s)
+        (_stem(number, prompt, s, alone=seeds == 1), prompt, s)
         for s in range(seed, seed + seeds)
         for number, prompt in enumerate(prompts, 1)
     ]
     identity: dict[str, Any] = {
         "model": dict(model.training_ids),
         "sampling": vars(model.sampling),
+        "seed": seed,
         "prompts": {stem: prompt.text for stem, prompt, _ in jobs},
     }
     make_folder(folder)
@@ -55,10 +58,19 @@ def generate_prompts(
             texts = [prompt.text for _, prompt in part]
             sounds = model.generate(texts, seed=s, batch_size=AT_ONCE)
             for (stem, _), sound in zip(part, sounds, strict=True):
-                sound.save(folder / f"{stem}.wav")
+                file = folder / f"{stem}.wav"
+                make_folder(file.parent)
+                sound.save(file)
         if progress is not None:
             progress(begin + len(batch), len(jobs))
     return {stem: prompt for stem, prompt, _ in jobs}
+
+
+def _stem(number: int, prompt: Prompt, seed: int, *, alone: bool) -> str:
+    """The file's name without suffix."""
+    if prompt.name:
+        return prompt.name if alone else f"{prompt.name}-{seed}"
+    return f"{number:04d}-{_slug(prompt.text)}-{seed}"
 
 
 def _slug(text: str) -> str:

@@ -14,7 +14,13 @@ from soundcrafter.evaluate.compare import (
 )
 from soundcrafter.evaluate.embedding import Embedder
 from soundcrafter.evaluate.generate import generate_prompts
-from soundcrafter.evaluate.prompts import Prompt, family_prompts, free_prompts, read_prompts
+from soundcrafter.evaluate.prompts import (
+    Prompt,
+    caption_prompts,
+    family_prompts,
+    free_prompts,
+    read_prompts,
+)
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.evaluate.variety import variety_report
 from soundcrafter.files import make_folder, write_json, write_text
@@ -84,8 +90,12 @@ def evaluate_prompts(
     return _write(out, {"model": dict(model.training_ids), **report})
 
 
-def prompts_named(name: str) -> tuple[Prompt, ...]:
-    """The frozen prompts `families` or `free`, or those of a file."""
+def prompts_named(name: str, data: Path | None, split: str) -> tuple[Prompt, ...]:
+    """The frozen prompts `families` or `free`, the `captions` of a split of `data`, or a file's."""
+    if name == "captions":
+        if data is None:
+            raise ValueError("--prompts captions: needs --data, whose captions they are")
+        return caption_prompts(data, split)
     known = {"families": family_prompts, "free": free_prompts}
     return known[name]() if name in known else read_prompts(name)
 

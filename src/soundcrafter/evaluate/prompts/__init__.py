@@ -1,4 +1,5 @@
 """Frozen prompts, the same for every model: four wordings of each scored family, and free ones.
+Beside them the captions of a manifest, and prompts of a file.
 
 None equals a caption of the training data; recipes name the two files in `data.exclude_captions`
 all the same, for data that has not been seen here.
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from soundcrafter.data.manifest import read_manifest
+
 FAMILIES, FREE = "families.csv", "free.csv"
 
 
@@ -19,6 +22,7 @@ class Prompt:
 
     text: str
     family: str
+    name: str = ""  # of the recording whose caption it is: its partner in paired figures
 
 
 def family_prompts() -> tuple[Prompt, ...]:
@@ -29,6 +33,22 @@ def family_prompts() -> tuple[Prompt, ...]:
 def free_prompts() -> tuple[Prompt, ...]:
     """100 looser wordings: slang, synonyms, descriptions."""
     return read_prompts(_here(FREE))
+
+
+def caption_prompts(data: Path, split: str) -> tuple[Prompt, ...]:
+    """The captions of a split, each named after its recording.
+
+    Raises ValueError as `read_manifest` does, and where no recording has a caption.
+    """
+    manifest = read_manifest(data, split=split, label_column="family")
+    prompts = tuple(
+        Prompt(r.caption, r.label or "", manifest.name(r).rpartition(".")[0])
+        for r in manifest.recordings
+        if r.caption is not None
+    )
+    if not prompts:
+        raise ValueError(f"{data}: no recording of {split} has a caption")
+    return prompts
 
 
 def read_prompts(path: str | os.PathLike[str]) -> tuple[Prompt, ...]:
