@@ -34,7 +34,9 @@ AXES: dict[str, Any] = {
     "guidance": float,
     "negative": str,
     "candidates": int,
+    "draft_steps": int,
 }
+FIGURES = ("accuracy", "clap", "distance", "seconds_for_10")
 
 
 def main() -> None:
@@ -48,32 +50,30 @@ def main() -> None:
     for name, kind in AXES.items():
         parser.add_argument(f"--{name}", nargs="*", type=kind, default=[])
     arguments = parser.parse_args()
+    if arguments.count < 2:
+        parser.error("--count: at least 2, for a distance within each family")
     make_folder(arguments.out)
     file = arguments.out / "sweep.json"
     model, tagger = SoundCrafter.from_pretrained(arguments.model, "cpu"), Tagger.bundled()
     wordings = read_wordings(arguments.wordings, "dev")
     jobs = [(w, f) for f in tagger.classes[:-1] for w in wordings[f][: arguments.count]]
-    base = replace(model.sampling, **dict(_pair(text) for text in arguments.base))
+    pairs = [text.partition("=") for text in arguments.base]
+    if unknown := sorted({name for name, _, _ in pairs} - set(AXES)):
+        parser.error(f"--base: {', '.join(unknown)}; allowed: {', '.join(AXES)}")
+    base = replace(model.sampling, **{name: AXES[name](value) for name, _, value in pairs})
     rows: list[dict[str, Any]] = read_json(file) if file.is_file() else []
+    run = {"unet": model.training_ids["unet"], "n": len(jobs), "seed": arguments.seed}
     wanted = [base]
     for name in AXES:
         wanted += [replace(base, **{name: value}) for value in getattr(arguments, name)]
     for sampling in wanted:
-        identity = {
-            "unet": model.training_ids["unet"],
-            "n": len(jobs),
-            "seed": arguments.seed,
-            **asdict(sampling),
-        }
+        identity = {**run, **asdict(sampling)}
         if not any(identity.items() <= row.items() for row in rows):
             model.sampling = sampling
             rows.append({**identity, **measure(model, tagger, jobs, arguments.seed)})
             write_json(file, rows)
             print(json.dumps({name: rows[-1][name] for name in (*AXES, *FIGURES)}), flush=True)
-    plot(rows, base, arguments.out / "sweep.png")
-
-
-FIGURES = ("accuracy", "clap", "distance", "seconds_for_10")
+    plot([row for row in rows if run.items() <= row.items()], base, arguments.out / "sweep.png")
 
 
 def measure(
@@ -106,6 +106,8 @@ def plot(rows: list[dict[str, Any]], base: SamplingConfig, file: Path) -> None:
 
     panels = {name: _series(rows, base, name) for name in AXES}
     panels = {name: series for name, series in panels.items() if len(series) > 1}
+    if not panels:
+        return
     figure, axes = pyplot.subplots(1, len(panels), figsize=(3.6 * len(panels), 3), squeeze=False)
     for axis, (name, series) in zip(axes[0], panels.items(), strict=True):
         places = range(len(series))
@@ -132,11 +134,6 @@ def _time(model: SoundCrafter) -> float:
     begin = time.perf_counter()
     model.generate("rain", seconds=10.0)
     return time.perf_counter() - begin
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    return name, AXES[name](value)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Options(TypedDict, total=False):
     guidance: float | None  # weight of the prompt; 1 is none
     negative: str | None  # what to keep away from; needs guidance other than 1
     candidates: int | None  # noises tried in a few steps, of which CLAP chooses the best
-    batch_size: int  # sounds made at once (4); never changes a sound
+    batch_size: int  # sounds made at once (4), each with its candidates; never changes a sound
     progress: Progress | None  # called with (done, total) after every sampling step
 
 
@@ -122,8 +122,8 @@ class SoundCrafter:
     def stream(self, prompts: str | Sequence[str], **options: Unpack[Options]) -> Iterator[Sound]:
         """Sounds for one prompt or several, as they are made: `count` of each, prompt by prompt.
 
-        See Options. Sound k of a prompt uses seed + k; its initial noise depends on that seed
-        alone. Raises ValueError at once for values out of range.
+        See Options. Sound k of a prompt uses seed + k; the noises that it can start from depend on
+        that seed alone. Raises ValueError at once for values out of range.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         sampling = self.sampling
@@ -219,7 +219,7 @@ class SoundCrafter:
         return drafts[torch.arange(len(drafts)), best]
 
     def _cut(self, wave: torch.Tensor, seconds: float) -> np.ndarray:
-        """What the vocoder made, [1, N'] -> samples [N]."""
+        """What the vocoder made, [1, N'] -> samples [N], limited to full scale."""
         return limit_peak(wave[0, : round(seconds * self.sample_rate)].float().cpu().numpy())
 
     def _score(self, mel: torch.Tensor, cond: torch.Tensor, seconds: float) -> float:

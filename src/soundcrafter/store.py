@@ -120,11 +120,12 @@ def find_model(name: str | os.PathLike[str] | None) -> Path:
         ) from None
 
 
-def open_folder(path: str | os.PathLike[str]) -> ModelFolder:
+def open_folder(path: str | os.PathLike[str], *, together: bool = True) -> ModelFolder:
     """Read `config.json` of a model folder and check that its files and parts belong together.
 
     Raises ValueError, naming what is wrong: no folder, no config, an unknown key, a missing file,
-    parts of different models. Weights are not read here.
+    parts of different models. Weights are not read here. `together` False allows parts that were
+    not trained against each other: a kill between two of them leaves that.
     """
     path = Path(path)
     if not path.is_dir():
@@ -138,8 +139,9 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFolder:
     if folder.tokenizer_sha256 is not None and not (path / TOKENIZER).is_file():
         raise ValueError(f"{path}: {TOKENIZER} is missing")
     check_together({name: entry.config for name, entry in folder.parts.items()})
-    for name, entry in folder.parts.items():
-        folder.check_against(name, entry.trained_against)
+    if together:
+        for name, entry in folder.parts.items():
+            folder.check_against(name, entry.trained_against)
     return folder
 
 

@@ -12,7 +12,7 @@ from soundcrafter.evaluate.compare import compare, compare_markdown, find_sounds
 from soundcrafter.evaluate.embedders import open_embedder
 from soundcrafter.evaluate.embedding import Embedding
 from soundcrafter.evaluate.generate import generate_prompts
-from soundcrafter.evaluate.prompts import Prompt
+from soundcrafter.evaluate.prompts import Prompt, caption_prompts
 from soundcrafter.pipeline import SoundCrafter
 
 
@@ -197,6 +197,18 @@ class TestCommand:
         report = json.loads(out)
         assert report["pairs"] == report["generated"] == 6
         assert report["embedders"][0]["kl"]["pairs"] == 6
+
+    def test_names_stay_below_the_folder_and_each_clip_has_one_prompt(self, clips, tmp_path):
+        inside = tmp_path / "in"
+        inside.mkdir()
+        rows = ["file,caption,split", "a.wav,first,test", "a.wav,second,test", "../b.wav,out,train"]
+        (inside / "sounds.csv").write_text("\n".join(rows) + "\n")
+        clip = next((clips / "audio").iterdir())
+        shutil.copy(clip, inside / "a.wav")
+        shutil.copy(clip, tmp_path / "b.wav")
+        assert caption_prompts(inside, "test") == (Prompt("first", "", "a"),)
+        with pytest.raises(ValueError, match="not below"):
+            caption_prompts(inside, "train")
 
     def test_families_are_measured_for_variety_and_copies(
         self, data_dir, tmp_path, monkeypatch, capsys, tiny_model

@@ -2,12 +2,14 @@
 
 import copy
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from soundcrafter.models.tagger import Tagger, TaggerConfig
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train import STAGES, build_stage
@@ -335,6 +337,50 @@ def test_a_label_stands_for_every_caption_of_its_kind():
     assert pairs == {(1, 0), (2, 0), (4, 3)}
     assert torch.equal(same, same.T)
     assert same.diagonal().all()
+
+
+def test_recordings_of_one_label_are_no_negatives():
+    same = same_sound(["woof", "a hound", "rain"], ["dog", "dog", "rain"])
+    assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+
+
+def test_clap_hears_distorted_spectrograms_that_depend_on_the_index_alone(make_stage):
+    plain = make_stage("clap")
+    stage = make_stage("clap", "clap.distortion.time_mask=0.5", "clap.distortion.tilt=0.5")
+    first, again = (
+        stage.prepare(stage.load_batch(indices), torch.device("cpu"))["mel"]
+        for indices in (range(4), range(2, 4))
+    )
+    clean = plain.prepare(plain.load_batch(range(4)), torch.device("cpu"))["mel"]
+    assert first.shape == clean.shape
+    assert not torch.equal(first, clean)
+    torch.testing.assert_close(first[2:], again)
+
+
+def test_the_audio_tower_starts_from_a_tagger_that_fits(make_recipe, clips, tmp_path):
+    recipe = make_recipe()
+    config = recipe.model.clap_audio
+    tagger = Tagger(
+        TaggerConfig(
+            mel=config.mel,
+            classes=("a", "b"),
+            width=config.width,
+            depths=config.depths,
+            mel_mean=config.mel_mean,
+            mel_std=config.mel_std,
+        )
+    )
+    save_part(tmp_path, "tagger", tagger, tagger.config)
+    stage = ClapStage(make_recipe(f"clap.audio_init={tmp_path}"), clips, tmp_path)
+    started = stage.network.audio.tower.state_dict()
+    for name, value in tagger.tower.state_dict().items():
+        assert torch.equal(started[name], value) != name.startswith("projection"), name
+    other = dataclasses.replace(tagger.config, depths=(*config.depths, 1))
+    save_part(tmp_path / "deep", "tagger", Tagger(other), other)
+    with pytest.raises(ValueError, match="another spectrogram or size"):
+        ClapStage(make_recipe(f"clap.audio_init={tmp_path / 'deep'}"), clips, tmp_path)
+    with pytest.raises(ValueError, match="audio_init"):
+        make_recipe("clap.audio_init=x", "clap.train_audio=false")
 
 
 def test_captions_are_replaced_by_labels_as_often_as_asked(make_recipe, clips, tmp_path):

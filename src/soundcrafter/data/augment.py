@@ -32,10 +32,11 @@ def distort(mel: Tensor, config: DistortionConfig, rng: np.random.Generator, fil
     What is masked becomes `fill`.
     """
     bands = mel.shape[1]
-    mel += torch.linspace(-1.0, 1.0, bands) * float(rng.uniform(-config.tilt, config.tilt))
+    slope = torch.linspace(-1.0, 1.0, bands, device=mel.device)
+    mel += slope * float(rng.uniform(-config.tilt, config.tilt))
     shift = int(rng.integers(-config.band_shift, config.band_shift + 1))
     if shift:
-        places = (torch.arange(bands) + shift).clamp(0, bands - 1)
+        places = (torch.arange(bands, device=mel.device) + shift).clamp(0, bands - 1)
         mel.copy_(mel[:, places])
     for axis, longest in ((mel, config.time_mask), (mel.T, config.band_mask)):
         width = int(rng.integers(0, int(longest * len(axis)) + 1))

@@ -59,6 +59,10 @@ class Manifest:
             return recording.file.relative_to(self.root).as_posix()
         return recording.file.as_posix()
 
+    def stem(self, recording: Recording) -> str:
+        """The name without its suffix."""
+        return self.name(recording).rpartition(".")[0]
+
 
 def read_manifest(
     path: str | PathLike[str],
@@ -137,7 +141,7 @@ def read_captions(path: str | PathLike[str]) -> list[str]:
     Raises ValueError for a missing file or column.
     """
     table = Path(path)
-    columns, rows = _read_table(table)
+    columns, rows = read_table(table)
     column = next((name for name in ("caption", "prompt") if name in columns), None)
     if column is None:
         raise ValueError(_missing(table, columns, "caption or prompt"))
@@ -150,7 +154,7 @@ def read_caption_groups(path: str | PathLike[str]) -> list[tuple[str, ...]]:
     Raises ValueError for a missing file or column.
     """
     table = Path(path)
-    columns, rows = _read_table(table)
+    columns, rows = read_table(table)
     if not columns >= AUDIOCAPS_COLUMNS:
         raise ValueError(_missing(table, columns, ", ".join(sorted(AUDIOCAPS_COLUMNS))))
     clips: dict[tuple[str, str], list[str]] = {}
@@ -164,7 +168,7 @@ def _tables_in(folder: Path) -> list[Path]:
     for name in TABLES:
         if (folder / name).is_file():
             return [folder / name]
-    headers = {table: _read_table(table)[0] for table in sorted(folder.glob("*.csv"))}
+    headers = {table: read_table(table)[0] for table in sorted(folder.glob("*.csv"))}
     tables = [table for table, columns in headers.items() if "file" in columns]
     if not tables:
         return [table for table, columns in headers.items() if columns >= AUDIOCAPS_COLUMNS]
@@ -174,7 +178,8 @@ def _tables_in(folder: Path) -> list[Path]:
     return tables
 
 
-def _read_table(path: Path) -> tuple[set[str], list[Row]]:
+def read_table(path: Path) -> tuple[set[str], list[Row]]:
+    """The columns and rows of a csv or jsonl file. Raises ValueError where it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".jsonl":
@@ -192,7 +197,7 @@ def _read_table(path: Path) -> tuple[set[str], list[Row]]:
 
 
 def _rows(table: Path, label_column: str, need_caption: bool) -> list[Row]:
-    columns, rows = _read_table(table)
+    columns, rows = read_table(table)
     audiocaps = "file" not in columns and columns >= AUDIOCAPS_COLUMNS
     needed = [] if audiocaps else ["file"]
     if need_caption:

@@ -85,7 +85,7 @@ def find_recordings(data: Path, split: str) -> SoundFiles:
     part = next((manifest.name(r) for r in manifest.recordings if r.start > 0), None)
     if part is not None:
         raise ValueError(f"{data}: {part} is part of a longer file; cut it out first")
-    files = {manifest.name(r).rpartition(".")[0]: r.file for r in manifest.recordings}
+    files = {manifest.stem(r): r.file for r in manifest.recordings}
     return SoundFiles(files, 0, dict(manifest.skipped))
 
 

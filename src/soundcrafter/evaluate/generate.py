@@ -45,7 +45,8 @@ def generate_prompts(
     make_folder(folder)
     if (folder / INDEX).is_file() and read_json(folder / INDEX) != identity:
         raise ValueError(
-            f"{folder}: holds sounds of another model or other prompts; use another --out"
+            f"{folder}: holds sounds of another model, other prompts or another seed; "
+            "use another --out"
         )
     write_json(folder / INDEX, identity)
     for begin in range(0, len(jobs), AT_ONCE):

@@ -158,7 +158,7 @@ class ClapAudio(nn.Module):
         return F.normalize(embeddings.unflatten(0, windows.shape[:2]).mean(1), dim=-1)
 
     def spectrogram(self, wave: Tensor) -> Tensor:
-        """wave [B, N] of at most max_seconds -> what `embed_mel` takes [B, 1, T, F]."""
+        """wave [B, N], of which the first max_seconds count -> for `embed_mel` [B, 1, T, F]."""
         return self.log_mel(self._fill(wave)[:, : self.config.max_samples])
 
     def embed_mel(self, mel: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def same_sound(captions: Sequence[str], labels: Sequence[str | None]) -> Tensor:
 
 
 class ClapStage(Stage):
-    """Trains the parts `clap_audio` and `clap_text`, or the text tower alone."""
+    """Trains the parts `clap_audio` and `clap_text`, or one of them against the other as it is."""
 
     name = "clap"
     parts: tuple[str, ...] = ("clap_audio", "clap_text")
@@ -125,8 +125,9 @@ class ClapStage(Stage):
 
     def initialise(self, folder: Path) -> None:
         clap = self._clap()
-        load_part(clap.text, folder, "clap_text")
-        clap.tokenizer = open_folder(folder).load_tokenizer()
+        if self.config.train_text:
+            load_part(clap.text, folder, "clap_text")
+            clap.tokenizer = open_folder(folder).load_tokenizer()
         if self.config.train_audio:
             load_part(clap.audio, folder, "clap_audio")
 
@@ -162,7 +163,7 @@ class ClapStage(Stage):
         """A new tower with its tokenizer, or the folder's own where it stays as it is."""
         if self.config.train_text:
             return ClapText(self.model_config.clap_text), self._train_tokenizer()
-        source = open_folder(folder)
+        source = open_folder(folder, together=False)  # a kill may have come between the two parts
         tower = cast(ClapText, source.load("clap_text"))
         if tower.config != self.model_config.clap_text:
             raise ValueError(f"{folder}: its clap_text has other settings than the recipe's")
@@ -195,9 +196,11 @@ def _start_from_tagger(audio: ClapAudio, folder: Path) -> None:
     """Give the conv tower all of a tagger's but the projection, which is to other classes."""
     tagger = cast(Tagger, open_folder(folder).load("tagger"))
     ours, theirs = audio.tower.state_dict(), tagger.tower.state_dict()
-    if tagger.config.mel != audio.config.mel or any(
-        ours[name].shape != theirs[name].shape for name in ours if "projection" not in name
-    ):
+    shapes = [
+        {name: value.shape for name, value in state.items() if "projection" not in name}
+        for state in (ours, theirs)
+    ]
+    inputs = [(c.mel, c.mel_mean, c.mel_std) for c in (audio.config, tagger.config)]
+    if shapes[0] != shapes[1] or inputs[0] != inputs[1]:
         raise ValueError(f"{folder}: its tagger has another spectrogram or size than clap_audio")
-    kept = {name: value for name, value in theirs.items() if "projection" not in name}
-    audio.tower.load_state_dict({**ours, **kept})
+    audio.tower.load_state_dict({**ours, **{name: theirs[name] for name in shapes[0]}})

@@ -63,13 +63,17 @@ class TextStageConfig(StageConfig):
     captions: tuple[str, ...] = ("audiocaps_train.csv", "audiocaps_val.csv")  # below the data
     ontology: str = "audioset_ontology.json"  # below the data; empty: none
     max_words: int = 16  # texts of more words are left out: a batch is as long as its longest
-    words: float = 0.25  # share of the texts that are single words of the teacher's vocabulary
     pairs: float = 0.5  # share of the texts that get a partner of the same meaning
+    words: float = 0.25  # share of the others that are single words of the teacher's vocabulary
     contrastive_weight: float = 0.2  # of the symmetric cross-entropy between partners
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._refuse_negative("contrastive_weight")
+        self._refuse_negative("contrastive_weight", "max_words")
+        if self.accumulate > 1:  # the loss compares all texts of a batch
+            raise ValueError(f"accumulate: got {self.accumulate}; a contrastive batch is not split")
+        if not self.captions:
+            raise ValueError("captions: none; name at least one csv file")
         for name in ("words", "pairs"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
@@ -94,6 +98,8 @@ class ClapStageConfig(StageConfig):
             raise ValueError(f"label_captions: got {self.label_captions}; allowed: 0 to 1")
         if not (self.train_audio or self.train_text):
             raise ValueError("train_audio, train_text: both are false; nothing would be trained")
+        if self.audio_init and not self.train_audio:
+            raise ValueError("audio_init: the audio tower stays as it is (train_audio is false)")
         if self.accumulate > 1:  # the loss compares all captions of a batch with all its sounds
             raise ValueError(f"accumulate: got {self.accumulate}; a contrastive batch is not split")
 

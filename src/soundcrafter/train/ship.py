@@ -17,15 +17,8 @@ from soundcrafter.train.log import read_log
 from soundcrafter.train.loop import IDENTITY, run_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-RUNS = (
-    "text",
-    "clap",
-    "clap_text",
-    "vae",
-    "vocoder",
-    "vocoder_decoded",
-    "diffusion",
-)  # of a model folder
+# the runs of a model folder
+RUNS = ("text", "clap", "clap_text", "vae", "vocoder", "vocoder_decoded", "diffusion")
 CREDITS = "CREDITS.csv"
 CREDIT_COLUMNS = ("file", "attribution", "licence", "source")
 

@@ -53,12 +53,12 @@ class Samples:
 
 
 class Stage(ABC):
-    """One of the four trainings. It knows its losses; the loop knows hardware and disk."""
+    """One of the trainings. It knows its losses; the loop knows hardware and disk."""
 
     name: str  # of its run's folder
     config: StageConfig
     parts: tuple[str, ...]  # of the model folder that it writes
-    precedes: tuple[str, ...] = ()  # parts that a later stage trains together with this one's
+    precedes: tuple[str, ...] = ()  # parts that, once there, forbid to train this stage again
     one_process: bool = False  # whether its loss cannot be shared between processes
     players: dict[str, Player]  # in the order in which they move; the first one is exported
 

@@ -1,6 +1,5 @@
 """The sentence encoder that teaches the text tower what words mean; needed in training alone."""
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -9,13 +8,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from soundcrafter.files import make_folder, replacing
 
 _BATCH = 256
 _MAX_TOKENS = 64
+_HEADER = "soundcrafter"
 
 
 class Teacher:
@@ -29,8 +30,8 @@ class Teacher:
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
             self.network: Any = AutoModel.from_pretrained(name).eval()
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except (OSError, ValueError, ImportError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(
                 f"text.teacher: cannot load {name!r}: {reason}; expected a folder or hub name of "
                 "a sentence encoder, such as sentence-transformers/all-MiniLM-L6-v2"
@@ -59,7 +60,7 @@ class Teacher:
         return torch.stack(rows)
 
     def words(self) -> list[str]:
-        """The whole words of its vocabulary, of three letters or more, in alphabetic order."""
+        """The words of three letters or more that its WordPiece vocabulary holds whole, sorted."""
         return sorted(
             word for word in self.tokenizer.get_vocab() if re.fullmatch("[a-z]{3,}", word)
         )
@@ -82,13 +83,26 @@ def principal(vectors: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def cached(teacher: Teacher, name: str, texts: Sequence[str], file: Path) -> Tensor:
-    """The teacher's vectors of the texts [N, D], kept in `file` for the next time."""
-    key = hashlib.sha256(json.dumps([name, *texts]).encode()).hexdigest()[:16]
-    place = file.with_name(f"{file.stem}-{key}{file.suffix}")
-    if place.is_file():
-        return load_file(place)["vectors"]
-    vectors = teacher(texts)
-    make_folder(place.parent)
-    with replacing(place) as temporary:
-        save_file({"vectors": vectors}, temporary)
-    return vectors
+    """The teacher's vectors of the texts [N, D]; `file` keeps those of texts it was asked before.
+
+    Raises ValueError where the file holds vectors of another teacher than `name`.
+    """
+    known: dict[str, int] = {}
+    vectors = torch.empty(0, 0)
+    if file.is_file():
+        with safe_open(file, framework="pt") as opened:
+            header = json.loads(opened.metadata()[_HEADER])
+            vectors = opened.get_tensor("vectors")
+        if header["teacher"] != name:
+            raise ValueError(f"{file}: holds vectors of {header['teacher']}, not of {name}")
+        known = {text: place for place, text in enumerate(header["texts"])}
+    missing = [text for text in dict.fromkeys(texts) if text not in known]
+    if missing:
+        found = teacher(missing)
+        vectors = torch.cat([vectors, found]) if known else found
+        known |= {text: len(known) + i for i, text in enumerate(missing)}
+        make_folder(file.parent)
+        header = json.dumps({"teacher": name, "texts": list(known)})
+        with replacing(file) as temporary:
+            save_file({"vectors": vectors}, temporary, {_HEADER: header})
+    return vectors[[known[text] for text in texts]]

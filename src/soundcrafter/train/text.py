@@ -4,8 +4,9 @@ caption -> text tower -> embedding, drawn to the teacher's vector of the same ca
 embeddings of captions that mean the same. The audio tower is aligned with it afterwards.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from soundcrafter.data.manifest import (
     read_excluded,
 )
 from soundcrafter.data.wordings import read_wordings
+from soundcrafter.files import read_json
 from soundcrafter.models.clap import ClapText, symmetric_cross_entropy
 from soundcrafter.settings import to_dict
 from soundcrafter.store import open_folder, save_part
@@ -77,6 +79,8 @@ class TextStage(Stage):
         groups = text_groups(recipe, data, excluded)
         short = [tuple(text for text in group if self._is_short(text)) for group in groups]
         self.groups = [group for group in short if len(group) > 1]
+        # a family stands there more than once: its draws are one kind
+        self.kinds = {group: kind for kind, group in enumerate(self.groups)}
         singles = [
             caption
             for name in self.config.captions
@@ -90,6 +94,11 @@ class TextStage(Stage):
         self.places = {text: place for place, text in enumerate(texts)}
         cache = run_folder(folder, self.name) / "teacher.safetensors"
         vectors = cached(teacher, self.config.teacher, texts, cache)
+        if not words or not self.groups:
+            raise ValueError(
+                f"text: {len(words)} words of the teacher, {len(self.groups)} groups of texts that "
+                "mean the same; at least one of each is needed"
+            )
         of_captions = vectors[[self.places[text] for text in self.pools["caption"]]]
         mean, directions = principal(of_captions, self.model_config.clap_text.embed_dim)
         self.targets = F.normalize((vectors - mean) @ directions, dim=-1)
@@ -104,7 +113,7 @@ class TextStage(Stage):
         return {
             "model": {"clap_text": to_dict(self.model_config.clap_text)},
             "stage": to_dict(self.config),
-            "data": {"texts": len(self.places), "groups": len(self.groups)},
+            "data": {"texts": _fingerprint(self.places), "groups": _fingerprint(self.groups)},
         }
 
     def weights(self, step: int) -> dict[str, float]:
@@ -121,7 +130,7 @@ class TextStage(Stage):
                 group = int(rng.integers(len(self.groups)))
                 one, other = rng.permutation(len(self.groups[group]))[:2]
                 first.append(len(texts))
-                groups.append(group)
+                groups.append(self.kinds[self.groups[group]])
                 texts.append(self.groups[group][one])
                 partners.append(self.groups[group][other])
             else:
@@ -151,6 +160,12 @@ class TextStage(Stage):
         load_part(self.network, folder, "clap_text")
         self.tokenizer = open_folder(folder).load_tokenizer()
 
+    def state(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer.to_json()}  # not the recipe's after initialise
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.tokenizer = Tokenizer.from_json(state["tokenizer"])
+
     def export(self, network: nn.Module, folder: Path) -> None:
         save_part(
             folder,
@@ -175,9 +190,22 @@ def text_groups(recipe: Recipe, data: Path, excluded: set[str]) -> list[tuple[st
     for name in recipe.text.captions:
         groups += read_caption_groups(data / name)
     if recipe.text.ontology:
-        classes = json.loads((data / recipe.text.ontology).read_text(encoding="utf-8"))
-        groups += [(one["name"], one["description"]) for one in classes if one["description"]]
+        groups += _described(data / recipe.text.ontology)
     kept = (
         tuple(text for text in group if normalize_caption(text) not in excluded) for group in groups
     )
     return [group for group in kept if len(group) > 1]
+
+
+def _described(path: Path) -> list[tuple[str, str]]:
+    """Name and description of each class of an AudioSet ontology that has one."""
+    classes = read_json(path)
+    try:
+        return [(one["name"], one["description"]) for one in classes if one["description"]]
+    except (TypeError, KeyError):
+        raise ValueError(f"{path}: not a list of classes with name and description") from None
+
+
+def _fingerprint(texts: Iterable[object]) -> str:
+    rows = list(texts)
+    return f"{len(rows)}, sha256 {hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}"

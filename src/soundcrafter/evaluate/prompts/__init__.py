@@ -36,19 +36,22 @@ def free_prompts() -> tuple[Prompt, ...]:
 
 
 def caption_prompts(data: Path, split: str) -> tuple[Prompt, ...]:
-    """The captions of a split, each named after its recording.
+    """The captions of a split, each named after its recording: the first where it has several.
 
-    Raises ValueError as `read_manifest` does, and where no recording has a caption.
+    Raises ValueError as `read_manifest` does, where no recording has a caption, and for a recording
+    outside the table's folder, whose name would lead out of any other folder too.
     """
-    manifest = read_manifest(data, split=split, label_column="family")
-    prompts = tuple(
-        Prompt(r.caption, r.label or "", manifest.name(r).rpartition(".")[0])
-        for r in manifest.recordings
-        if r.caption is not None
-    )
+    manifest = read_manifest(data, split=split)
+    prompts: dict[str, Prompt] = {}
+    for recording in manifest.recordings:
+        name = manifest.stem(recording)
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{data}: {name} is not below the table's folder")
+        if recording.caption is not None:
+            prompts.setdefault(name, Prompt(recording.caption, "", name))
     if not prompts:
         raise ValueError(f"{data}: no recording of {split} has a caption")
-    return prompts
+    return tuple(prompts.values())
 
 
 def read_prompts(path: str | os.PathLike[str]) -> tuple[Prompt, ...]:
