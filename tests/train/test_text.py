@@ -165,7 +165,7 @@ def test_what_cannot_be_read(make_recipe, texts, overrides, tmp_path):
         build_stage("text", make_recipe(), texts / "captions", tmp_path)
     with pytest.raises(ValueError, match="no wording in split 'test'; there are: dev, train"):
         read_wordings(texts / "wordings.csv", "test")
-    with pytest.raises(ValueError, match="none.csv: No such file"):
+    with pytest.raises(ValueError, match=r"none\.csv: No such file"):
         read_wordings(tmp_path / "none.csv")
     (tmp_path / "bad.csv").write_text("family,wording\ndog,woof\n")
     with pytest.raises(ValueError, match="no column split"):
