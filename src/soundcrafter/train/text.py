@@ -6,7 +6,7 @@ embeddings of captions that mean the same. The audio tower is aligned with it af
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,16 +76,19 @@ class TextStage(Stage):
                 "transformers' layout"
             )
         excluded = read_excluded(recipe.data.exclude_captions)
-        groups = text_groups(recipe, data, excluded)
-        short = [tuple(text for text in group if self._is_short(text)) for group in groups]
-        self.groups = [group for group in short if len(group) > 1]
+
+        def keep(text: str) -> bool:
+            short = len(text.split()) <= self.config.max_words
+            return short and normalize_caption(text) not in excluded
+
+        self.groups = text_groups(recipe, data, keep)
         # a family stands there more than once: its draws are one kind
         self.kinds = {group: kind for kind, group in enumerate(self.groups)}
         singles = [
             caption
             for name in self.config.captions
             for caption in read_captions(data / name)
-            if self._is_short(caption) and normalize_caption(caption) not in excluded
+            if keep(caption)
         ]
         teacher = Teacher(self.config.teacher)
         words = teacher.words()
@@ -105,9 +108,6 @@ class TextStage(Stage):
         torch.manual_seed(self.config.seed)
         self.tokenizer = Tokenizer.train(texts, self.model_config.clap_text.vocab_size)
         self.players = {"text": TextPlayer(ClapText(self.model_config.clap_text).train())}
-
-    def _is_short(self, text: str) -> bool:
-        return len(text.split()) <= self.config.max_words
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -177,23 +177,21 @@ class TextStage(Stage):
         )
 
 
-def text_groups(recipe: Recipe, data: Path, excluded: set[str]) -> list[tuple[str, ...]]:
-    """Texts that mean the same, two or more a group: the wordings of a family, the captions of a
-    clip, the name and the description of a sound class.
+def text_groups(recipe: Recipe, data: Path, keep: Callable[[str], bool]) -> list[tuple[str, ...]]:
+    """Texts that mean the same, two or more a group of those that `keep` accepts: the wordings of a
+    family, the captions of a clip, the name and the description of a sound class.
 
     A family stands there once for every eight of its wordings, so that they are not outnumbered.
     """
     groups: list[tuple[str, ...]] = []
     if recipe.data.wordings:
-        for family, wordings in read_wordings(recipe.data.wordings, exclude=excluded).items():
+        for family, wordings in read_wordings(recipe.data.wordings).items():
             groups += [(family, *wordings)] * max(1, len(wordings) // 8)
     for name in recipe.text.captions:
         groups += read_caption_groups(data / name)
     if recipe.text.ontology:
         groups += _described(data / recipe.text.ontology)
-    kept = (
-        tuple(text for text in group if normalize_caption(text) not in excluded) for group in groups
-    )
+    kept = (tuple(text for text in group if keep(text)) for group in groups)
     return [group for group in kept if len(group) > 1]
 
 
