@@ -1,0 +1,58 @@
+"""The command line. Heavy imports wait until a command runs, so that --help is instant."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from soundcrafter.cli import data
+from soundcrafter.cli.evaluate import evaluate
+from soundcrafter.cli.generate import demo, generate
+from soundcrafter.cli.model import info, ship
+from soundcrafter.cli.train import train
+from soundcrafter.version import __version__
+
+app = typer.Typer(
+    help="Text in, sound effect out.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (generate, train, demo, ship, evaluate, info):
+    app.command()(command)
+data_app = typer.Typer(help="Look at recordings, encode them for training.")
+for command in (data.check, data.encode):
+    data_app.command()(command)
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the command line: exit 0; 2 with one line on stderr for what the user can mend."""
+    try:
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.Abort:
+        sys.exit(130)
+    except typer.TyperException as error:
+        _fail(error.format_message())
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Text in, sound effect out."""

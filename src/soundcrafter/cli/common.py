@@ -1,0 +1,50 @@
+"""What the commands share: options, progress, tables, text files."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+RecipeOption = Annotated[Path, typer.Option(help="Recipe (TOML), see recipes/.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override: section.name=value. Repeatable.")
+]
+DataOption = Annotated[Path, typer.Option(help="Manifest (csv, jsonl) or folder of recordings.")]
+
+
+def read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: cannot read: {error}") from None
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@contextmanager
+def progress(what: str, show: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, where someone looks; yields a callback (done, total)."""
+    if not (show and sys.stderr.isatty()):
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,129 @@
+"""The command that measures sounds and models."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundcrafter.cli.common import DeviceOption, JsonFlag, progress
+
+
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(help="Folder or hub name; without it the bundled model.")
+    ] = None,
+    generated: Annotated[Path | None, typer.Option(help="Folder of sounds to measure.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Folder of real sounds.")] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="Generate for these: families, free, captions (of --data), or a file."),
+    ] = None,
+    chain: Annotated[bool, typer.Option("--chain", help="Measure the model link by link.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Manifest: real sounds of its split.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    out: Annotated[Path, typer.Option(help="Folder for report and sounds.")] = Path("evaluation"),
+    embedder: Annotated[
+        list[str] | None,
+        typer.Option(help="tagger, clap, panns-16k, panns-32k, vggish. Repeatable."),
+    ] = None,
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="NAME=PATH of an embedder's weights. Repeatable.")
+    ] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option(help="NAME=HEX that weights must have. Repeatable.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Sounds a prompt (1; with --chain 2).")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first sound and of all splits.")] = 0,
+    splits: Annotated[int, typer.Option(help="Of the inception score.")] = 10,
+    paired: Annotated[bool, typer.Option("--paired", help="Insist on equal file names.")] = False,
+    mixed_rates: Annotated[
+        bool, typer.Option("--mixed-rates", help="Allow several sample rates in a folder.")
+    ] = False,
+    device: DeviceOption = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure sounds against real ones, or a model link by link."""
+    ways = [chain, prompts is not None, generated is not None]
+    if sum(ways) != 1:
+        raise ValueError("evaluate: give one of --generated DIR, --prompts FILE and --chain")
+    if chain and data is None:
+        raise ValueError("--chain: needs --data, real recordings with their families")
+    if not chain and (reference is None) == (data is None):
+        raise ValueError("evaluate: give real sounds, --reference DIR or --data with --split")
+    from soundcrafter.evaluate.chain import chain_markdown, evaluate_chain
+    from soundcrafter.evaluate.compare import compare_markdown, find_recordings, find_sounds
+    from soundcrafter.evaluate.embedders import open_embedder
+    from soundcrafter.evaluate.run import evaluate_folders, evaluate_prompts, prompts_named
+    from soundcrafter.pipeline import SoundCrafter
+
+    wanted = prompts_named(prompts, data, split) if prompts is not None else ()
+    weights, hashes = _pairs("--checkpoint", checkpoint), _pairs("--sha256", sha256)
+    names = embedder or ["tagger", "clap"]
+    unused = sorted({*weights, *hashes} - set(names))
+    if unused:
+        raise ValueError(f"--checkpoint, --sha256: no --embedder {', '.join(unused)}")
+    crafter = None if generated else SoundCrafter.from_pretrained(model, device)
+    with progress("evaluating", show=not as_json) as advance:
+        if chain and crafter is not None and data is not None:
+            report = evaluate_chain(
+                crafter,
+                data,
+                out,
+                split=split,
+                seeds=2 if seeds is None else seeds,
+                seed=seed,
+                progress=advance,
+            )
+            text = chain_markdown(report)
+        else:
+            opened = [
+                open_embedder(
+                    name,
+                    checkpoint=Path(weights[name]) if name in weights else None,
+                    sha256=hashes.get(name),
+                )
+                for name in names
+            ]
+            if reference is not None:
+                real = find_sounds(reference, mixed_rates=mixed_rates)
+            else:
+                assert data is not None
+                real = find_recordings(data, split)
+            if generated is not None:
+                report = evaluate_folders(
+                    generated,
+                    real,
+                    opened,
+                    out,
+                    splits=splits,
+                    seed=seed,
+                    paired=paired,
+                    mixed_rates=mixed_rates,
+                    progress=advance,
+                )
+            else:
+                assert crafter is not None
+                report = evaluate_prompts(
+                    crafter,
+                    wanted,
+                    real,
+                    opened,
+                    out,
+                    data=data,
+                    split=split,
+                    seeds=seeds or 1,
+                    seed=seed,
+                    splits=splits,
+                    progress=advance,
+                )
+            text = compare_markdown(report)
+    print(json.dumps(report, indent=2) if as_json else text)
+
+
+def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """NAME=VALUE options as a dict."""
+    for text in given or ():
+        if not all(text.partition("=")):
+            raise ValueError(f"{option}: got {text!r}; expected NAME=VALUE")
+    return {text.partition("=")[0]: text.partition("=")[2] for text in given or ()}

@@ -1,0 +1,148 @@
+"""Commands that make sounds."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundcrafter.cli.common import DeviceOption, JsonFlag, progress, read_text
+
+DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What should be heard.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file, one prompt a line.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg) or folder.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub name; without it the bundled model.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length, .2 to 600.")] = None,
+    count: Annotated[int, typer.Option(help="Sounds a prompt; sound k has seed + k.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same sound.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Weight of the prompt; 1 is none.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What should not be heard.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Drafts of each sound, of which CLAP chooses.")
+    ] = None,
+    device: DeviceOption = "auto",
+    plot: Annotated[bool, typer.Option("--plot", help="A spectrogram PNG by each sound.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make sounds from a prompt, or from a file of prompts."""
+    from soundcrafter.files import make_folder
+    from soundcrafter.pipeline import SoundCrafter, check_request
+
+    wanted = _read_prompts(prompt, prompts)
+    # everything that can be refused is refused before a model is loaded
+    check_request(
+        wanted,
+        seconds=1.0 if seconds is None else seconds,
+        count=count,
+        seed=seed,
+        steps=1 if steps is None else steps,
+        guidance=1.0 if guidance is None else guidance,
+        candidates=1 if candidates is None else candidates,
+    )
+    files = _output_files(output, wanted, count, seed)
+    crafter = SoundCrafter.from_pretrained(model, device)
+    report = []
+    with progress("generating", show=not as_json) as advance:
+        sounds = crafter.stream(
+            wanted,
+            seconds=seconds,
+            count=count,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            negative=negative,
+            candidates=candidates,
+            progress=advance,
+        )
+        make_folder(files[0].parent)
+        for sound, file in zip(sounds, files, strict=True):
+            sound.save(file)
+            if plot:
+                sound.plot(file.with_suffix(".png"))
+            facts = {"seed": sound.seed, "seconds": sound.seconds, "score": round(sound.score, 4)}
+            report.append({"file": str(file), "prompt": sound.prompt, **facts})
+            if not as_json:
+                print(f"{file}  {sound.seconds:.2f} s  seed {sound.seed}  score {sound.score:.2f}")
+    if as_json:
+        print(json.dumps(report, indent=2))
+
+
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder for the sounds.")] = Path("demo"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Three sounds from the bundled model, with their spectrograms."""
+    from soundcrafter.files import make_folder
+    from soundcrafter.pipeline import SoundCrafter
+    from soundcrafter.plots import plot_grid
+
+    model = SoundCrafter.from_pretrained(device=device)
+    make_folder(out)
+    with progress("generating") as advance:
+        sounds = model.generate(DEMO_PROMPTS, seed=1, progress=advance)
+    for sound in sounds:
+        file = sound.save(out / f"{_slug(sound.prompt)}.wav")
+        sound.plot(file.with_suffix(".png"))
+        print(f"{file}  and its spectrogram, {file.with_suffix('.png').name}")
+    waves = {sound.prompt: sound.wave for sound in sounds}
+    plot_grid(waves, model.sample_rate, out / "demo.png")
+    print('make your own:  soundcrafter generate "a dog barks" --seconds 5 -o dog.wav')
+
+
+def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
+    if (prompt is None) == (file is None):
+        raise ValueError("prompt: give one prompt, or --prompts FILE")
+    if file is None:
+        return [prompt or ""]
+    found = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    if not found:
+        raise ValueError(f"{file}: no prompt in it")
+    return found
+
+
+def _output_files(output: Path | None, prompts: list[str], count: int, seed: int) -> list[Path]:
+    """Where each sound goes: the file named, numbered where there are several, or a folder.
+
+    A folder may be a new one; nothing is made yet. Raises ValueError for what cannot be written.
+    """
+    from soundcrafter.audio import WRITE_SUFFIXES
+
+    total = len(prompts) * count
+    if output is not None and output.suffix and not output.is_dir():
+        if output.suffix.lower() not in WRITE_SUFFIXES:
+            allowed = ", ".join(WRITE_SUFFIXES)
+            raise ValueError(f"{output}: cannot write {output.suffix!r}; allowed: {allowed}")
+        folder = output.parent
+        numbers = [""] if total == 1 else [f"-{i + 1:0{len(str(total))}d}" for i in range(total)]
+        files = [output.with_name(f"{output.stem}{number}{output.suffix}") for number in numbers]
+    else:
+        folder = output or Path()
+        width = len(str(len(prompts)))
+        starts = ["" if len(prompts) == 1 else f"{i + 1:0{width}d}-" for i in range(len(prompts))]
+        files = [
+            folder / f"{start}{_slug(prompt)}-{seed + k}.wav"
+            for start, prompt in zip(starts, prompts, strict=True)
+            for k in range(count)
+        ]
+        # a new folder needs one above it to be made in
+        folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(f"{folder}: no such folder, or it cannot be written")
+    return files
+
+
+def _slug(prompt: str) -> str:
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60]
+    # a file's name may have 255 bytes, not letters, on most disks
+    return words.encode()[:180].decode(errors="ignore") or "sound"

@@ -1,0 +1,53 @@
+"""Commands on a model as a whole: what it is, a copy to ship."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundcrafter.cli.common import JsonFlag, SetOption, print_table, read_text
+
+
+def info(
+    target: Annotated[
+        str | None, typer.Argument(help="Recipe, model folder or hub name; else the bundled model.")
+    ] = None,
+    overrides: SetOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """What a model or a recipe is: its parts, their sizes, its defaults."""
+    from soundcrafter.describe import describe
+
+    facts = describe(target, overrides or ())
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    rows = [[name, f"{count:,}"] for name, count in facts["parameters"].items()]
+    print_table(
+        target or "bundled model",
+        ["part", "parameters"],
+        [*rows, ["in all", f"{facts['total']:,}"]],
+    )
+    for key in ("sample_rate", "latent", "diffusion", "sampling"):
+        if key in facts:
+            print(f"{key}: {facts[key]}")
+
+
+def ship(
+    model: Annotated[Path, typer.Argument(help="Trained model folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the copy.")],
+    data: Annotated[
+        Path | None, typer.Option(help="What it was trained on, for the credits.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
+    figures: Annotated[Path | None, typer.Option(help="JSON of measurements for the card.")] = None,
+    notes: Annotated[Path | None, typer.Option(help="Text for the card: limits, terms.")] = None,
+) -> None:
+    """Copy a model in half precision, with a model card and credits."""
+    from soundcrafter.files import read_json
+    from soundcrafter.train.ship import ship as copy_model
+
+    found = read_json(figures) if figures is not None else None
+    text = read_text(notes) if notes is not None else ""
+    print(copy_model(model, out, data=data, dtype=dtype, figures=found, notes=text))
