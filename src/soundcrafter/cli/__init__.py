@@ -17,11 +17,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (generate, train, demo, ship, evaluate, info):
-    app.command()(command)
+app.command()(generate)
+app.command()(train)
+app.command()(demo)
+app.command()(ship)
+app.command()(evaluate)
+app.command()(info)
 data_app = typer.Typer(help="Look at recordings, encode them for training.")
-for command in (data.check, data.encode):
-    data_app.command()(command)
+data_app.command()(data.check)
+data_app.command()(data.encode)
 app.add_typer(data_app, name="data")
 
 
