@@ -92,7 +92,7 @@ def test_text_condition_needs_encoded_captions(make_recipe, clips, tiny_model, t
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("diffusion.seconds=0.96", "samples by diffusion.seconds is 10240, not 15360"),
+        ("diffusion.seconds=0.96", "samples of a segment is 10240, not 15360"),
         ("data.variants=3", "data.variants is 2, not 3"),
         ("data.balance=none", "data.balance is label, not none"),
         ("data.split=test", "data.split is train, not test"),
@@ -117,7 +117,7 @@ def test_data_encoded_anew_with_other_settings_does_not_resume(
     other = tmp_path / "encoded"  # as many latents, drawn by another seed
     encode_data(make_recipe("diffusion.seed=8"), clips, tiny_model, other, device="cpu")
     go("diffusion", tmp_path / "out", "diffusion.steps=2", data=encoded, max_minutes=1e-9)
-    with pytest.raises(ValueError, match=r"other settings \(data\.sha256"):
+    with pytest.raises(ValueError, match=r"other settings \(data\.0\.sha256"):
         go("diffusion", tmp_path / "out", "diffusion.steps=2", data=other)
 
 
@@ -200,6 +200,9 @@ def _assert_rows_equal(one, other, rows):
     for here, there in rows.items():
         for name in one:
             if name == "same":  # compares the captions of a batch: a function of its composition
+                continue
+            if name == "phase":  # of the whole batch
+                assert one[name] == other[name]
                 continue
             left, right = one[name][here], other[name][there]
             if name in ("tokens", "mask"):  # padded to the longest caption of the batch

@@ -73,7 +73,7 @@ def train(
 
 
 def _log_line(stage: str, entry: Mapping[str, Any], total: int) -> str:
-    hidden = ("step", "learning_rate", "samples_per_second")
+    hidden = ("step", "learning_rate", "samples_per_second", "seconds")
     losses = "  ".join(f"{key} {value:.4g}" for key, value in entry.items() if key not in hidden)
     speed = entry["samples_per_second"]
     return f"{stage} {entry['step']}/{total}  {losses}  {speed:.1f} samples/s"

@@ -1,5 +1,6 @@
 """Draws of sounds for training: crops, levels and mixes that are functions of (seed, index)."""
 
+import copy
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -135,6 +136,12 @@ class Sounds:
 
     def __len__(self) -> int:
         return len(self.manifest.recordings)
+
+    def of_length(self, num_samples: int) -> "Sounds":
+        """The same draws at another length; both share what is decoded and what was skipped."""
+        other = copy.copy(self)
+        other.num_samples = num_samples
+        return other
 
     @property
     def all_skipped(self) -> dict[str, str]:

@@ -1,14 +1,16 @@
 """Encoding a manifest once with a model's VAE and CLAP, for training the U-Net from it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from soundcrafter.data.encode import Progress, encode
 from soundcrafter.pipeline import choose_device
-from soundcrafter.train.diffusion import AudioSource
+from soundcrafter.train.curriculum import PhaseConfig
 from soundcrafter.train.recipe import Recipe
+from soundcrafter.train.sources import AudioSource, Encoders, audio_sources, encoded_folder
 
 
 def encode_data(
@@ -22,34 +24,66 @@ def encode_data(
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> Path:
-    """Write what the diffusion stage of `recipe` draws from `data` as latents and embeddings.
+    """Write what the diffusion stage of `recipe` draws from `data` as latents and embeddings; the
+    earlier phases of a curriculum into folders phase-1, phase-2, ... of their own in `out`.
 
     The model folder needs `vae` and `clap_audio`, and `clap_text` where the condition is text.
-    Returns the index file. Raises ValueError where the recipe's data.variants is 0.
+    Returns the index file of the full resolution. Raises ValueError where the recipe's
+    data.variants is 0.
     """
     target = choose_device(device)
-    with_text = recipe.diffusion.text_share > 0
-    source = AudioSource(recipe, data, folder, with_text)
-
-    def posterior(wave: Tensor) -> tuple[Tensor, Tensor]:
-        found = source.posterior(wave, target)
-        return found.mean, found.logvar
-
-    with torch.no_grad():
-        return encode(
-            source.sounds,
-            out,
-            posterior=posterior,
-            embed_audio=lambda wave: source.embed_audio(wave, target),
-            embed_text=(lambda captions: source.embed_text(captions, target))
-            if with_text
-            else None,
-            metadata={
-                **source.trained_against,
-                "clap_text": source.text_id,
-                "latent_scale": source.latent_scale,
-            },
+    encoders = Encoders(recipe, folder, recipe.diffusion.text_share > 0)
+    curriculum = recipe.diffusion.phases()
+    sources = audio_sources(recipe, data, encoders, curriculum)
+    for phase, source in zip(curriculum.phases, sources, strict=True):
+        index = _encode_phase(
+            source,
+            encoded_folder(out, phase, curriculum.phases[-1]),
+            target,
+            dtype=dtype,
             batch_size=batch_size,
-            dtype=dtype,  # type: ignore[arg-type]  # encode() refuses other names
             progress=progress,
         )
+    return index
+
+
+@torch.no_grad()
+def _encode_phase(
+    source: AudioSource,
+    out: Path,
+    device: torch.device,
+    *,
+    dtype: str,
+    batch_size: int,
+    progress: Progress | None,
+) -> Path:
+    encoders = source.encoders
+
+    def posterior(wave: Tensor) -> tuple[Tensor, Tensor]:
+        found = encoders.posterior(wave, source.config, device)
+        return found.mean, found.logvar
+
+    def embed_text(captions: list[str]) -> Tensor:
+        return encoders.embed_text(captions, device)
+
+    return encode(
+        source.sounds,
+        out,
+        posterior=posterior,
+        embed_audio=lambda wave: encoders.embed_audio(wave, device),
+        embed_text=embed_text if encoders.text is not None else None,
+        metadata={
+            **source.trained_against,
+            "clap_text": encoders.text_id,
+            "latent_scale": source.latent_scale,
+            **_resolution(source.config),
+        },
+        batch_size=batch_size,
+        dtype=dtype,  # type: ignore[arg-type]  # encode() refuses other names
+        progress=progress,
+    )
+
+
+def _resolution(config: PhaseConfig) -> dict[str, Any]:
+    """What the latents hold less than the recordings do; nothing at full resolution."""
+    return {} if config.pool == 1 else {"pool": config.pool, "grid": config.grid}

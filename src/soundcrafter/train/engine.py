@@ -51,24 +51,21 @@ class Engine:
         """Whether this process writes files and logs."""
         return bool(self.accelerator.is_main_process)
 
-    def shard(self, step: int) -> list[list[int]]:
-        """This process's sample indices of a step, one list a micro-batch.
+    def shard(self, indices: range) -> list[list[int]]:
+        """This process's part of a step's sample indices, one list a micro-batch.
 
-        Sample j of step s has index s * batch_size + j, whatever the processes and micro-batches.
+        A sample has the same index whatever the processes and micro-batches. Raises ValueError
+        where they do not divide the samples.
         """
-        config, processes = self.config, self.num_processes
-        share, rest = divmod(config.batch_size, config.accumulate * processes)
+        processes, micro = self.num_processes, self.config.accumulate
+        share, rest = divmod(len(indices), micro * processes)
         if rest:
             raise ValueError(
-                f"batch_size: {config.batch_size} is no multiple of accumulate "
-                f"{config.accumulate} x {processes} processes"
+                f"batch_size: {len(indices)} is no multiple of accumulate "
+                f"{micro} x {processes} processes"
             )
-        first = step * config.batch_size + self.accelerator.process_index * share
-        stride = share * processes
-        return [
-            list(range(first + i * stride, first + i * stride + share))
-            for i in range(config.accumulate)
-        ]
+        first, stride = self.accelerator.process_index * share, share * processes
+        return [list(indices[first + i * stride :][:share]) for i in range(micro)]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in at least one process; every one of them has to ask."""

@@ -22,7 +22,8 @@ class Log:
         self.report = report
         self._sums: dict[str, list[float]] = {}
         self._since = time.perf_counter()
-        _drop_after(self.file, start)  # what a killed run logged past its last checkpoint
+        # what a killed run logged past its last checkpoint is dropped
+        self._seconds = _drop_after(self.file, start)
         self._board = _tensorboard(run / "tensorboard", start + 1)
 
     def add(self, losses: Mapping[str, float]) -> None:
@@ -31,11 +32,14 @@ class Log:
             self._sums.setdefault(name, []).append(value)
 
     def write(self, step: int, num_samples: int, extra: Mapping[str, float]) -> None:
-        """One entry: mean losses since the last one, `extra`, and the speed in samples/s."""
+        """One entry: mean losses since the last one, `extra`, the speed in samples/s and the
+        seconds of training so far, those before a resume included."""
         now = time.perf_counter()
+        self._seconds += now - self._since
         entry: dict[str, Any] = {"step": step}
         entry |= {name: float(np.mean(values)) for name, values in self._sums.items()}
-        entry |= {**extra, "samples_per_second": round(num_samples / (now - self._since), 3)}
+        speed = round(num_samples / (now - self._since), 3)
+        entry |= {**extra, "samples_per_second": speed, "seconds": round(self._seconds, 2)}
         self._sums, self._since = {}, now
         with open(self.file, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
@@ -74,11 +78,12 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _drop_after(file: Path, step: int) -> None:
-    entries = read_log(file.parent)
-    kept = [json.dumps(entry) + "\n" for entry in entries if entry["step"] <= step]
+def _drop_after(file: Path, step: int) -> float:
+    """Keep the entries up to a step; returns the seconds of training that they took."""
+    kept = [entry for entry in read_log(file.parent) if entry["step"] <= step]
     if file.exists():
-        write_text(file, "".join(kept))
+        write_text(file, "".join(json.dumps(entry) + "\n" for entry in kept))
+    return float(kept[-1].get("seconds", 0.0)) if kept else 0.0
 
 
 def _tensorboard(folder: Path, first: int) -> Any:

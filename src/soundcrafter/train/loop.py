@@ -81,6 +81,8 @@ def run(
             f"{stage.name}: trains in one process, got {engine.num_processes}: its loss compares "
             "all samples of a batch"
         )
+    for first in stage.phase_starts():
+        engine.shard(stage.sample_indices(first))  # batch sizes that cannot be shared fail now
     ema = Ema(stage.network, stage.config.ema_decay)
     start = _resume(checkpoints[-1], stage, engine, ema) if checkpoints else 0
     if dependents and start < stage.config.steps:
@@ -118,7 +120,7 @@ def _train(
     done, began, logged = start, time.monotonic(), start
     steps = range(start, stage.config.steps)
     batches = prefetch(
-        lambda step: [stage.load_batch(indices) for indices in engine.shard(step)],
+        lambda step: [stage.load_batch(i) for i in engine.shard(stage.sample_indices(step))],
         steps,
         workers=options.workers,
         depth=max(1, 2 * options.workers),
@@ -134,7 +136,8 @@ def _train(
                 log.add(losses)
                 if done % options.log_steps == 0 or last:
                     rate = {"learning_rate": learning_rate(step, stage.config)}
-                    log.write(done, (done - logged) * stage.config.batch_size, rate)
+                    samples = stage.sample_indices(done).start - stage.sample_indices(logged).start
+                    log.write(done, samples, {**rate, **stage.facts(step)})
                     logged = done
                 if options.sample_steps and (done % options.sample_steps == 0 or last):
                     log.show(done, stage.samples(ema.shadow, engine.device))

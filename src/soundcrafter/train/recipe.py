@@ -15,6 +15,7 @@ from soundcrafter.models.discriminators import (
 )
 from soundcrafter.models.tagger import TaggerConfig
 from soundcrafter.settings import from_dict, read_toml
+from soundcrafter.train.curriculum import Curriculum, PhaseConfig
 
 SPEC_AUGMENT = DistortionConfig(tilt=0.5, band_shift=2, time_mask=0.25, band_mask=0.2)
 
@@ -170,6 +171,7 @@ class DiffusionStageConfig(StageConfig):
     condition: Literal["audio", "text", "mixed"] = "audio"  # which embedding is the condition
     text_probability: float = 0.5  # of text, where the condition is mixed
     drop_condition: float = 0.1  # probability of the null condition, for guidance
+    curriculum: tuple[PhaseConfig, ...] = ()  # lower resolutions first; none: always the full one
     checkpointing: bool = False  # gradient checkpointing: less memory, more time
 
     def __post_init__(self) -> None:
@@ -177,6 +179,18 @@ class DiffusionStageConfig(StageConfig):
         for name in ("text_probability", "drop_condition"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
+        for phase in self.phases().phases:
+            if phase.batch_size % self.accumulate:
+                raise ValueError(
+                    f"curriculum[{phase.number}].batch_size: {phase.batch_size} is no multiple "
+                    f"of accumulate, {self.accumulate}"
+                )
+
+    def phases(self) -> Curriculum:
+        """The phases of the training, from its first step to its last."""
+        return Curriculum(
+            self.curriculum, steps=self.steps, batch_size=self.batch_size, seconds=self.seconds
+        )
 
     @property
     def text_share(self) -> float:

@@ -10,11 +10,11 @@ import torch
 
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.data.manifest import Manifest, read_manifest
-from soundcrafter.files import make_folder, read_json, replacing, write_text
+from soundcrafter.files import make_folder, replacing, write_text
 from soundcrafter.plots import LOG_FACTS, plot_losses
 from soundcrafter.store import ModelFolder, open_folder, save_part
 from soundcrafter.train.log import read_log
-from soundcrafter.train.loop import IDENTITY, run_folder
+from soundcrafter.train.loop import run_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # the runs of a model folder
@@ -55,7 +55,7 @@ def ship(
     logs = {stage: entries for stage, entries in logs.items() if entries}
     if logs:
         plot_losses(logs, out / "curves.png")
-    sections = [_head(folder, out, dtype), *sections, _training(source, logs)]
+    sections = [_head(folder, out, dtype), *sections, _training(logs)]
     sections += [_figures(figures or {}), notes]
     write_text(out / "README.md", "\n".join(section for section in sections if section))
     return out
@@ -135,7 +135,7 @@ def _data_section(manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> str:
     )
 
 
-def _training(source: Path, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _training(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     if not logs:
         return ""
     lines = [
@@ -144,21 +144,12 @@ def _training(source: Path, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
         "|---|---|---|---|",
     ]
     for stage, entries in logs.items():
-        minutes = _minutes(read_json(run_folder(source, stage) / IDENTITY), entries)
         first, last = entries[0], entries[-1]
+        minutes = f"{last['seconds'] / 60:.0f}" if "seconds" in last else "-"
         names = [name for name in first if name in last and name not in LOG_FACTS]
         losses = ", ".join(f"{name} {first[name]:.3g} -> {last[name]:.3g}" for name in names)
-        lines.append(f"| {stage} | {last['step']:,} | {minutes:.0f} | {losses} |")
+        lines.append(f"| {stage} | {last['step']:,} | {minutes} | {losses} |")
     return "\n".join([*lines, "", "![training losses](curves.png)", ""])
-
-
-def _minutes(identity: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> float:
-    """Time spent in training steps, from the speed that each log entry states."""
-    batch_size, before, seconds = identity["stage"]["batch_size"], 0, 0.0
-    for entry in entries:
-        seconds += (entry["step"] - before) * batch_size / entry["samples_per_second"]
-        before = entry["step"]
-    return seconds / 60
 
 
 def _figures(figures: Mapping[str, Any]) -> str:

@@ -87,6 +87,19 @@ class Stage(ABC):
     def initialise(self, folder: Path) -> None:
         """Start from the weights of a model folder."""
 
+    def sample_indices(self, step: int) -> range:
+        """The indices of a step's samples: each sample of the training has its own."""
+        size = self.config.batch_size
+        return range(step * size, (step + 1) * size)
+
+    def phase_starts(self) -> tuple[int, ...]:
+        """The steps from which shapes and batch sizes stay as they are until the next one."""
+        return (0,)
+
+    def facts(self, step: int) -> dict[str, float]:
+        """Numbers of a step for the log that are no losses."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold besides weights, ready for JSON."""
         return {}

@@ -1,0 +1,132 @@
+"""Curriculum on resolution and length: which spectrograms the U-Net learns from at which step."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from soundcrafter.mel import MelConfig
+
+Stride = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """A stretch of training with spectrograms of one length and resolution."""
+
+    share: float  # of the steps
+    seconds: float  # length of a training segment
+    pool: int = 1  # the log-mel is averaged over squares of so many cells a side
+    grid: Literal["full", "pooled"] = "full"  # full: interpolated back to where it was
+    batch_size: int = 0  # samples a step; 0: the stage's
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share: got {self.share}; allowed: above 0, up to 1")
+        if not self.seconds > 0:
+            raise ValueError(f"seconds: got {self.seconds}; it must be above 0")
+        if self.pool < 1 or self.batch_size < 0:
+            raise ValueError(f"pool, batch_size: got {self.pool}, {self.batch_size}; from 1, 0")
+        if self.grid not in ("full", "pooled"):
+            raise ValueError(f"grid: got {self.grid!r}; allowed: full, pooled")
+
+    def blur(self, mel: Tensor) -> Tensor:
+        """mel [B, 1, T, F] at this phase's resolution: [B, 1, T / pool, F / pool] on the pooled
+        grid, [B, 1, T, F] on the full one."""
+        if self.pool == 1:
+            return mel
+        pooled = F.avg_pool2d(mel, self.pool)
+        if self.grid == "pooled":
+            return pooled
+        # bilinear: the edges of repeated cells would be a structure that no sound has
+        return F.interpolate(pooled, size=mel.shape[2:], mode="bilinear")
+
+    def frame_multiple(self, stride: Stride) -> int:
+        """What a segment's frames must be a multiple of, where `stride` is that of VAE and U-Net
+        together (time, frequency)."""
+        if self.grid == "pooled":
+            return self.pool * stride[0]
+        return math.lcm(self.pool, stride[0])
+
+    def grid_of(self, frames: int, mel: MelConfig, stride: Stride) -> tuple[int, int]:
+        """Frames and bands of what `blur` makes. ValueError where `stride` does not divide the
+        bands."""
+        shrink = self.pool if self.grid == "pooled" else 1
+        if mel.num_mels % self.pool or mel.num_mels // shrink % stride[1]:
+            raise ValueError(
+                f"pool: got {self.pool} on the {self.grid} grid; it does not divide the "
+                f"{mel.num_mels} mel bands into multiples of {stride[1]}"
+            )
+        return frames // shrink, mel.num_mels // shrink
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A phase and its place in a training."""
+
+    number: int  # from 0
+    config: PhaseConfig
+    first_step: int
+    end_step: int  # the first step that is no longer in it
+    first_sample: int  # index of its first sample
+    batch_size: int  # samples a step
+
+    def samples_at(self, step: int) -> range:
+        """The indices of a step's samples."""
+        first = self.first_sample + (step - self.first_step) * self.batch_size
+        return range(first, first + self.batch_size)
+
+    def step_of(self, index: int) -> tuple[int, int]:
+        """The step of a sample of this phase, and its place in it."""
+        steps, place = divmod(index - self.first_sample, self.batch_size)
+        return self.first_step + steps, place
+
+
+class Curriculum:
+    """The phases of one training, without a gap; samples are numbered through all of them.
+
+    Weights, optimiser, EMA and learning rate know nothing of phases: one cosine runs over all
+    steps. No phases at all are one of the full resolution. Raises ValueError for shares that do
+    not add up to 1, a phase without a step, and a last one that is not of the full resolution.
+    """
+
+    def __init__(
+        self, phases: Sequence[PhaseConfig], *, steps: int, batch_size: int, seconds: float
+    ) -> None:
+        configs = list(phases) or [PhaseConfig(share=1.0, seconds=seconds)]
+        total = math.fsum(config.share for config in configs)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"curriculum: the shares add up to {total:g}; they must to 1")
+        if configs[-1].pool != 1 or configs[-1].seconds != seconds:
+            raise ValueError(
+                f"curriculum: its last phase has pool {configs[-1].pool}, "
+                f"{configs[-1].seconds:g} s; it must be the full resolution: 1, {seconds:g} s"
+            )
+        self.phases: list[Phase] = []
+        first_step = first_sample = 0
+        for number, config in enumerate(configs):
+            end = round(steps * math.fsum(c.share for c in configs[: number + 1]))
+            if end <= first_step:
+                raise ValueError(f"curriculum[{number}]: has no step of {steps}; raise its share")
+            size = config.batch_size or batch_size
+            phase = Phase(
+                number=number,
+                config=config,
+                first_step=first_step,
+                end_step=end,
+                first_sample=first_sample,
+                batch_size=size,
+            )
+            self.phases.append(phase)
+            first_step, first_sample = end, first_sample + (end - first_step) * size
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase of a step; beyond the last one, the last phase."""
+        return next((p for p in self.phases if step < p.end_step), self.phases[-1])
+
+    def phase_of(self, index: int) -> Phase:
+        """The phase of a sample."""
+        return next(p for p in reversed(self.phases) if index >= p.first_sample)

@@ -1,0 +1,222 @@
+"""Where the U-Net's latents and embeddings come from: audio on the fly, or encoded once before."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from soundcrafter.data.dataset import DataConfig, Sounds
+from soundcrafter.data.encode import INDEX, LatentBatch, Latents
+from soundcrafter.mel import LogMel
+from soundcrafter.models.clap import ClapAudio, ClapText
+from soundcrafter.models.vae import VAE, Posterior
+from soundcrafter.store import open_folder
+from soundcrafter.train.curriculum import Curriculum, Phase, PhaseConfig
+from soundcrafter.train.recipe import Recipe
+from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
+from soundcrafter.train.stage import Batch
+
+
+class Source(ABC):
+    """Latents and embeddings of one phase."""
+
+    latent_shape: tuple[int, int, int]  # C, T, F
+    latent_scale: float  # the VAE's
+    trained_against: dict[str, str]  # training ids of vae and clap_audio
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to resume."""
+
+    @abstractmethod
+    def skipped(self) -> dict[str, str]:
+        """File -> reason, of the recordings left out so far."""
+
+    @abstractmethod
+    def load(self, indices: Sequence[int]) -> Batch:
+        """What is read on the CPU."""
+
+    @abstractmethod
+    def encode(self, batch: Batch, device: torch.device) -> tuple[Posterior, Tensor, Tensor | None]:
+        """Posterior [B, C, T, F], audio embedding [B, E], text embedding [B, E] if asked for."""
+
+
+class EncodedSource(Source):
+    """A folder that `soundcrafter data encode` made; no audio, no VAE, no CLAP."""
+
+    def __init__(self, recipe: Recipe, data: Path, config: PhaseConfig, with_text: bool) -> None:
+        self.latents = Latents(data, seed=recipe.diffusion.seed)
+        if with_text and not self.latents.has_text:
+            raise ValueError(f"{data}: was encoded without captions, but the condition is text")
+        self.with_text = with_text
+        metadata = self.latents.metadata
+        self.latent_scale = float(metadata["latent_scale"])
+        self.trained_against = {name: metadata[name] for name in ("vae", "clap_audio")}
+        self.latent_shape = segment(recipe, config)[1]
+        differences = _differences(self.latents, self.latents.batch([0]), recipe, config)
+        if differences:
+            raise ValueError(
+                f"{data}: was encoded with other settings than the recipe's: "
+                f"{'; '.join(differences)}; use the same, or encode again"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        latents = self.latents
+        return {"encoded": len(latents), "sha256": latents.fingerprint, **latents.metadata}
+
+    def skipped(self) -> dict[str, str]:
+        return dict(self.latents.skipped)
+
+    def load(self, indices: Sequence[int]) -> Batch:
+        batch = self.latents.batch(indices)
+        return {
+            "mean": batch.mean,
+            "logvar": batch.logvar,
+            "audio": batch.audio_embedding,
+            "text": batch.text_embedding,
+            "files": batch.files,
+        }
+
+    def encode(self, batch: Batch, device: torch.device) -> tuple[Posterior, Tensor, Tensor | None]:
+        posterior = Posterior(batch["mean"].to(device), batch["logvar"].to(device))
+        text = batch["text"].to(device) if self.with_text else None
+        return posterior, batch["audio"].to(device), text
+
+
+class Encoders:
+    """The VAE and CLAP of a model folder, frozen, in fp32. ValueError where they are not those of
+    the recipe."""
+
+    def __init__(self, recipe: Recipe, folder: Path, with_text: bool) -> None:
+        parts = open_folder(folder)
+        self.vae = cast(VAE, parts.load("vae"))
+        self.audio = cast(ClapAudio, parts.load("clap_audio"))
+        self.text = cast(ClapText, parts.load("clap_text")) if with_text else None
+        self.tokenizer = parts.load_tokenizer() if with_text else None
+        for name in ("vae", "clap_audio", *(("clap_text",) if with_text else ())):
+            if parts.parts[name].config != getattr(recipe.model, name):
+                raise ValueError(f"{folder}: its {name} has other settings than the recipe's")
+        names = ("vae", "clap_audio")
+        self.trained_against = {name: parts.parts[name].training_id for name in names}
+        self.text_id = parts.parts["clap_text"].training_id if with_text else None
+        self.log_mel = LogMel(self.vae.config.mel)
+
+    def posterior(self, wave: Tensor, config: PhaseConfig, device: torch.device) -> Posterior:
+        """wave [B, N] -> the VAE's posterior at the phase's resolution, on the device."""
+        mel = self.log_mel.to(device)(wave.to(device))
+        return self.vae.to(device).posterior(config.blur(mel))
+
+    def embed_audio(self, wave: Tensor, device: torch.device) -> Tensor:
+        """wave [B, N] at the VAE's rate -> [B, E], on the device."""
+        return self.audio.to(device).embed(wave, self.vae.config.mel.sample_rate)
+
+    def embed_text(self, captions: Sequence[str], device: torch.device) -> Tensor:
+        """Captions -> [B, E], on the device."""
+        assert self.text is not None
+        assert self.tokenizer is not None
+        return self.text.to(device).embed(captions, self.tokenizer)
+
+
+class AudioSource(Source):
+    """Recordings, through the encoders."""
+
+    def __init__(
+        self, recipe: Recipe, encoders: Encoders, sounds: Sounds, config: PhaseConfig
+    ) -> None:
+        num_samples, self.latent_shape = segment(recipe, config)
+        self.sounds, self.encoders, self.config = sounds.of_length(num_samples), encoders, config
+        self.latent_scale = float(encoders.vae.latent_scale)
+        self.trained_against = encoders.trained_against
+
+    def identity(self) -> dict[str, Any]:
+        return {"clap_text": self.encoders.text_id, **data_identity(self.sounds)}
+
+    def skipped(self) -> dict[str, str]:
+        return self.sounds.all_skipped
+
+    def load(self, indices: Sequence[int]) -> Batch:
+        batch = self.sounds.batch(indices)
+        return {"wave": batch.wave, "captions": batch.captions, "files": batch.files}
+
+    def encode(self, batch: Batch, device: torch.device) -> tuple[Posterior, Tensor, Tensor | None]:
+        encoders, wave = self.encoders, batch["wave"]
+        text = None
+        if encoders.text is not None:
+            text = encoders.embed_text(batch["captions"], device)
+        posterior = encoders.posterior(wave, self.config, device)
+        return posterior, encoders.embed_audio(wave, device), text
+
+
+def audio_sources(
+    recipe: Recipe, data: Path, encoders: Encoders, curriculum: Curriculum
+) -> list[AudioSource]:
+    """The source of each phase; they share what is decoded."""
+    sounds = open_sounds(
+        data,
+        recipe.data,
+        mel=encoders.vae.config.mel,
+        num_samples=segment(recipe, curriculum.phases[-1].config)[0],
+        seed=recipe.diffusion.seed,
+        need_caption=encoders.text is not None,
+        finite=True,
+    )
+    return [AudioSource(recipe, encoders, sounds, phase.config) for phase in curriculum.phases]
+
+
+def encoded_sources(
+    recipe: Recipe, data: Path, curriculum: Curriculum, with_text: bool
+) -> list[EncodedSource]:
+    """The source of each phase, from the folders that `encoded_folder` names."""
+    last = curriculum.phases[-1]
+    return [
+        EncodedSource(recipe, encoded_folder(data, phase, last), phase.config, with_text)
+        for phase in curriculum.phases
+    ]
+
+
+def encoded_folder(data: Path, phase: Phase, last: Phase) -> Path:
+    """Where a phase's encoded data are: the last one's, of full resolution, in `data` itself."""
+    return data if phase.number == last.number else data / f"phase-{phase.number + 1}"
+
+
+def is_encoded(data: Path) -> bool:
+    """Whether a folder holds encoded data."""
+    return (data / INDEX).is_file()
+
+
+def segment(recipe: Recipe, config: PhaseConfig) -> tuple[int, tuple[int, int, int]]:
+    """The samples of a phase's segment, and the shape C, T, F of its latent."""
+    vae, unet = recipe.model.vae, recipe.model.unet
+    both = (vae.stride[0] * unet.stride[0], vae.stride[1] * unet.stride[1])
+    num_samples = segment_samples(config.seconds, vae.mel, config.frame_multiple(both))
+    frames, bands = config.grid_of(vae.mel.num_frames(num_samples), vae.mel, both)
+    return num_samples, (vae.latent_channels, frames // vae.stride[0], bands // vae.stride[1])
+
+
+def _differences(
+    latents: Latents, first: LatentBatch, recipe: Recipe, config: PhaseConfig
+) -> list[str]:
+    """Where encoded data is not what the recipe's would be; `first` is any of its batches."""
+    num_samples, shape = segment(recipe, config)
+    pairs = {
+        f"data.{field.name}": (
+            getattr(latents.config, field.name),
+            getattr(recipe.data, field.name),
+        )
+        for field in fields(DataConfig)
+        if field.name != "cache_gb"  # a matter of speed
+    }
+    pairs |= {
+        "sample rate": (latents.sample_rate, recipe.model.vae.mel.sample_rate),
+        "samples of a segment": (latents.num_samples, num_samples),
+        "pool": (latents.metadata.get("pool", 1), config.pool),
+        "latent shape": (tuple(first.mean.shape[1:]), shape),
+        "embed_dim": (first.audio_embedding.shape[1], recipe.model.unet.embed_dim),
+    }
+    return [
+        f"{name} is {there}, not {here}" for name, (there, here) in pairs.items() if there != here
+    ]
