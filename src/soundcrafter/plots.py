@@ -85,6 +85,35 @@ def plot_losses(
     _save(figure, Path(path))
 
 
+def plot_lines(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], NDArray[np.float64]]]],
+    path: str | os.PathLike[str],
+    *,
+    x: str,
+    y: str = "",
+) -> None:
+    """Draw curves as a PNG, a panel for each title: name -> (positions [N], values [N] or [R, N]).
+
+    Several values at a position are drawn as their mean, with their range around it. ValueError
+    for a path not a writable .png.
+    """
+    figure = _figure(4.8 * len(panels), 3.2)
+    axes_of = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, curves) in zip(axes_of, panels.items(), strict=True):
+        for name, (positions, values) in curves.items():
+            rows = np.atleast_2d(values)
+            (line,) = axes.plot(positions, rows.mean(0), label=name, lw=1.2, marker="o", ms=3)
+            if len(rows) > 1:
+                axes.fill_between(
+                    positions, rows.min(0), rows.max(0), color=line.get_color(), alpha=0.2, lw=0
+                )
+        axes.set(title=title, xlabel=x, ylabel=y)
+        axes.grid(alpha=0.3)
+        if any(curves):
+            axes.legend(fontsize=7)
+    _save(figure, Path(path))
+
+
 def _draw(wave: Wave, sample_rate: int, title: str) -> Any:
     figure = _figure(8, 3.2)
     axes = figure.add_subplot()

@@ -1,5 +1,6 @@
 """CLAP's training: wave, caption -> two embeddings -> symmetric cross-entropy."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -32,19 +33,34 @@ class ClapPlayer(Player):
 
     def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
         self.clap.text.clamp_scale()
-        audio = self.clap.audio.embed_mel(batch["mel"])
-        text = self.clap.text(batch["tokens"], batch["mask"])
-        loss = symmetric_cross_entropy(audio, text, self.clap.text.scale, batch["same"])
+        # every sound is compared with all captions of the step, those of other processes too
+        audio = self.processes.gather(self.clap.audio.embed_mel(batch["mel"]))
+        text = self.processes.gather(self.clap.text(batch["tokens"], batch["mask"]))
+        same = same_sound(self.processes.gather(batch["names"]))
+        loss = symmetric_cross_entropy(audio, text, self.clap.text.scale, same)
         return {"contrastive": loss}, {}
 
 
-def same_sound(captions: Sequence[str], labels: Sequence[str | None]) -> Tensor:
-    """[B, B] bool: pairs that are no negatives of each other: equal captions or labels, after
-    normalisation, or a caption that is the other's label."""
-    words = [normalize_caption(caption) for caption in captions]
-    kinds = [None if label is None else normalize_caption(label) for label in labels]
-    names = [{word, kind} - {None} for word, kind in zip(words, kinds, strict=True)]
-    return torch.tensor([[bool(one & other) for other in names] for one in names])
+def sound_names(captions: Sequence[str], labels: Sequence[str | None]) -> Tensor:
+    """[B, 2] int64: each sample's caption and label as numbers that are equal where the words
+    are, after normalisation; 0 for no label. Numbers, so that processes can exchange them."""
+    rows = zip(captions, labels, strict=True)
+    return torch.tensor([[_number(word) for word in row] for row in rows])
+
+
+def same_sound(names: Tensor) -> Tensor:
+    """names [B, 2] of `sound_names` -> [B, B] bool: pairs that are no negatives of each other:
+    equal captions or labels, or a caption that is the other's label."""
+    equal = names[:, None, :, None] == names[None, :, None, :]
+    named = (names != 0)[:, None, :, None]
+    return (equal & named).flatten(2).any(2)
+
+
+def _number(words: str | None) -> int:
+    if words is None:
+        return 0
+    digest = hashlib.sha256(normalize_caption(words).encode()).digest()
+    return int.from_bytes(digest[:7], "big") + 1
 
 
 class ClapStage(Stage):
@@ -52,7 +68,6 @@ class ClapStage(Stage):
 
     name = "clap"
     parts: tuple[str, ...] = ("clap_audio", "clap_text")
-    one_process = True  # a shard's captions would only be compared with that shard's sounds
 
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: ClapStageConfig = recipe.clap
@@ -109,14 +124,14 @@ class ClapStage(Stage):
             "wave": batch.wave,
             "tokens": torch.from_numpy(tokens),
             "mask": torch.from_numpy(mask),
-            "same": same_sound(captions, batch.labels),
+            "names": sound_names(captions, batch.labels),
             "indices": indices,
             "files": batch.files,
         }
 
     def prepare(self, batch: Batch, device: torch.device) -> Batch:
         audio, distortion = self._clap().audio, self.config.distortion
-        moved = {key: batch[key].to(device) for key in ("tokens", "mask", "same")}
+        moved = {key: batch[key].to(device) for key in ("tokens", "mask", "names")}
         mel = audio.spectrogram(batch["wave"].to(device))
         for row, index in enumerate(batch["indices"]):
             rng = np.random.default_rng([self.config.seed, _DISTORT, index])

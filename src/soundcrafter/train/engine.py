@@ -14,7 +14,7 @@ from torch.nn.utils import get_total_norm
 from soundcrafter.pipeline import choose_device
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate
-from soundcrafter.train.stage import Player
+from soundcrafter.train.stage import Player, Processes
 
 _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -38,6 +38,8 @@ class Engine:
         self._optimizers: dict[str, Any] = {}
         for name, player in self.players.items():
             player.to(self.device)
+            if self.num_processes > 1:
+                player.processes = _Group()
             self._wrapped[name] = self.accelerator.prepare_model(player)
             self._optimizers[name] = self.accelerator.prepare_optimizer(self._adamw(player))
 
@@ -81,19 +83,21 @@ class Engine:
     def update(
         self, name: str, batches: Sequence[dict[str, Any]], step: int, weights: Mapping[str, float]
     ) -> dict[str, float]:
-        """One optimiser step of a player; returns its loss terms, averaged over the batches.
+        """One optimiser step of a player; returns its loss terms, averaged over the batches
+        and the processes.
 
         The loss is the sum of the terms by `weights` (1 where a term has none). What the player
         hands on (a generator's output, say) is added to each batch for the players after it.
         Raises LossNotFiniteError before anything is changed.
         """
-        player, optimizer = self._wrapped[name], self._optimizers[name]
+        player, optimizer = self.players[name], self._optimizers[name]
+        wrapped = self._wrapped[name]
         report: dict[str, float] = {}
         with self._only(name):
             for index, batch in enumerate(batches):
                 last = index == len(batches) - 1
-                with nullcontext() if last else self.accelerator.no_sync(player):
-                    terms, extras = player(batch, step)
+                with nullcontext() if last else self.accelerator.no_sync(wrapped):
+                    terms, extras = wrapped(batch, step)
                     loss = torch.stack(
                         [weights.get(k, 1.0) * term for k, term in terms.items()]
                     ).sum()
@@ -102,12 +106,13 @@ class Engine:
                 batch.update(extras)
                 for key, term in {**terms, "loss": loss}.items():
                     report[key] = report.get(key, 0.0) + float(term.detach()) / len(batches)
-            self._check(self._clip(player), "gradient", terms, batches, step)
+            self._check(self._clip(wrapped), "gradient", terms, batches, step)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, self.config)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return report
+        means = player.processes.average(torch.tensor(list(report.values()), dtype=torch.float64))
+        return dict(zip(report, means.tolist(), strict=True))
 
     def weights(self) -> dict[str, Tensor]:
         """All players' weights, named player.key."""
@@ -209,6 +214,38 @@ class Engine:
             f"step {step + 1}: the {what} is not finite ({values}); "
             f"files of the batch: {', '.join(sorted(files))}"
         )
+
+
+class _Group(Processes):
+    """The processes of torch's default group."""
+
+    def gather(self, rows: Tensor) -> Tensor:
+        gathered: Tensor = _Gather.apply(rows)
+        return gathered
+
+    @torch.no_grad()
+    def average(self, value: Tensor) -> Tensor:
+        total = value.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total / torch.distributed.get_world_size()
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' rows. The gradient of a process's own rows is the sum of what all processes
+    ask of them: where each computes the same loss of all rows, DDP's mean over processes is then
+    the gradient that one process would have."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
 
 
 def _accelerator(device: torch.device, precision: str) -> Accelerator:

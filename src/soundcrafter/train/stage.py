@@ -17,6 +17,19 @@ Batch = dict[str, Any]
 Terms = dict[str, Tensor]
 
 
+class Processes:
+    """What a loss asks of the processes that share a step; this one stands for a single process."""
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """[B, ...] of this process -> [B x processes, ...] of all, in their order. Gradients flow
+        back into every process's own rows."""
+        return rows
+
+    def average(self, value: Tensor) -> Tensor:
+        """The mean over processes, without gradient."""
+        return value
+
+
 class Player(nn.Module, ABC):
     """A network and its losses in one forward, so that DDP sees everything it has to.
 
@@ -27,6 +40,7 @@ class Player(nn.Module, ABC):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.processes = Processes()  # the engine's, where there are several
 
     @abstractmethod
     def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:

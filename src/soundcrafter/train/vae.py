@@ -24,6 +24,7 @@ from soundcrafter.train.sounds import data_identity, open_sounds, segment_sample
 from soundcrafter.train.stage import (
     Batch,
     Player,
+    Processes,
     Samples,
     Stage,
     Terms,
@@ -71,7 +72,11 @@ class VAEPlayer(Player):
         if step >= self.config.adversarial_start:
             adversarial = hinge_generator(self.discriminator(self._normal(decoded)))
             balance = adaptive_weight(
-                terms["reconstruction"], adversarial, self.vae.last_layer, _MAX_ADAPTIVE
+                terms["reconstruction"],
+                adversarial,
+                self.vae.last_layer,
+                maximum=_MAX_ADAPTIVE,
+                processes=self.processes,
             )
             terms["adversarial"] = balance * adversarial
         return terms, {"decoded": decoded.detach()}
@@ -95,14 +100,21 @@ class PatchPlayer(Player):
 
 
 def adaptive_weight(
-    reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, maximum: float
+    reconstruction: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    *,
+    maximum: float,
+    processes: Processes,
 ) -> Tensor:
     """Ratio of the two losses' gradient norms at the last layer (Esser et al. 2021, eq. 7).
 
-    Taken anew for each micro-batch, so with adversarial training accumulation is not exact.
+    The gradients are those of all processes' samples. Taken anew for each micro-batch, so with
+    adversarial training accumulation is not exact.
     """
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (found,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    wanted, found = processes.average(wanted), processes.average(found)
     return (wanted.norm() / (found.norm() + 1e-4)).clamp(0.0, maximum).detach()
 
 
