@@ -579,3 +579,23 @@ def test_help_is_quick():
     began = time.perf_counter()
     assert process("--help").code == 0
     assert time.perf_counter() - began < 2  # .2 s on an idle machine
+
+
+def test_train_scores_and_plot(run, tiny_model, clips, tiny_recipe, tmp_path):
+    model = Path(shutil.copytree(tiny_model, tmp_path / "m"))
+    shutil.rmtree(model / "training" / "diffusion")
+    common = ("--recipe", tiny_recipe, "--data", clips, "--out", model, "--device", "cpu")
+    score = ("--score-steps", "1", "--score-split", "train", "--score-prompts", "2")
+    one_line(run("train", "diffusion", *common, *score))
+    done = run(
+        *("train", "diffusion", *common, *score, "--score-data", clips),
+        *("--set", "diffusion.steps=1"),
+    )
+    assert done.code == 0, done.err
+    done = run("plot", model)
+    assert done.code == 0, done.err
+    assert "| diffusion | 1 | 1 |" in done.out
+    facts = json.loads(run("plot", model, "--out", tmp_path / "p", "--json").out)
+    assert len(facts["pictures"]) == 3
+    assert set(listing(tmp_path / "p")) >= {"losses.png", "scores.png", "samples.png", "report.md"}
+    assert "no training in it" in one_line(run("plot", tmp_path / "p"))

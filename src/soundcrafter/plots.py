@@ -15,7 +15,9 @@ from soundcrafter.files import replacing
 from soundcrafter.mel import LogMel, MelConfig
 
 # of a log entry: no losses
-LOG_FACTS = ("step", "loss", "learning_rate", "samples_per_second", "seconds", "phase")
+LOG_FACTS = (
+    *("step", "loss", "learning_rate", "samples_per_second", "seconds", "memory_gb", "phase"),
+)
 
 _TICKS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
 _RANGE = 80.0  # dB below the loudest point that the colours span

@@ -1,5 +1,6 @@
 """CLAP: unit vectors that depend on nothing but their input, refused settings, the loss by hand."""
 
+import copy
 import math
 import time
 
@@ -109,6 +110,42 @@ def test_conv_normalises_inside_and_hears_height() -> None:
     low[..., 10:12] = 3
     high = low.roll(8, dims=3)
     assert (model._embed(low) - model._embed(high)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("config", [CONV, HTSAT], ids=["conv", "htsat"])
+def test_checkpointed_towers_give_equal_gradients(config: ClapAudioConfig) -> None:
+    towers = [audio(config), audio(config)]
+    towers[1].checkpoint_blocks()
+    copied = copy.deepcopy(towers[1])  # as EMA does
+    mel = torch.randn(2, 1, 101, 32, generator=torch.Generator().manual_seed(0))
+    results = []
+    for tower in (*towers, copied):
+        embedding = tower.embed_mel(mel)
+        (embedding[0] * embedding[1]).sum().backward()
+        results.append([embedding, *(p.grad for p in tower.parameters() if p.grad is not None)])
+    assert towers[1].state_dict().keys() == towers[0].state_dict().keys()
+    for result in results[1:]:
+        assert len(result) == len(results[0])
+        for one, other in zip(results[0], result, strict=True):
+            assert torch.allclose(one, other, atol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(copied.embed_mel(mel), results[0][0], atol=1e-6)
+
+
+def test_checkpointed_text_tower_gives_equal_gradients() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        tower = ClapText(TEXT)
+        if checkpointing:
+            tower.checkpoint_blocks()
+        tokens = torch.tensor([[1, 7, 9, 3], [1, 5, 3, 0]])
+        embedding = tower(tokens, (tokens > 0).long())
+        (embedding[0] * embedding[1]).sum().backward()
+        gradients.append([p.grad for p in tower.parameters() if p.grad is not None])
+    assert len(gradients[0]) > 10
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_htsat_batch_norm_freezes() -> None:

@@ -9,7 +9,7 @@ from soundcrafter.cli import data
 from soundcrafter.cli.evaluate import evaluate
 from soundcrafter.cli.generate import demo, generate
 from soundcrafter.cli.model import info, ship
-from soundcrafter.cli.train import train
+from soundcrafter.cli.train import plot, train
 from soundcrafter.version import __version__
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(train)
+app.command()(plot)
 app.command()(demo)
 app.command()(ship)
 app.command()(evaluate)
@@ -26,6 +27,7 @@ app.command()(info)
 data_app = typer.Typer(help="Look at recordings, encode them for training.")
 data_app.command()(data.check)
 data_app.command()(data.encode)
+data_app.command()(data.audiocaps)
 app.add_typer(data_app, name="data")
 
 

@@ -1,8 +1,8 @@
-"""Commands on recordings: look at them, encode them for training."""
+"""Commands on recordings: look at them, encode them for training, bring AudioCaps."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -73,3 +73,75 @@ def encode(
         print(json.dumps({"index": str(index), "skipped": skipped}, indent=2))
     else:
         print(f"{index}  skipped recordings: {len(skipped)}")
+
+
+def audiocaps(
+    tables: Annotated[
+        list[Path],
+        typer.Argument(help="AudioCaps csv (train, val, test); AudioLDM's or TANGO's json."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for manifest.csv and fetched clips.")],
+    audio: Annotated[
+        Path | None, typer.Option(help="Folder of clips that are there: fetch nothing.")
+    ] = None,
+    only: Annotated[
+        Path | None,
+        typer.Option(help="Only these: csv (audiocap_id or youtube_id), json, text of ids."),
+    ] = None,
+    one_caption: Annotated[
+        bool, typer.Option("--one-caption", help="One caption a clip, drawn by the seed.")
+    ] = False,
+    random_validation: Annotated[
+        float | None, typer.Option(help="Share of the train clips that becomes dev, as 0.1.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="So many clips, drawn by the seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    rate: Annotated[int, typer.Option(help="Hz of fetched clips.")] = 16_000,
+    audio_format: Annotated[str, typer.Option("--format", help="wav or flac.")] = "wav",
+    per_minute: Annotated[float, typer.Option(help="Tries a minute, at most.")] = 5.0,
+    retries: Annotated[int, typer.Option(help="Further tries where the network fails.")] = 2,
+    retry_wait: Annotated[float, typer.Option(help="Seconds before them, doubled each time.")] = 30,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also try what failures.csv lists.")
+    ] = False,
+    cookies: Annotated[Path | None, typer.Option(help="cookies.txt for yt-dlp.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fetch AudioCaps' clips, or find them in a folder; write the manifest to train from."""
+    from soundcrafter.data.audiocaps import FetchOptions, Selection, prepare
+
+    selection = Selection(
+        one_caption=one_caption,
+        random_validation=random_validation,
+        only=only,
+        limit=limit,
+        seed=seed,
+    )
+    options = FetchOptions(
+        rate=rate,
+        format=audio_format,
+        per_minute=per_minute,
+        retries=retries,
+        retry_wait=retry_wait,
+        retry_failed=retry_failed,
+        cookies=cookies,
+    )
+    with progress("fetching", show=not as_json) as advance:
+        facts = prepare(
+            tables, out, audio=audio, selection=selection, options=options, progress=advance
+        )
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _print_audiocaps(facts, out)
+    if facts["stopped"]:
+        raise ValueError(f"{facts['stopped']}; wait, lower --per-minute, run the same again")
+
+
+def _print_audiocaps(facts: dict[str, Any], out: Path) -> None:
+    print(f"{facts['manifest']}  clips: {facts['clips']}  captions: {facts['captions']}")
+    print(f"splits: {facts['splits']}")
+    print(f"fetched now: {facts['fetched']}  failed: {facts['failed']}  (failures.csv)")
+    print(f"missing: {facts['missing']}  ({out / 'missing.csv'})")
+    if facts["not_in_tables"]:
+        print(f"listed but not in the tables: {facts['not_in_tables']}")

@@ -40,13 +40,40 @@ def train(
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0,
     keep: Annotated[int, typer.Option(help="Checkpoints kept.")] = 2,
     minutes: Annotated[float | None, typer.Option(help="Stop after so long, resumable.")] = None,
+    score_steps: Annotated[
+        int, typer.Option(help="Steps between scores of what a U-Net generates (FD, IS); 0: none.")
+    ] = 0,
+    score_data: Annotated[
+        Path | None, typer.Option(help="Manifest: captions to generate for, real sounds.")
+    ] = None,
+    score_split: Annotated[str, typer.Option(help="Split of it.")] = "dev",
+    score_prompts: Annotated[int, typer.Option(help="Captions, always the same ones.")] = 64,
+    score_embedder: Annotated[
+        str, typer.Option(help="tagger, panns-16k, panns-32k, vggish.")
+    ] = "tagger",
+    score_checkpoint: Annotated[
+        Path | None, typer.Option(help="The embedder's weights, where they are not bundled.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train one part; the same command again resumes."""
     from soundcrafter.train import RunOptions, read_recipe
     from soundcrafter.train import train as run_training
+    from soundcrafter.train.score import ScoreOptions
 
     settings = read_recipe(recipe, overrides or ())
+    score = None
+    if score_steps:
+        if score_data is None:
+            raise ValueError("--score-steps: needs --score-data, captions and real sounds")
+        score = ScoreOptions(
+            steps=score_steps,
+            data=score_data,
+            split=score_split,
+            prompts=score_prompts,
+            embedder=score_embedder,
+            checkpoint=score_checkpoint,
+        )
     options = RunOptions(
         device=device,
         workers=workers,
@@ -56,6 +83,7 @@ def train(
         checkpoint_minutes=checkpoint_minutes,
         keep=keep,
         max_minutes=minutes,
+        score=score,
     )
     total = getattr(settings, stage.value).steps
 
@@ -72,8 +100,31 @@ def train(
         print(f"{count} recordings were skipped; see {listed}", file=sys.stderr)
 
 
+def plot(
+    run: Annotated[Path, typer.Argument(help="Model folder that training wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures; without it the model's training/.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Losses, scores over steps, spectrograms of prompts over steps, and where the time went."""
+    from soundcrafter.files import write_json, write_text
+    from soundcrafter.train.report import plot_training, report_markdown, training_report
+
+    report, folder = training_report(run), out or run / "training"
+    written = plot_training(run, folder)
+    write_json(folder / "report.json", report)
+    write_text(folder / "report.md", report_markdown(report))
+    if as_json:
+        print(json.dumps({**report, "pictures": [str(file) for file in written]}, indent=2))
+        return
+    print(report_markdown(report), *written, sep="\n")
+
+
 def _log_line(stage: str, entry: Mapping[str, Any], total: int) -> str:
-    hidden = ("step", "learning_rate", "samples_per_second", "seconds")
+    from soundcrafter.train.log import MACHINE_FACTS
+
+    hidden = ("step", "learning_rate", *MACHINE_FACTS)
     losses = "  ".join(f"{key} {value:.4g}" for key, value in entry.items() if key not in hidden)
     speed = entry["samples_per_second"]
     return f"{stage} {entry['step']}/{total}  {losses}  {speed:.1f} samples/s"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from soundcrafter.audio import AUDIO_SUFFIXES, audio_info
+from soundcrafter.data.layouts import find_clip, index_audio, seconds_in, split_in
 
 Row = dict[str, Any]
 
@@ -209,25 +210,24 @@ def _rows(table: Path, label_column: str, need_caption: bool) -> list[Row]:
     return _audiocaps_rows(table, rows) if audiocaps else rows
 
 
-def _audiocaps_rows(table: Path, rows: Iterable[Row]) -> list[Row]:
+def _audiocaps_rows(table: Path, rows: Sequence[Row]) -> list[Row]:
     """Find each clip's audio; a clip is cut already, so its start_time is only part of a name."""
-    split = next((name for name in ("train", "val", "test") if name in table.stem.lower()), None)
+    split = split_in(table.stem)
     folders = [table.parent, table.parent / "audio"]
     if split is not None:
         folders += [folder / split for folder in folders]
     files: dict[str, Path] = {}
-    for folder in folders:
-        if folder.is_dir():
-            for file in sorted(folder.iterdir()):
-                if file.suffix.lower() in AUDIO_SUFFIXES:
-                    files.setdefault(file.stem, file)
+    for folder in filter(Path.is_dir, folders):
+        files = index_audio(folder, below=False) | files
+    starts: dict[str, set[str]] = {}
+    for row in rows:
+        starts.setdefault(row["youtube_id"], set()).add(row["start_time"])
     found = []
     for row in rows:
-        clip, start = row["youtube_id"], row["start_time"]
-        stems = (f"Y{clip}", f"{clip}_{start}", clip)
+        clip, start = row["youtube_id"], seconds_in(row["start_time"])
+        file = find_clip(files, clip, start, alone=len(starts[clip]) == 1)
         # An absent clip keeps its usual name, so that the list of missing files reads well.
-        file = next((files[stem] for stem in stems if stem in files), table.parent / f"Y{clip}.wav")
-        name = file.relative_to(table.parent).as_posix()
+        name = (file or table.parent / f"Y{clip}.wav").relative_to(table.parent).as_posix()
         found.append({"file": name, "caption": row["caption"], "split": split, "group": clip})
     return found
 
@@ -256,7 +256,7 @@ def _check(
             recordings.append(_recording(root, row, label_column, need_caption))
         except ValueError as error:
             skipped.append((_text(row.get("file")) or "(no name)", str(error)))
-    lengths = _lengths({item.file for item in recordings if item.seconds == 0})
+    lengths = read_lengths({item.file for item in recordings if item.seconds == 0})
     kept: list[Recording] = []
     manifest = Manifest(root=root, recordings=())
     for recording in recordings:
@@ -296,7 +296,7 @@ def _recording(root: Path, row: Row, label_column: str, need_caption: bool) -> R
     )
 
 
-def _lengths(files: Iterable[Path]) -> dict[Path, float | str]:
+def read_lengths(files: Iterable[Path]) -> dict[Path, float | str]:
     """Seconds of each file by its header, or why it cannot be read."""
 
     def length(file: Path) -> float | str:

@@ -145,6 +145,55 @@ def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, floa
     return max(middle - reach, 0.0), min(middle + reach, 1.0)
 
 
+def retrieval(similarity: np.ndarray, relevant: np.ndarray) -> dict[str, tuple[float, float]]:
+    """How well queries find their hits: name -> (figure, what chance gives).
+
+    similarity [Q, C] of queries and candidates, higher is nearer; relevant [Q, C] bool: the hits.
+    r1, r5, r10: the share of queries with a hit among the first K candidates. map10: the mean over
+    queries of average precision in the first 10, the sum of precision at each hit over
+    min(hits, 10), which 10 hits in front bring to 1. median_rank: of the first hit, from 1.
+    Ties count against the model: a hit stands behind every wrong candidate of the same score, so
+    that a model which gives all pairs one score finds nothing by luck of the order. Chance is
+    exact for an order drawn at random: the expectation, and for median_rank the lowest rank at
+    which half of the queries or more have found a hit.
+    Raises ValueError for other shapes, values that are not finite and a query without a hit.
+    """
+    similarity, relevant = _features("similarity", similarity, 1), np.asarray(relevant)
+    if relevant.dtype != bool or relevant.shape != similarity.shape:
+        raise ValueError(
+            f"relevant: got {relevant.dtype} {relevant.shape}; expected bool {similarity.shape}"
+        )
+    hits = relevant.sum(1)
+    if not hits.all():
+        raise ValueError(f"relevant: query {int(hits.argmin())} has no hit among the candidates")
+    order = np.lexsort((relevant, -similarity), axis=1)  # by score, then wrong ones first
+    ranked = np.take_along_axis(relevant, order, axis=1)
+    first, top = ranked.argmax(1) + 1, ranked[:, :10]
+    precision = top.cumsum(1) / np.arange(1, top.shape[1] + 1)
+    found = {f"r{k}": float((first <= k).mean()) for k in (1, 5, 10)}
+    found["map10"] = float(((precision * top).sum(1) / np.minimum(hits, 10)).mean())
+    found["median_rank"] = float(np.median(first))
+    chance = _retrieval_by_chance(hits, relevant.shape[1])
+    return {name: (value, chance[name]) for name, value in found.items()}
+
+
+def _retrieval_by_chance(hits: np.ndarray, candidates: int) -> dict[str, float]:
+    """The figures of `retrieval` for queries with `hits` [Q] each, ranked at random."""
+    counts, queries = np.unique(hits, return_counts=True)
+    weights, hits = queries / queries.sum(), counts[:, None]  # [R], [R, 1]
+    before = np.arange(candidates)
+    # no hit in the first k: each of them is drawn from the wrong ones among those that are left
+    missed = np.cumprod((candidates - hits - before).clip(min=0) / (candidates - before), axis=1)
+    within = 1.0 - weights @ missed  # [C], a hit among the first 1, 2, ...
+    # a hit at place i, and how many of the places before it are hits too
+    earlier = before[:10] * (hits - 1) / max(candidates - 1, 1)
+    precision = hits / candidates * (1.0 + earlier) / (before[:10] + 1)
+    chance = {f"r{k}": float(within[min(k, candidates) - 1]) for k in (1, 5, 10)}
+    chance["map10"] = float(weights @ (precision.sum(1) / np.minimum(counts, 10)))
+    chance["median_rank"] = float((within >= 0.5 - 1e-12).argmax() + 1)
+    return chance
+
+
 def _covariance_root(x: Array) -> Array:
     """A [min(N, D), D] with A^T A the covariance of x [N, D]."""
     centred = (x - x.mean(0)) / math.sqrt(len(x) - 1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from soundcrafter.mel import LogMel, MelConfig
 from soundcrafter.models.conv_tower import ConvTower
+from soundcrafter.models.layers import checkpoint_calls
 from soundcrafter.text import Tokenizer
 
 _PATCH = 4  # HTS-AT's patches are 4 x 4 spectrogram cells
@@ -141,7 +142,7 @@ class ClapAudio(nn.Module):
         super().__init__()
         self.config = config
         self.log_mel = LogMel(config.mel)
-        self.tower = _htsat(config) if config.tower == "htsat" else _conv(config)
+        self.tower: Any = _htsat(config) if config.tower == "htsat" else _conv(config)
         self._norm_frozen = False
 
     def forward(self, wave: Tensor) -> Tensor:
@@ -164,6 +165,14 @@ class ClapAudio(nn.Module):
     def embed_mel(self, mel: Tensor) -> Tensor:
         """mel [B, 1, T, F], as `spectrogram` makes it -> [B, E], unit norm, float32."""
         return F.normalize(self._embed(mel).float(), dim=-1)
+
+    def checkpoint_blocks(self) -> None:
+        """Gradient checkpointing of each block: less memory, more time."""
+        if self.config.tower == "htsat":
+            layers = self.tower.audio_model.audio_encoder.layers
+            checkpoint_calls(block for layer in layers for block in layer.blocks)
+        else:
+            checkpoint_calls(self.tower.blocks)
 
     def freeze_norm(self) -> None:
         """Keep HTS-AT's BatchNorm at its stored statistics, in train mode too.
@@ -238,7 +247,7 @@ class ClapText(nn.Module):
         from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
         self.config = config
-        self.tower = CLIPTextModelWithProjection(
+        self.tower: Any = CLIPTextModelWithProjection(
             CLIPTextConfig(
                 vocab_size=config.vocab_size,
                 hidden_size=config.width,
@@ -253,6 +262,10 @@ class ClapText(nn.Module):
             )
         )
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def checkpoint_blocks(self) -> None:
+        """Gradient checkpointing of each block: less memory, more time."""
+        checkpoint_calls(self.tower.text_model.encoder.layers)
 
     @property
     def scale(self) -> Tensor:

@@ -1,6 +1,8 @@
 """Building blocks shared by the U-Net and the VAE. Feature maps are [B, C, T, F], time first."""
 
 import math
+from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -77,6 +79,13 @@ def checkpointed(module: nn.Module, checkpointing: bool, *inputs: Tensor | None)
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(module, *inputs, use_reentrant=False)
     return module(*inputs)
+
+
+def checkpoint_calls(modules: Iterable[nn.Module]) -> None:
+    """From now on recompute what these modules compute inside in the backward pass: for networks
+    of other libraries, which do not call `checkpointed`."""
+    for module in modules:
+        module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
 def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:

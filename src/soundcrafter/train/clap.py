@@ -93,6 +93,9 @@ class ClapStage(Stage):
             clap.audio.eval().requires_grad_(False)
         elif self.config.freeze_norm:
             clap.audio.freeze_norm()
+        if self.config.checkpointing:
+            clap.audio.checkpoint_blocks()
+            clap.text.checkpoint_blocks()
         if not self.config.train_text:
             clap.text.requires_grad_(False).logit_scale.requires_grad_(True)
         self.players = {"clap": ClapPlayer(clap)}

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
@@ -68,6 +69,12 @@ class Engine:
             )
         first, stride = self.accelerator.process_index * share, share * processes
         return [list(indices[first + i * stride :][:share]) for i in range(micro)]
+
+    def memory_gb(self) -> float:
+        """What this process has held of the GPU at most, or holds of the machine's memory. GB."""
+        if self.device.type == "cuda":
+            return round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)
+        return round(psutil.Process().memory_info().rss / 1e9, 2)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in at least one process; every one of them has to ask."""

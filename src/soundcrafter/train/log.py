@@ -11,6 +11,10 @@ import numpy as np
 from soundcrafter.files import write_text
 from soundcrafter.train.stage import Samples
 
+# of an entry: what differs from run to run on one machine
+MACHINE_FACTS = ("samples_per_second", "seconds", "memory_gb")
+SCORES = "scores.jsonl"
+
 Report = Callable[[Mapping[str, Any]], None]
 
 
@@ -18,12 +22,13 @@ class Log:
     """Averages losses between entries and writes them to `log.jsonl` and `tensorboard/`."""
 
     def __init__(self, run: Path, start: int, report: Report | None) -> None:
-        self.file = run / "log.jsonl"
+        self.file, self.scores = run / "log.jsonl", run / SCORES
         self.report = report
         self._sums: dict[str, list[float]] = {}
         self._since = time.perf_counter()
         # what a killed run logged past its last checkpoint is dropped
         self._seconds = _drop_after(self.file, start)
+        _drop_after(self.scores, start)
         self._board = _tensorboard(run / "tensorboard", start + 1)
 
     def add(self, losses: Mapping[str, float]) -> None:
@@ -41,14 +46,25 @@ class Log:
         speed = round(num_samples / (now - self._since), 3)
         entry |= {**extra, "samples_per_second": speed, "seconds": round(self._seconds, 2)}
         self._sums, self._since = {}, now
-        with open(self.file, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
-        if self._board is not None:
-            for name, value in entry.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, step)
+        self._append(self.file, entry)
         if self.report is not None:
             self.report(entry)
+
+    def score(self, step: int, figures: Mapping[str, float]) -> None:
+        """One line of `scores.jsonl`; the time that it took is no time of training."""
+        now = time.perf_counter()
+        self._since += figures["scoring_seconds"]
+        seconds = round(self._seconds + now - self._since, 2)
+        self._append(self.scores, {"step": step, **figures, "seconds": seconds})
+
+    def _append(self, file: Path, entry: Mapping[str, Any]) -> None:
+        with open(file, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+        if self._board is not None:
+            group = "" if file == self.file else "score/"
+            for name, value in entry.items():
+                if name != "step":
+                    self._board.add_scalar(group + name, value, entry["step"])
 
     def show(self, step: int, samples: Samples) -> None:
         """Sounds and spectrograms, to TensorBoard."""
@@ -68,9 +84,9 @@ class Log:
             self._board.close()
 
 
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """The entries of a run's `log.jsonl`; empty where there is none."""
-    file = run / "log.jsonl"
+def read_log(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
+    """The entries of a run's `log.jsonl`, or `scores.jsonl`; empty where there is none."""
+    file = run / name
     if not file.exists():
         return []
     # the last line may be half written after a kill: it has no line end
@@ -80,7 +96,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 def _drop_after(file: Path, step: int) -> float:
     """Keep the entries up to a step; returns the seconds of training that they took."""
-    kept = [entry for entry in read_log(file.parent) if entry["step"] <= step]
+    kept = [entry for entry in read_log(file.parent, file.name) if entry["step"] <= step]
     if file.exists():
         write_text(file, "".join(json.dumps(entry) + "\n" for entry in kept))
     return float(kept[-1].get("seconds", 0.0)) if kept else 0.0

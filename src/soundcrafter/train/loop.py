@@ -19,6 +19,7 @@ from soundcrafter.train.ema import Ema
 from soundcrafter.train.engine import Engine
 from soundcrafter.train.log import Log, Report
 from soundcrafter.train.schedule import learning_rate
+from soundcrafter.train.score import ScoreOptions, Scorer
 from soundcrafter.train.stage import Batch, Stage
 
 IDENTITY = "identity.json"  # what a run must keep to resume
@@ -37,6 +38,7 @@ class RunOptions:
     checkpoint_minutes: float = 5.0  # minutes between checkpoints
     keep: int = 2  # checkpoints kept
     max_minutes: float | None = None  # stop, resumable, after so long
+    score: ScoreOptions | None = None  # FD and IS of what a U-Net in training generates
 
     def __post_init__(self) -> None:
         for name in ("log_steps", "checkpoint_minutes", "keep"):
@@ -81,6 +83,7 @@ def run(
             f"{stage.name}: trains in one process, got {engine.num_processes}: its loss compares "
             "all samples of a batch"
         )
+    scorer = _scorer(stage, folder, options) if engine.is_main else None
     for first in stage.phase_starts():
         engine.shard(stage.sample_indices(first))  # batch sizes that cannot be shared fail now
     ema = Ema(stage.network, stage.config.ema_decay)
@@ -99,7 +102,7 @@ def run(
         log = None
         if engine.is_main:
             log = stack.enter_context(closing(Log(place, start, report)))
-        done = _train(stage, options, engine, ema, saver, log, start)
+        done = _train(stage, options, engine, ema, saver, log, scorer, start)
     if engine.is_main:
         _write_skipped(place, stage, start)
     if done == start and not dependents:  # a finished run, called again: a kill may have come
@@ -114,6 +117,7 @@ def _train(
     ema: Ema,
     saver: "_Saver",
     log: Log | None,
+    scorer: Scorer | None,
     start: int,
 ) -> int:
     """The steps from `start` on, until the last one or a reason to stop; returns the steps done."""
@@ -127,7 +131,7 @@ def _train(
     )
     with closing(batches), _stop_signal() as stopped:
         for step, loaded in zip(steps, batches, strict=True):
-            losses = _train_step(stage, engine, ema, loaded, step)
+            losses = train_step(stage, engine, ema, loaded, step)
             done = step + 1
             out_of_time = _over(options.max_minutes, began)
             # processes that do not stop at the same step would wait for each other for ever
@@ -135,21 +139,28 @@ def _train(
             if log is not None:
                 log.add(losses)
                 if done % options.log_steps == 0 or last:
-                    rate = {"learning_rate": learning_rate(step, stage.config)}
+                    rate = {
+                        "learning_rate": learning_rate(step, stage.config),
+                        "memory_gb": engine.memory_gb(),
+                    }
                     samples = stage.sample_indices(done).start - stage.sample_indices(logged).start
                     log.write(done, samples, {**rate, **stage.facts(step)})
                     logged = done
                 if options.sample_steps and (done % options.sample_steps == 0 or last):
                     log.show(done, stage.samples(ema.shadow, engine.device))
             saver.after(done, last)
+            if log is not None and scorer is not None and scorer.due(done, last):
+                saver.export()
+                log.score(done, scorer(done))
             if last:
                 break
     return done
 
 
-def _train_step(
+def train_step(
     stage: Stage, engine: Engine, ema: Ema, loaded: list[Batch], step: int
 ) -> dict[str, float]:
+    """One step of every player that moves, on loaded micro-batches; returns the losses."""
     engine.seed(step)
     with torch.no_grad():
         batches = [stage.prepare(batch, engine.device) for batch in loaded]
@@ -197,6 +208,14 @@ class _Saver:
     def export(self) -> None:
         if self.engine.is_main:
             self.stage.export(self.ema.shadow, self.folder)
+
+
+def _scorer(stage: Stage, folder: Path, options: RunOptions) -> Scorer | None:
+    if options.score is None:
+        return None
+    if "unet" not in stage.parts:
+        raise ValueError(f"score: the stage {stage.name} makes no sounds; only diffusion does")
+    return Scorer(options.score, folder, run_folder(folder, stage.name), options.device)
 
 
 def _resume(checkpoint: Path, stage: Stage, engine: Engine, ema: Ema) -> int:

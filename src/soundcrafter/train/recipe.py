@@ -92,6 +92,7 @@ class ClapStageConfig(StageConfig):
     freeze_norm: bool = False  # HTS-AT's BatchNorm stays as it is
     audio_init: str = ""  # model folder whose tagger's tower the conv audio tower starts from
     distortion: DistortionConfig = field(default_factory=DistortionConfig)  # of its spectrograms
+    checkpointing: bool = False  # gradient checkpointing: less memory, more time
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,189 @@
+"""Whether a model's CLAP finds sounds by their captions, and captions by their sounds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from soundcrafter.audio import audio_info, normalize_peak, read_audio
+from soundcrafter.data.manifest import Recording, normalize_caption, read_manifest
+from soundcrafter.evaluate.metrics import retrieval, wilson_interval
+from soundcrafter.files import make_folder, write_json, write_text
+from soundcrafter.models.clap import Clap, ClapAudio, ClapText
+from soundcrafter.pipeline import Progress, choose_device
+from soundcrafter.store import ModelFolder
+from soundcrafter.version import __version__
+
+LEVEL = 0.5  # peak of a recording, as in training
+TEXTS_AT_ONCE = 256
+DECIMALS = 6  # of a cosine: beyond them float32 embeddings say nothing, and equal ones are a tie
+DIRECTIONS = ("text_to_audio", "audio_to_text")
+FIGURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "map10": "mAP@10", "median_rank": "median rank"}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sound with all that is said of it."""
+
+    name: str  # of its file, the same on every machine
+    recording: Recording
+    captions: Mapping[str, str]  # normalised -> as written, where it came first
+
+
+def evaluate_retrieval(
+    folder: ModelFolder,
+    data: Path,
+    out: Path,
+    *,
+    split: str = "test",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure retrieval on a split of a manifest with captions; writes report.json and report.md
+    into `out` and returns the report.
+
+    Queries and candidates are the clips and the distinct captions (`normalize_caption`); rows of
+    one stretch of a file are captions of one clip. A clip is a hit for a caption, and the caption
+    for the clip, where one of the clip's captions is equal to it. Only the folder's CLAP is loaded.
+    Similarities are held whole, clips times captions. Raises ValueError where the folder has no
+    CLAP, where the data has no captions, and where no clip can be read.
+    """
+    folder.require("clap_audio", "clap_text")
+    clips, skipped = read_clips(data, split)
+    clap = Clap(
+        cast(ClapAudio, folder.load("clap_audio")),
+        cast(ClapText, folder.load("clap_text")),
+        folder.load_tokenizer(),
+    ).to(choose_device(device))
+    audio, clips, unread = embed_clips(clap, clips, progress)
+    skipped |= unread
+    if not clips:
+        raise ValueError(f"{data}: no readable recording with a caption ({len(skipped)} skipped)")
+    captions: dict[str, str] = {}
+    for clip in reversed(clips):
+        captions |= clip.captions  # as the first clip that has it writes it
+    texts = _embed_texts(clap, list(captions.values()))
+    said = np.array([[caption in clip.captions for caption in captions] for clip in clips])
+    report = {
+        "version": __version__,
+        "model": {name: folder.parts[name].training_id for name in ("clap_audio", "clap_text")},
+        "split": split,
+        "sample_rate": clap.audio.config.mel.sample_rate,
+        "resampler": "soxr HQ",
+        "level": LEVEL,
+        "clips": len(clips),
+        "captions": len(captions),
+        "pairs": int(said.sum()),
+        "skipped": skipped,
+        **retrieval_both_ways(audio, texts, said),
+    }
+    make_folder(out)
+    write_json(out / "report.json", report)
+    write_text(out / "report.md", retrieval_markdown(report))
+    return report
+
+
+def read_clips(data: Path, split: str) -> tuple[list[Clip], dict[str, str]]:
+    """The clips of a split with their captions, and what was left out: file -> reason.
+
+    Raises ValueError as `read_manifest`.
+    """
+    manifest = read_manifest(data, split=split, need_caption=True)
+    skipped = dict(manifest.skipped)
+    stretches: dict[tuple[Path, float, float], list[Recording]] = {}
+    for recording in manifest.recordings:
+        if normalize_caption(recording.caption or ""):
+            place = recording.file, recording.start, recording.seconds
+            stretches.setdefault(place, []).append(recording)
+        else:
+            skipped[manifest.name(recording)] = "its caption holds nothing but stop-words"
+    clips = []
+    for rows in stretches.values():
+        written = [row.caption or "" for row in reversed(rows)]
+        captions = {normalize_caption(text): text for text in written}
+        clips.append(Clip(manifest.name(rows[0]), rows[0], captions))
+    return clips, skipped
+
+
+def embed_clips(
+    clap: Clap, clips: Sequence[Clip], progress: Progress | None = None
+) -> tuple[np.ndarray, list[Clip], dict[str, str]]:
+    """Embeddings [N, E] of the clips that can be read, those clips, and file -> reason of others.
+
+    Each is read at its own rate, levelled to a peak of LEVEL and embedded alone and whole.
+    """
+    rows: list[np.ndarray] = []
+    kept: list[Clip] = []
+    skipped: dict[str, str] = {}
+    for done, clip in enumerate(clips, 1):
+        one = clip.recording
+        try:
+            rate = audio_info(one.file).sample_rate
+            wave = read_audio(one.file, rate, start=one.start, seconds=one.seconds)
+        except ValueError as error:
+            skipped[clip.name] = str(error)
+        else:
+            rows.append(clap.embed_audio(normalize_peak(wave, LEVEL), rate)[0].cpu().numpy())
+            kept.append(clip)
+        if progress is not None:
+            progress(done, len(clips))
+    return np.array(rows), kept, skipped
+
+
+def _embed_texts(clap: Clap, texts: Sequence[str]) -> np.ndarray:
+    """Texts -> embeddings [M, E]."""
+    batches = [texts[i : i + TEXTS_AT_ONCE] for i in range(0, len(texts), TEXTS_AT_ONCE)]
+    return np.concatenate([clap.embed_text(batch).cpu().numpy() for batch in batches])
+
+
+def retrieval_both_ways(audio: np.ndarray, texts: np.ndarray, said: np.ndarray) -> dict[str, Any]:
+    """The figures of both directions.
+
+    audio [N, E] and texts [M, E]: unit-norm rows; said [N, M] bool: the captions of each clip.
+    Raises ValueError as `metrics.retrieval`.
+    """
+    cosines = np.round(audio.astype(np.float64) @ texts.astype(np.float64).T, DECIMALS)
+    pairs = {"text_to_audio": (cosines.T, said.T), "audio_to_text": (cosines, said)}
+    return {name: _direction(*pairs[name]) for name in DIRECTIONS}
+
+
+def _direction(similarity: np.ndarray, relevant: np.ndarray) -> dict[str, Any]:
+    """Figures of queries [Q] over candidates [C]; shares with their 95% intervals."""
+    queries, candidates = relevant.shape
+    found: dict[str, Any] = {"queries": queries, "candidates": candidates}
+    for name, (value, chance) in retrieval(similarity, relevant).items():
+        found[name] = {"value": value, "chance": chance}
+        if name in ("r1", "r5", "r10"):
+            found[name]["interval"] = list(wilson_interval(round(value * queries), queries))
+    return found
+
+
+def retrieval_markdown(report: Mapping[str, Any]) -> str:
+    """The report as a table, a row a figure."""
+    parts = ", ".join(f"{name} {identity}" for name, identity in report["model"].items())
+    lines = [
+        f"Model {parts}; split {report['split']}: {report['clips']} clips, {report['captions']} "
+        f"distinct captions, {report['pairs']} pairs, skipped {len(report['skipped'])}; "
+        f"{report['sample_rate']} Hz, resampler {report['resampler']}, peak {report['level']:g}.",
+        "",
+        "| direction | queries | candidates | figure | value | 95% interval | chance |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for direction in DIRECTIONS:
+        found = report[direction]
+        for name, title in FIGURES.items():
+            shown = "{:g}" if name == "median_rank" else "{:.3f}"
+            interval = [f"{end:.3f}" for end in found[name].get("interval", ())]
+            cells = [
+                direction.replace("_", " "),
+                str(found["queries"]),
+                str(found["candidates"]),
+                title,
+                shown.format(found[name]["value"]),
+                " to ".join(interval) or "-",
+                shown.format(found[name]["chance"]),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

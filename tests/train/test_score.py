@@ -1,0 +1,110 @@
+"""Scores while a U-Net trains, and the pictures and times of a training."""
+
+import json
+import math
+import shutil
+
+import pytest
+
+from soundcrafter.audio import audio_info
+from soundcrafter.train.log import SCORES, Log, read_log
+from soundcrafter.train.loop import run_folder
+from soundcrafter.train.report import plot_training, report_markdown, training_report
+from soundcrafter.train.score import ScoreOptions
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory, tiny_model, clips, go):
+    """The tiny model with a scored U-Net of two phases: 5 steps, scores after 2, 4 and 5."""
+    folder = tmp_path_factory.mktemp("score") / "model"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("diffusion"))
+    go(
+        "diffusion",
+        folder,
+        "diffusion.steps=5",
+        "diffusion.curriculum=[{share=0.4, seconds=0.32, batch_size=8},{share=0.6, seconds=0.64}]",
+        data=clips,
+        score=ScoreOptions(steps=2, data=clips, split="train", prompts=4),
+    )
+    return folder
+
+
+def test_scores_come_when_due_and_at_the_end(scored, clips):
+    scores = read_log(run_folder(scored, "diffusion"), SCORES)
+    assert [entry["step"] for entry in scores] == [2, 4, 5]
+    for entry in scores:
+        assert (entry["n"], entry["reference"]) == (4, 6)
+        assert entry["fd"] > entry["fd_floor"] > 0  # noise is further off than half the clips
+        assert 1 <= entry["is"] <= 4
+        assert math.isfinite(entry["kl"])
+        assert entry["scoring_seconds"] > 0
+    assert len({entry["fd"] for entry in scores}) == 3  # of other weights each time
+    folders = sorted(run_folder(scored, "diffusion").glob("scores/step-*"))
+    prompts = [json.loads((f / "generated" / "prompts.json").read_text()) for f in folders]
+    assert prompts[0]["prompts"] == prompts[2]["prompts"]
+    assert len(prompts[0]["prompts"]) == 4
+    for folder in folders:
+        files = list((folder / "generated").rglob("*.wav"))
+        assert len(files) == 4
+        assert all(audio_info(file).seconds == pytest.approx(1.0) for file in files)
+        report = json.loads((folder / "report.json").read_text())
+        assert report["seed"] == 0
+
+
+def test_scoring_is_no_time_of_training(scored, tmp_path):
+    entries = read_log(run_folder(scored, "diffusion"))
+    scoring = sum(e["scoring_seconds"] for e in read_log(run_folder(scored, "diffusion"), SCORES))
+    assert entries[-1]["seconds"] < scoring  # five tiny steps
+    log = Log(tmp_path, 0, None)
+    log.score(1, {"fd": 1.0, "scoring_seconds": 100.0})
+    log.write(1, 4, {})
+    log.close()
+    assert read_log(tmp_path)[0]["seconds"] < 0
+
+
+def test_a_resumed_run_drops_scores_past_its_checkpoint(tmp_path):
+    log = Log(tmp_path, 0, None)
+    for step in (2, 4):
+        log.write(step, 8, {})
+        log.score(step, {"fd": float(step), "scoring_seconds": 0.0})
+    log.close()
+    Log(tmp_path, 3, None).close()
+    assert [entry["step"] for entry in read_log(tmp_path, SCORES)] == [2]
+    assert [entry["step"] for entry in read_log(tmp_path)] == [2]
+
+
+def test_what_cannot_be_scored_is_refused_before_training(go, clips, encoded, tmp_path):
+    score = ScoreOptions(steps=1, data=clips, split="train")
+    with pytest.raises(ValueError, match="stage vae makes no sounds"):
+        go("vae", tmp_path / "v", data=clips, score=score)
+    with pytest.raises(ValueError, match="scores need its clap_audio, clap_text, vae, vocoder"):
+        go("diffusion", tmp_path / "d", data=encoded, score=score)
+    with pytest.raises(ValueError, match="at least 1, 2, 0"):
+        ScoreOptions(steps=0, data=clips)
+
+
+def test_the_report_of_a_training(scored):
+    report = training_report(scored)["stages"]
+    assert list(report) == ["clap", "vae", "vocoder", "diffusion"]
+    facts = report["diffusion"]
+    assert (facts["steps"], facts["of"], facts["hours_left"]) == (5, 5, 0)
+    assert [(p["phase"], p["steps"]) for p in facts["phases"]] == [(1, 2), (2, 3)]
+    for phase, batch in zip(facts["phases"], (8, 4), strict=True):
+        ratio = phase["samples_per_second"] / phase["steps_per_second"]
+        assert ratio == pytest.approx(batch, rel=0.1)  # hundredths of a second are rounded
+        assert phase["memory_gb"] > 0.1
+    assert facts["scoring_hours"] > 0
+    assert "| diffusion | 2 | 3 |" in report_markdown({"stages": report})
+
+
+def test_pictures_of_a_training(scored, tmp_path):
+    written = plot_training(scored, tmp_path / "plots")
+    assert [file.name for file in written] == ["losses.png", "scores.png", "samples.png"]
+    for file in written:
+        assert file.read_bytes().startswith(b"\x89PNG")
+        assert file.stat().st_size > 10_000
+
+
+def test_a_folder_without_training_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no training in it"):
+        training_report(tmp_path)
