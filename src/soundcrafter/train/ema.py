@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from soundcrafter.train.sharding import whole
+
 
 class Ema:
     """A shadow copy of a module in fp32 that follows it.
@@ -23,7 +25,8 @@ class Ema:
         """Move the shadow towards `module`: shadow <- decay * shadow + (1 - decay) * module."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        source, target = dict(module.named_parameters()), dict(self.shadow.named_parameters())
+        source = {name: whole(p) for name, p in module.named_parameters()}
+        target = dict(self.shadow.named_parameters())
         torch._foreach_lerp_(
             [target[name] for name in target], [source[name] for name in target], 1 - decay
         )

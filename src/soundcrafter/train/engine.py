@@ -10,11 +10,15 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
+from soundcrafter.models.layers import Block
 from soundcrafter.pipeline import choose_device
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate
+from soundcrafter.train.sharding import shard, shared_as, whole
 from soundcrafter.train.stage import Player, Processes
 
 _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -30,7 +34,17 @@ class Engine:
     Weights and optimiser state are fp32; the forward runs in the stage's precision.
     """
 
-    def __init__(self, players: Mapping[str, Player], config: StageConfig, device: str) -> None:
+    def __init__(
+        self,
+        players: Mapping[str, Player],
+        config: StageConfig,
+        device: str,
+        *,
+        sharded: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        """`sharded`: what each process holds is its part (FSDP), not a copy (DDP). `compiled`:
+        torch.compile of the networks' blocks. Neither changes what is learned."""
         self.accelerator = _accelerator(choose_device(device), _PRECISION[config.precision])
         self.device: torch.device = self.accelerator.device
         self.config = config
@@ -41,7 +55,9 @@ class Engine:
             player.to(self.device)
             if self.num_processes > 1:
                 player.processes = _Group()
-            self._wrapped[name] = self.accelerator.prepare_model(player)
+            if compiled:
+                compile_blocks(player.network)
+            self._wrapped[name] = self._wrap(player, sharded)
             self._optimizers[name] = self.accelerator.prepare_optimizer(self._adamw(player))
 
     @property
@@ -103,12 +119,13 @@ class Engine:
         with self._only(name):
             for index, batch in enumerate(batches):
                 last = index == len(batches) - 1
-                with nullcontext() if last else self.accelerator.no_sync(wrapped):
+                with self._syncing(wrapped, last), self.accelerator.autocast():
                     terms, extras = wrapped(batch, step)
                     loss = torch.stack(
                         [weights.get(k, 1.0) * term for k, term in terms.items()]
                     ).sum()
                     self._check(loss, "loss", terms, [batch], step)
+                with self._syncing(wrapped, last):
                     self.accelerator.backward(loss / len(batches))
                 batch.update(extras)
                 for key, term in {**terms, "loss": loss}.items():
@@ -124,7 +141,7 @@ class Engine:
     def weights(self) -> dict[str, Tensor]:
         """All players' weights, named player.key."""
         return {
-            f"{name}.{key}": value
+            f"{name}.{key}": whole(value)
             for name, player in self.players.items()
             for key, value in player.network.state_dict().items()
         }
@@ -132,7 +149,9 @@ class Engine:
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `weights`, strict."""
         for name, player in self.players.items():
-            player.network.load_state_dict(_below(name, tensors))
+            own, found = player.network.state_dict(), _below(name, tensors)
+            shared = {key: shared_as(own.get(key, value), value) for key, value in found.items()}
+            player.network.load_state_dict(shared)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """All optimisers' state, named player.parameter|entry."""
@@ -141,7 +160,7 @@ class Engine:
             entries = self._optimizers[name].state_dict()["state"]
             for index, key in enumerate(_trained(player)):
                 for entry, value in entries.get(index, {}).items():
-                    state[f"{name}.{key}|{entry}"] = torch.as_tensor(value)
+                    state[f"{name}.{key}|{entry}"] = whole(torch.as_tensor(value))
         return state
 
     def load_optimizer_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -172,6 +191,26 @@ class Engine:
         if self.accelerator.scaler is not None and state:
             self.accelerator.scaler.load_state_dict(dict(state))
 
+    def _wrap(self, player: Player, sharded: bool) -> nn.Module:
+        if not sharded or self.num_processes == 1:
+            return self.accelerator.prepare_model(player)
+        if len(self.players) > 1:
+            raise ValueError("shard: a GAN's players need each other whole; only clap, diffusion")
+        if self.accelerator.scaler is not None:
+            raise ValueError("shard: not in precision fp16; allowed: fp32, bf16")
+        shard(player, self.device)
+        return player
+
+    @contextmanager
+    def _syncing(self, wrapped: nn.Module, last: bool) -> Iterator[None]:
+        """Processes add up gradients with the last micro-batch of a step."""
+        if isinstance(wrapped, FSDPModule):
+            wrapped.set_requires_gradient_sync(last)
+            yield
+            return
+        with nullcontext() if last else self.accelerator.no_sync(wrapped):
+            yield
+
     def _adamw(self, player: Player) -> torch.optim.AdamW:
         return torch.optim.AdamW(
             [parameter for parameter in player.parameters() if parameter.requires_grad],
@@ -184,8 +223,10 @@ class Engine:
     def _clip(self, player: nn.Module) -> Tensor:
         """The norm of the gradients, which are clipped to the stage's limit if it has one."""
         if self.config.clip_norm > 0:
-            return self.accelerator.clip_grad_norm_(player.parameters(), self.config.clip_norm)
-        return get_total_norm([p.grad for p in player.parameters() if p.grad is not None])
+            limit = self.config.clip_norm
+            return whole(self.accelerator.clip_grad_norm_(player.parameters(), limit))
+        grads = [p.grad for p in player.parameters() if p.grad is not None]
+        return whole(get_total_norm(grads))
 
     @contextmanager
     def _only(self, name: str) -> Iterator[None]:
@@ -276,6 +317,14 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
+def compile_blocks(network: nn.Module) -> None:
+    """torch.compile of a network's blocks, in place: they repeat, so that there is less to compile
+    than in the whole."""
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.compile()
+
+
 def _trained(player: nn.Module) -> list[str]:
     return [name for name, parameter in player.named_parameters() if parameter.requires_grad]
 
@@ -284,6 +333,8 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     """The value in the parameter's memory format, which files forget and fused AdamW trusts."""
     if value.shape != parameter.shape:
         return value  # a step count
+    if isinstance(parameter, DTensor):
+        return shared_as(parameter, value)
     same = torch.empty_strided(parameter.shape, parameter.stride(), dtype=value.dtype)
     return same.copy_(value)
 

@@ -38,6 +38,8 @@ class RunOptions:
     checkpoint_minutes: float = 5.0  # minutes between checkpoints
     keep: int = 2  # checkpoints kept
     max_minutes: float | None = None  # stop, resumable, after so long
+    sharded: bool = False  # processes share out the weights (FSDP) instead of copying them (DDP)
+    compiled: bool = False  # torch.compile of the networks' blocks
     score: ScoreOptions | None = None  # FD and IS of what a U-Net in training generates
 
     def __post_init__(self) -> None:
@@ -77,7 +79,15 @@ def run(
     dependents = _dependents(folder, stage)
     if init is not None and not checkpoints:
         stage.initialise(init)
-    engine = Engine(stage.players, stage.config, options.device)
+    ema = Ema(stage.network, stage.config.ema_decay)  # before weights are shared out
+    engine = Engine(
+        stage.players,
+        stage.config,
+        options.device,
+        sharded=options.sharded,
+        compiled=options.compiled,
+    )
+    ema.shadow.to(engine.device)
     if stage.one_process and engine.num_processes > 1:
         raise ValueError(
             f"{stage.name}: trains in one process, got {engine.num_processes}: its loss compares "
@@ -86,7 +96,6 @@ def run(
     scorer = _scorer(stage, folder, options) if engine.is_main else None
     for first in stage.phase_starts():
         engine.shard(stage.sample_indices(first))  # batch sizes that cannot be shared fail now
-    ema = Ema(stage.network, stage.config.ema_decay)
     start = _resume(checkpoints[-1], stage, engine, ema) if checkpoints else 0
     if dependents and start < stage.config.steps:
         raise ValueError(
@@ -187,14 +196,15 @@ class _Saver:
     def after(self, done: int, last: bool) -> None:
         every = self.options.checkpoint_steps
         due = last or (every > 0 and done % every == 0)
-        if not (due or _over(self.options.checkpoint_minutes, self._saved_at)):
+        # by one clock for all processes: weights that are shared out take all of them to gather
+        if not self.engine.any(due or _over(self.options.checkpoint_minutes, self._saved_at)):
             return
+        tensors = {
+            "weights": self.engine.weights(),
+            "ema": self.ema.shadow.state_dict(),
+            "optimizer": self.engine.optimizer_state(),
+        }
         if self.engine.is_main:
-            tensors = {
-                "weights": self.engine.weights(),
-                "ema": self.ema.shadow.state_dict(),
-                "optimizer": self.engine.optimizer_state(),
-            }
             state = {
                 "ema_updates": self.ema.updates,
                 "scaler": self.engine.scaler_state(),
