@@ -1,6 +1,7 @@
 """Two processes on one machine: the losses of one, a common end, and what a kill leaves."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -39,11 +40,13 @@ TORCHRUN = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node",
 
 # Stages one after the other, each process printing nothing but what went wrong.
 TRAIN = """
-import os, sys, time
-from soundcrafter.train import RunOptions, read_recipe, train
+import json, os, sys, time
+from soundcrafter.train import RunOptions, read_recipe, sharding, train
 
 recipe, data, out, settings, stages = sys.argv[1:6]
-options = RunOptions(device="cpu", log_steps=1, checkpoint_steps=2)
+sharding.LARGE = 500  # at width 8 no block is
+more = json.loads(os.environ.get("OPTIONS", "{}"))
+options = RunOptions(device="cpu", log_steps=1, checkpoint_steps=2, **more)
 for stage in stages.split(","):
     def report(entry):
         if os.environ.get("HOLD") == str(entry["step"]):
@@ -115,6 +118,29 @@ def test_two_processes_make_the_model_of_one(both):
         for key, value in two.load(part).state_dict().items():
             # AdamW's first steps take the sign of a gradient, however near to zero it is
             assert float((value - wanted[key]).abs().max()) < 2e-2, (part, key)
+
+
+def test_shared_out_weights_learn_and_resume_the_same(both, tiny_recipe, clips, tmp_path):
+    whole, _ = both
+    stage, out = "diffusion", tmp_path / "sharded"
+    shutil.copytree(whole, out, ignore=shutil.ignore_patterns("training"))
+    for options in ('{"fsdp": true, "max_minutes": 1e-9}', '{"fsdp": true}'):
+        finish(torchrun(out, tiny_recipe, clips, [stage], SETTINGS, OPTIONS=options))
+    found = read_log(run_folder(out, stage))
+    assert_equal_losses(found, read_log(run_folder(whole, stage)))
+    wanted = open_folder(whole).load("unet").state_dict()
+    for key, value in open_folder(out).load("unet").state_dict().items():
+        assert float((value - wanted[key]).abs().max()) < 2e-2, key
+
+
+@pytest.mark.parametrize("stage", ["vae", "clap"])
+def test_only_the_unet_is_shared_out(stage, tiny_recipe, clips, tmp_path):
+    process = torchrun(
+        tmp_path / "m", tiny_recipe, clips, [stage], SETTINGS, OPTIONS='{"fsdp": true}'
+    )
+    printed, _ = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "fsdp: only for diffusion" in printed
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -61,7 +61,6 @@ def test_every_recipes_segments_fit_its_strides(path):
         ("vae.kl_weight=-1e-6", "kl_weight"),
         ("vae.adversarial_weight=-0.5", "adversarial_weight"),
         ("vae.adversarial_start=-1", "adversarial_start"),
-        ("clap.checkpointing=true", "clap.checkpointing: unknown setting"),
         ("vocoder.checkpointing=true", "vocoder.checkpointing: unknown setting"),
         ("model.diffusion.steps=2", "sampling.steps: got 3; allowed: up to diffusion.steps, 2"),
         ("diffusion.drop_condition=1.5", "drop_condition"),

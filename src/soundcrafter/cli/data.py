@@ -15,6 +15,27 @@ from soundcrafter.cli.common import (
     progress,
 )
 
+TablesArgument = Annotated[
+    list[Path],
+    typer.Argument(help="AudioCaps csv (train, val, test); AudioLDM's or TANGO's json."),
+]
+AudioOption = Annotated[
+    Path | None, typer.Option(help="Folder of clips that are there: fetch nothing.")
+]
+OnlyOption = Annotated[
+    Path | None,
+    typer.Option(help="Only these: csv (audiocap_id or youtube_id), json, text of ids."),
+]
+OneCaptionFlag = Annotated[
+    bool, typer.Option("--one-caption", help="One caption a clip, drawn by the seed.")
+]
+RandomValidationOption = Annotated[
+    float | None, typer.Option(help="Share of the train clips that becomes dev, as 0.1.")
+]
+RetryFailedFlag = Annotated[
+    bool, typer.Option("--retry-failed", help="Also try what failures.csv lists.")
+]
+
 
 def check(
     data: Annotated[Path, typer.Argument(help="Manifest (csv, jsonl) or folder.")],
@@ -76,24 +97,12 @@ def encode(
 
 
 def audiocaps(
-    tables: Annotated[
-        list[Path],
-        typer.Argument(help="AudioCaps csv (train, val, test); AudioLDM's or TANGO's json."),
-    ],
+    tables: TablesArgument,
     out: Annotated[Path, typer.Option(help="Folder for manifest.csv and fetched clips.")],
-    audio: Annotated[
-        Path | None, typer.Option(help="Folder of clips that are there: fetch nothing.")
-    ] = None,
-    only: Annotated[
-        Path | None,
-        typer.Option(help="Only these: csv (audiocap_id or youtube_id), json, text of ids."),
-    ] = None,
-    one_caption: Annotated[
-        bool, typer.Option("--one-caption", help="One caption a clip, drawn by the seed.")
-    ] = False,
-    random_validation: Annotated[
-        float | None, typer.Option(help="Share of the train clips that becomes dev, as 0.1.")
-    ] = None,
+    audio: AudioOption = None,
+    only: OnlyOption = None,
+    one_caption: OneCaptionFlag = False,
+    random_validation: RandomValidationOption = None,
     limit: Annotated[int | None, typer.Option(help="So many clips, drawn by the seed.")] = None,
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
     rate: Annotated[int, typer.Option(help="Hz of fetched clips.")] = 16_000,
@@ -101,14 +110,14 @@ def audiocaps(
     per_minute: Annotated[float, typer.Option(help="Tries a minute, at most.")] = 5.0,
     retries: Annotated[int, typer.Option(help="Further tries where the network fails.")] = 2,
     retry_wait: Annotated[float, typer.Option(help="Seconds before them, doubled each time.")] = 30,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Also try what failures.csv lists.")
-    ] = False,
+    retry_failed: RetryFailedFlag = False,
     cookies: Annotated[Path | None, typer.Option(help="cookies.txt for yt-dlp.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Fetch AudioCaps' clips, or find them in a folder; write the manifest to train from."""
-    from soundcrafter.data.audiocaps import FetchOptions, Selection, prepare
+    from soundcrafter.data.audiocaps import prepare
+    from soundcrafter.data.subset import Selection
+    from soundcrafter.data.youtube import FetchOptions
 
     selection = Selection(
         one_caption=one_caption,
@@ -130,18 +139,19 @@ def audiocaps(
         facts = prepare(
             tables, out, audio=audio, selection=selection, options=options, progress=advance
         )
+    _report_audiocaps(facts, out, as_json)
+
+
+def _report_audiocaps(facts: dict[str, Any], out: Path, as_json: bool) -> None:
+    """Print what was done; ValueError where fetching had to stop."""
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
-        _print_audiocaps(facts, out)
+        print(f"{facts['manifest']}  clips: {facts['clips']}  captions: {facts['captions']}")
+        print(f"splits: {facts['splits']}")
+        print(f"fetched now: {facts['fetched']}  failed: {facts['failed']}  (failures.csv)")
+        print(f"missing: {facts['missing']}  ({out / 'missing.csv'})")
+        if facts["not_in_tables"]:
+            print(f"listed but not in the tables: {facts['not_in_tables']}")
     if facts["stopped"]:
         raise ValueError(f"{facts['stopped']}; wait, lower --per-minute, run the same again")
-
-
-def _print_audiocaps(facts: dict[str, Any], out: Path) -> None:
-    print(f"{facts['manifest']}  clips: {facts['clips']}  captions: {facts['captions']}")
-    print(f"splits: {facts['splits']}")
-    print(f"fetched now: {facts['fetched']}  failed: {facts['failed']}  (failures.csv)")
-    print(f"missing: {facts['missing']}  ({out / 'missing.csv'})")
-    if facts["not_in_tables"]:
-        print(f"listed but not in the tables: {facts['not_in_tables']}")

@@ -40,6 +40,12 @@ def train(
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0,
     keep: Annotated[int, typer.Option(help="Checkpoints kept.")] = 2,
     minutes: Annotated[float | None, typer.Option(help="Stop after so long, resumable.")] = None,
+    fsdp: Annotated[
+        bool, typer.Option("--fsdp", help="Share out the U-Net over torchrun's processes.")
+    ] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile: slower to start, faster on GPUs.")
+    ] = False,
     score_steps: Annotated[
         int, typer.Option(help="Steps between scores of what a U-Net generates (FD, IS); 0: none.")
     ] = 0,
@@ -83,6 +89,8 @@ def train(
         checkpoint_minutes=checkpoint_minutes,
         keep=keep,
         max_minutes=minutes,
+        fsdp=fsdp,
+        compile=compiled,
         score=score,
     )
     total = getattr(settings, stage.value).steps

@@ -14,7 +14,6 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from soundcrafter.models.layers import Block
 from soundcrafter.pipeline import choose_device
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate
@@ -40,11 +39,11 @@ class Engine:
         config: StageConfig,
         device: str,
         *,
-        sharded: bool = False,
-        compiled: bool = False,
+        fsdp: bool = False,
+        compile: bool = False,
     ) -> None:
-        """`sharded`: what each process holds is its part (FSDP), not a copy (DDP). `compiled`:
-        torch.compile of the networks' blocks. Neither changes what is learned."""
+        """`fsdp`: each process holds its part of the weights, not a copy of all (DDP). `compile`:
+        torch.compile of the networks' forwards. Neither changes what is learned."""
         self.accelerator = _accelerator(choose_device(device), _PRECISION[config.precision])
         self.device: torch.device = self.accelerator.device
         self.config = config
@@ -55,9 +54,10 @@ class Engine:
             player.to(self.device)
             if self.num_processes > 1:
                 player.processes = _Group()
-            if compiled:
-                compile_blocks(player.network)
-            self._wrapped[name] = self._wrap(player, sharded)
+            if compile:
+                # for each phase's shape anew: with shapes as symbols the compiler fails on a CPU
+                player.network.compile(dynamic=False)
+            self._wrapped[name] = self._wrap(player, fsdp)
             self._optimizers[name] = self.accelerator.prepare_optimizer(self._adamw(player))
 
     @property
@@ -191,13 +191,14 @@ class Engine:
         if self.accelerator.scaler is not None and state:
             self.accelerator.scaler.load_state_dict(dict(state))
 
-    def _wrap(self, player: Player, sharded: bool) -> nn.Module:
-        if not sharded or self.num_processes == 1:
+    def _wrap(self, player: Player, fsdp: bool) -> nn.Module:
+        if not fsdp or self.num_processes == 1:
             return self.accelerator.prepare_model(player)
-        if len(self.players) > 1:
-            raise ValueError("shard: a GAN's players need each other whole; only clap, diffusion")
+        if len(self.players) > 1 or any(p.ndim == 0 for p in player.parameters()):
+            # a GAN's players need each other whole; fully_shard takes no scalars (a temperature)
+            raise ValueError("fsdp: only for diffusion")
         if self.accelerator.scaler is not None:
-            raise ValueError("shard: not in precision fp16; allowed: fp32, bf16")
+            raise ValueError("fsdp: not in precision fp16; allowed: fp32, bf16")
         shard(player, self.device)
         return player
 
@@ -315,14 +316,6 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
 def _leave_group() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def compile_blocks(network: nn.Module) -> None:
-    """torch.compile of a network's blocks, in place: they repeat, so that there is less to compile
-    than in the whole."""
-    for module in network.modules():
-        if isinstance(module, Block):
-            module.compile()
 
 
 def _trained(player: nn.Module) -> list[str]:

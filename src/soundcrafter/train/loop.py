@@ -38,8 +38,8 @@ class RunOptions:
     checkpoint_minutes: float = 5.0  # minutes between checkpoints
     keep: int = 2  # checkpoints kept
     max_minutes: float | None = None  # stop, resumable, after so long
-    sharded: bool = False  # processes share out the weights (FSDP) instead of copying them (DDP)
-    compiled: bool = False  # torch.compile of the networks' blocks
+    fsdp: bool = False  # processes share out the weights (FSDP) instead of copying them (DDP)
+    compile: bool = False  # torch.compile of the networks' blocks
     score: ScoreOptions | None = None  # FD and IS of what a U-Net in training generates
 
     def __post_init__(self) -> None:
@@ -84,8 +84,8 @@ def run(
         stage.players,
         stage.config,
         options.device,
-        sharded=options.sharded,
-        compiled=options.compiled,
+        fsdp=options.fsdp,
+        compile=options.compile,
     )
     ema.shadow.to(engine.device)
     if stage.one_process and engine.num_processes > 1:
