@@ -3,6 +3,7 @@
 import atexit
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import psutil
@@ -301,7 +302,8 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
     """Accelerate on that device; of several processes each takes its own one of that kind."""
     group = torch.distributed.is_available() and torch.distributed.is_initialized()
     AcceleratorState._reset_state(reset_partial_state=not group)  # a process may train in turn
-    state = PartialState(cpu=device.type == "cpu")
+    # one process may score or save while the others wait
+    state = PartialState(cpu=device.type == "cpu", timeout=timedelta(hours=4))
     if state.num_processes > 1 and not group:
         atexit.register(_leave_group)  # threads of an open group can abort the ending process
     if state.num_processes == 1:
