@@ -24,7 +24,10 @@ def training_report(model: Path) -> dict[str, Any]:
     Ready for JSON. Time is that of the steps themselves; scoring is apart. Raises ValueError where
     nothing was trained.
     """
-    return {"stages": {stage: _stage_report(run) for stage, run in _runs(model).items()}}
+    runs = _runs(model).items()
+    # logs of older versions know no seconds
+    timed = {stage: run for stage, run in runs if "seconds" in read_log(run)[-1]}
+    return {"stages": {stage: _stage_report(run) for stage, run in timed.items()}}
 
 
 def plot_training(model: Path, out: Path) -> list[Path]:

@@ -57,6 +57,8 @@ class Scorer:
         chosen = np.linspace(0, len(found) - 1, min(options.prompts, len(found))).round()
         self.prompts = tuple(found[int(place)] for place in chosen)
         self.reference = find_recordings(options.data, options.split)
+        if len(self.reference.files) < 2:
+            raise ValueError(f"{options.data}: one real sound in {options.split}; scores need two")
         self.embedder = open_embedder(options.embedder, checkpoint=options.checkpoint)
 
     def due(self, done: int, last: bool) -> bool:
