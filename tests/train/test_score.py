@@ -35,6 +35,7 @@ def test_scores_come_when_due_and_at_the_end(scored, clips):
     for entry in scores:
         assert (entry["n"], entry["reference"]) == (4, 6)
         assert entry["fd"] > entry["fd_floor"] > 0  # noise is further off than half the clips
+        assert entry["fd_at_floor_n"] > entry["fd_floor"]
         assert 1 <= entry["is"] <= 4
         assert math.isfinite(entry["kl"])
         assert entry["scoring_seconds"] > 0

@@ -124,12 +124,15 @@ def _plot_scores(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
         found = [(entry["step"], entry[name]) for entry in scores if name in entry]
         return [step for step, _ in found], np.array([value for _, value in found])
 
+    last = scores[-1]
+    same = f"N {last.get('floor_n', 0)} each"
     panels = {
-        f"Fréchet distance, N {scores[-1]['n']} and {scores[-1]['reference']}": {
-            "generated": curve("fd"),
-            f"real halves, N {scores[-1].get('floor_n', 0)} each": curve("fd_floor"),
+        "Fréchet distance to real sounds": {
+            f"generated, N {last['n']} and {last['reference']}": curve("fd"),
+            f"generated, {same}": curve("fd_at_floor_n"),
+            f"real, {same}": curve("fd_floor"),
         },
-        f"Inception score, N {scores[-1]['n']}": {"generated": curve("is")},
+        f"Inception score, N {last['n']}": {"generated": curve("is")},
     }
     plot_lines(panels, path, x="step")
 

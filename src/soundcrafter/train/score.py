@@ -87,7 +87,9 @@ def _figures(report: Mapping[str, Any]) -> dict[str, float]:
     (found,) = report["embedders"]
     figures = {"n": report["generated"], "reference": report["reference"], "fd": found["fd"]}
     if found.get("floor"):
-        figures |= {"floor_n": found["floor"]["n"], "fd_floor": found["floor"]["fd"]}
+        floor = found["floor"]
+        figures |= {"floor_n": floor["n"], "fd_floor": floor["fd"]}
+        figures["fd_at_floor_n"] = floor["fd_generated"]
     if "is" in found:
         figures["is"] = found["is"]["mean"]
     if "kl" in found:
