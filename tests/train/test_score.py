@@ -114,6 +114,8 @@ def test_a_folder_without_training_is_refused(tmp_path):
 def test_logs_without_seconds_have_pictures_but_no_times(scored, tmp_path):
     run = tmp_path / "training" / "vae"
     run.mkdir(parents=True)
-    (run / "log.jsonl").write_text('{"step": 5, "loss": 1.0, "samples_per_second": 2.0}\n')
+    (run / "log.jsonl").write_text(
+        '{"step": 5, "loss": 1.0, "kl": 1.0, "samples_per_second": 2.0}\n'
+    )
     assert training_report(tmp_path) == {"stages": {}}
     assert [file.name for file in plot_training(tmp_path, tmp_path)] == ["losses.png"]
