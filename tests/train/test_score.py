@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +120,25 @@ def test_logs_without_seconds_have_pictures_but_no_times(scored, tmp_path):
     )
     assert training_report(tmp_path) == {"stages": {}}
     assert [file.name for file in plot_training(tmp_path, tmp_path)] == ["losses.png"]
+
+
+def test_a_grid_of_equal_captions_and_of_what_is_still_there(scored, tmp_path):
+    model = Path(shutil.copytree(scored, tmp_path / "model"))
+    places = sorted((run_folder(model, "diffusion") / "scores").glob("step-*"))
+    shutil.rmtree(places[1])
+    for place in (places[0], places[2]):
+        index = place / "generated" / "prompts.json"
+        found = json.loads(index.read_text())
+        found["prompts"] = dict.fromkeys(list(found["prompts"])[:3], "a dog barks")
+        index.write_text(json.dumps(found))
+    names = [file.name for file in plot_training(model, tmp_path / "plots")]
+    assert names == ["losses.png", "scores.png", "samples.png"]
+
+
+def test_a_stop_on_the_way_is_no_reason_to_score(scored, go, clips, tmp_path):
+    folder = Path(
+        shutil.copytree(scored, tmp_path / "m", ignore=shutil.ignore_patterns("training"))
+    )
+    score = ScoreOptions(steps=3, data=clips, split="train", prompts=2)
+    go("diffusion", folder, "diffusion.steps=4", data=clips, score=score, max_minutes=1e-9)
+    assert read_log(run_folder(folder, "diffusion"), SCORES) == []

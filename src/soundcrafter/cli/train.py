@@ -44,7 +44,8 @@ def train(
         bool, typer.Option("--fsdp", help="Share out the U-Net over torchrun's processes.")
     ] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="torch.compile: slower to start, faster on GPUs.")
+        bool,
+        typer.Option("--compile", help="torch.compile of the U-Net: slow to start."),
     ] = False,
     score_steps: Annotated[
         int, typer.Option(help="Steps between scores of what a U-Net generates (FD, IS); 0: none.")

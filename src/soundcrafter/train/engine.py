@@ -44,7 +44,7 @@ class Engine:
         compile: bool = False,
     ) -> None:
         """`fsdp`: each process holds its part of the weights, not a copy of all (DDP). `compile`:
-        torch.compile of the networks' forwards. Neither changes what is learned."""
+        torch.compile of the networks as they are called. Neither changes what is learned."""
         self.accelerator = _accelerator(choose_device(device), _PRECISION[config.precision])
         self.device: torch.device = self.accelerator.device
         self.config = config
@@ -136,7 +136,9 @@ class Engine:
                 group["lr"] = learning_rate(step, self.config)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        means = player.processes.average(torch.tensor(list(report.values()), dtype=torch.float64))
+        # on the device: a group of GPUs has no means to add up what lies on CPUs
+        values = torch.tensor(list(report.values()), device=self.device)
+        means = player.processes.average(values)
         return dict(zip(report, means.tolist(), strict=True))
 
     def weights(self) -> dict[str, Tensor]:

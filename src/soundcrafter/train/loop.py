@@ -39,7 +39,7 @@ class RunOptions:
     keep: int = 2  # checkpoints kept
     max_minutes: float | None = None  # stop, resumable, after so long
     fsdp: bool = False  # processes share out the weights (FSDP) instead of copying them (DDP)
-    compile: bool = False  # torch.compile of the networks' blocks
+    compile: bool = False  # torch.compile of the U-Net
     score: ScoreOptions | None = None  # FD and IS of what a U-Net in training generates
 
     def __post_init__(self) -> None:
@@ -158,7 +158,7 @@ def _train(
                 if options.sample_steps and (done % options.sample_steps == 0 or last):
                     log.show(done, stage.samples(ema.shadow, engine.device))
             saver.after(done, last)
-            if log is not None and scorer is not None and scorer.due(done, last):
+            if log is not None and scorer is not None and scorer.due(done, stage.config.steps):
                 saver.export()
                 log.score(done, scorer(done))
             if last:

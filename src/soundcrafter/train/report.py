@@ -26,7 +26,7 @@ def training_report(model: Path) -> dict[str, Any]:
     """
     runs = _runs(model).items()
     # logs of older versions know no seconds
-    timed = {stage: run for stage, run in runs if "seconds" in read_log(run)[-1]}
+    timed = {s: run for s, run in runs if all("seconds" in e for e in read_log(run))}
     return {"stages": {stage: _stage_report(run) for stage, run in timed.items()}}
 
 
@@ -45,9 +45,11 @@ def plot_training(model: Path, out: Path) -> list[Path]:
         if scores:
             written.append(out / "scores.png")
             _plot_scores(scores, written[-1])
-            waves, rate = _sounds(run, [entry["step"] for entry in scores])
-            written.append(out / "samples.png")
-            plot_grid(waves, rate, written[-1], columns=min(GRID_PROMPTS, len(waves)))
+            steps = [entry["step"] for entry in scores if _sounds_of(run, entry["step"]).is_dir()]
+            if steps:
+                waves, rate, columns = _sounds(run, steps)
+                written.append(out / "samples.png")
+                plot_grid(waves, rate, written[-1], columns=columns)
     return written
 
 
@@ -137,19 +139,25 @@ def _plot_scores(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
     plot_lines(panels, path, x="step")
 
 
-def _sounds(run: Path, steps: Sequence[int]) -> tuple[dict[str, Wave], int]:
-    """The first prompts' sounds at the first, middle and last of the steps, row by row."""
+def _sounds_of(run: Path, step: int) -> Path:
+    return run / FOLDER / f"step-{step:08d}" / "generated"
+
+
+def _sounds(run: Path, steps: Sequence[int]) -> tuple[dict[str, Wave], int, int]:
+    """The first prompts' sounds at the first, middle and last of the steps, row by row; their
+    sample rate; how many are in a row."""
     places = sorted({round(place) for place in np.linspace(0, len(steps) - 1, GRID_STEPS)})
     waves: dict[str, Wave] = {}
-    rate = 0
+    rate = columns = 0
     for step in (steps[place] for place in places):
-        folder = run / FOLDER / f"step-{step:08d}" / "generated"
-        prompts = list(read_json(folder / INDEX)["prompts"].items())
-        for stem, prompt in prompts[:GRID_PROMPTS]:
+        folder = _sounds_of(run, step)
+        prompts = list(read_json(folder / INDEX)["prompts"].items())[:GRID_PROMPTS]
+        columns = len(prompts)
+        for number, (stem, prompt) in enumerate(prompts, 1):
             file = folder / f"{stem}.wav"
             rate = audio_info(file).sample_rate
-            waves[f"{_short(prompt)}\nstep {step:,}"] = read_audio(file, rate)
-    return waves, rate
+            waves[f"{number}. {_short(prompt)}\nstep {step:,}"] = read_audio(file, rate)
+    return waves, rate, columns
 
 
 def _short(prompt: str, width: int = 44) -> str:

@@ -61,9 +61,9 @@ class Scorer:
             raise ValueError(f"{options.data}: one real sound in {options.split}; scores need two")
         self.embedder = open_embedder(options.embedder, checkpoint=options.checkpoint)
 
-    def due(self, done: int, last: bool) -> bool:
-        """Whether a score is wanted after so many steps."""
-        return last or done % self.options.steps == 0
+    def due(self, done: int, steps: int) -> bool:
+        """Whether a score is wanted after so many of `steps`; a stop on the way is no reason."""
+        return done == steps or done % self.options.steps == 0
 
     def __call__(self, done: int) -> dict[str, float]:
         """Figures after `done` steps; sounds and report stay in scores/step-N."""
