@@ -14,6 +14,7 @@ Writes report.json and curriculum.png. Run again, it goes on with what is missin
 import argparse
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -86,9 +87,10 @@ def train_one(out: Path, reading: str, seed: int, steps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     folder = out / f"{reading.replace(' ', '-')}-{seed}"
     done = folder / "result.json"
-    if done.is_file():
-        return dict(read_json(done))
     every = steps // LOOKS
+    if done.is_file() and read_json(done)["steps"] == every * LOOKS:
+        return dict(read_json(done))
+    shutil.rmtree(folder, ignore_errors=True)  # half done: its seconds are lost
     recipe = recipe_of(reading, f"diffusion.steps={every * LOOKS}", f"diffusion.seed={seed}")
     began, seconds = time.process_time(), [0.0]
     train(

@@ -1,9 +1,11 @@
-"""Files that are whole or not there: written to a temporary name and renamed; hashes; JSON."""
+"""Files that are whole or not there: written to a temporary name and renamed; hashes; JSON, csv."""
 
+import csv
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
     """Write JSON as `to_json` words it, whole or not at all."""
     write_text(path, to_json(data))
+
+
+def write_csv(
+    path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """Write a csv table with a head of `columns`, whole or not at all."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, stream.getvalue())
 
 
 def to_json(data: Any) -> str:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundcrafter.data.encode import Latents
+from soundcrafter.files import read_json, write_json
 from soundcrafter.train import build_stage, read_recipe
 from soundcrafter.train.curriculum import Curriculum, PhaseConfig
 from soundcrafter.train.encode import encode_data
@@ -158,6 +159,17 @@ def test_latents_at_the_borders_of_phases(reading, make_recipe, clips, tiny_mode
         shape = (len(indices), *SHAPES[reading][phase])
         assert prepared["latent"].shape == prepared["noise"].shape == shape
         assert prepared["cond"].shape == (len(indices), 16)
+
+
+def test_encoded_phases_of_another_vae_are_refused(make_recipe, clips, tiny_model, tmp_path):
+    recipe = make_recipe(*overrides("pooled grid"))
+    encode_data(recipe, clips, tiny_model, tmp_path, device="cpu")
+    index = tmp_path / "phase-1" / "index.json"
+    contents = read_json(index)
+    contents["metadata"]["vae"] = "another"
+    write_json(index, contents)
+    with pytest.raises(ValueError, match="phase-1: was encoded with another VAE or CLAP"):
+        build_stage("diffusion", recipe, tmp_path, tiny_model)
 
 
 def test_one_cosine_runs_over_all_phases():

@@ -81,6 +81,8 @@ def test_what_cannot_be_scored_is_refused_before_training(go, clips, encoded, tm
         go("vae", tmp_path / "v", data=clips, score=score)
     with pytest.raises(ValueError, match="scores need its clap_audio, clap_text, vae, vocoder"):
         go("diffusion", tmp_path / "d", data=encoded, score=score)
+    with pytest.raises(ValueError, match="compile: only for diffusion, got vae"):
+        go("vae", tmp_path / "v", data=clips, compile=True)
     with pytest.raises(ValueError, match="at least 1, 2, 0"):
         ScoreOptions(steps=0, data=clips)
 

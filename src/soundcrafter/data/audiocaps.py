@@ -34,9 +34,8 @@ from soundcrafter.data.youtube import (
     YouTube,
     fetch_clips,
     resume,
-    write_csv,
 )
-from soundcrafter.files import make_folder
+from soundcrafter.files import make_folder, write_csv
 
 MANIFEST, MISSING = "manifest.csv", "missing.csv"
 MANIFEST_COLUMNS = ("file", "caption", "split", "seconds", "group", "labels", "audiocap_id")

@@ -3,9 +3,7 @@
 What could not be fetched is remembered in failures.csv, beside the clips' folder.
 """
 
-import csv
 import importlib.util
-import io
 import os
 import re
 import shutil
@@ -14,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from typing import Any
 from soundcrafter.audio import audio_info
 from soundcrafter.data.layouts import CLIP_SECONDS, clip_name, seconds_in
 from soundcrafter.data.manifest import read_table
-from soundcrafter.files import make_folder, write_text
+from soundcrafter.files import make_folder, write_csv
 
 FAILURES = "failures.csv"
 FAILURE_COLUMNS = ("youtube_id", "start_time", "reason")
@@ -316,11 +314,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.wait()
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_text(path, stream.getvalue())

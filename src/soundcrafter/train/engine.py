@@ -120,13 +120,13 @@ class Engine:
         with self._only(name):
             for index, batch in enumerate(batches):
                 last = index == len(batches) - 1
-                with self._syncing(wrapped, last), self.accelerator.autocast():
-                    terms, extras = wrapped(batch, step)
+                with self._syncing(wrapped, last):
+                    with self.accelerator.autocast():  # prepare_model's, which fsdp goes without
+                        terms, extras = wrapped(batch, step)
                     loss = torch.stack(
                         [weights.get(k, 1.0) * term for k, term in terms.items()]
                     ).sum()
                     self._check(loss, "loss", terms, [batch], step)
-                with self._syncing(wrapped, last):
                     self.accelerator.backward(loss / len(batches))
                 batch.update(extras)
                 for key, term in {**terms, "loss": loss}.items():
@@ -197,9 +197,6 @@ class Engine:
     def _wrap(self, player: Player, fsdp: bool) -> nn.Module:
         if not fsdp or self.num_processes == 1:
             return self.accelerator.prepare_model(player)
-        if len(self.players) > 1 or any(p.ndim == 0 for p in player.parameters()):
-            # a GAN's players need each other whole; fully_shard takes no scalars (a temperature)
-            raise ValueError("fsdp: only for diffusion")
         if self.accelerator.scaler is not None:
             raise ValueError("fsdp: not in precision fp16; allowed: fp32, bf16")
         shard(player, self.device)

@@ -77,6 +77,7 @@ def run(
     checkpoints = list_checkpoints(place)
     _check_identity(place, stage.identity(), bool(checkpoints))
     dependents = _dependents(folder, stage)
+    _check_options(stage, options)
     if init is not None and not checkpoints:
         stage.initialise(init)
     ema = Ema(stage.network, stage.config.ema_decay)  # before weights are shared out
@@ -220,11 +221,21 @@ class _Saver:
             self.stage.export(self.ema.shadow, self.folder)
 
 
+def _check_options(stage: Stage, options: RunOptions) -> None:
+    """Refuse what is for the U-Net alone: a GAN's players need each other whole, fully_shard takes
+    no scalars (CLAP's temperature), and compiling finds only what is called as a whole."""
+    if "unet" in stage.parts:
+        return
+    if options.score is not None:
+        raise ValueError(f"score: the stage {stage.name} makes no sounds; only diffusion does")
+    for name in ("fsdp", "compile"):
+        if getattr(options, name):
+            raise ValueError(f"{name}: only for diffusion, got {stage.name}")
+
+
 def _scorer(stage: Stage, folder: Path, options: RunOptions) -> Scorer | None:
     if options.score is None:
         return None
-    if "unet" not in stage.parts:
-        raise ValueError(f"score: the stage {stage.name} makes no sounds; only diffusion does")
     return Scorer(options.score, folder, run_folder(folder, stage.name), options.device)
 
 

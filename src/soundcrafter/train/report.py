@@ -54,7 +54,7 @@ def plot_training(model: Path, out: Path) -> list[Path]:
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
-    """The report as a table, a row a phase."""
+    """The report as a table, a row a phase; what is left is at the speed of the last one."""
     lines = [
         "| stage | phase | steps | hours | steps/s | samples/s | memory, GB | left, hours |",
         "|---|---|---|---|---|---|---|---|",
@@ -78,7 +78,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _runs(model: Path) -> dict[str, Path]:
-    """The runs of a model folder that have logged something, in the order they were begun."""
+    """The runs of a model folder that have logged something, the last to do so at the end."""
     found = sorted((model / "training").glob("*/log.jsonl"), key=lambda f: f.stat().st_mtime)
     runs = {file.parent.name: file.parent for file in found if read_log(file.parent)}
     if not runs:

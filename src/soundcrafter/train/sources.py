@@ -64,6 +64,11 @@ class EncodedSource(Source):
                 f"{'; '.join(differences)}; use the same, or encode again"
             )
 
+    def made_by(self) -> dict[str, Any]:
+        """The VAE with its latent scale, and the CLAP, that it was encoded with."""
+        names = ("vae", "clap_audio", "clap_text", "latent_scale")
+        return {name: self.latents.metadata[name] for name in names}
+
     def identity(self) -> dict[str, Any]:
         latents = self.latents
         return {"encoded": len(latents), "sha256": latents.fingerprint, **latents.metadata}
@@ -172,10 +177,17 @@ def encoded_sources(
 ) -> list[EncodedSource]:
     """The source of each phase, from the folders that `encoded_folder` names."""
     last = curriculum.phases[-1]
-    return [
-        EncodedSource(recipe, encoded_folder(data, phase, last), phase.config, with_text)
-        for phase in curriculum.phases
+    folders = [encoded_folder(data, phase, last) for phase in curriculum.phases]
+    sources = [
+        EncodedSource(recipe, folder, phase.config, with_text)
+        for folder, phase in zip(folders, curriculum.phases, strict=True)
     ]
+    for folder, source in zip(folders, sources, strict=True):
+        if source.made_by() != sources[-1].made_by():
+            raise ValueError(
+                f"{folder}: was encoded with another VAE or CLAP than {data}; encode again"
+            )
+    return sources
 
 
 def encoded_folder(data: Path, phase: Phase, last: Phase) -> Path:
