@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 from soundcrafter.files import read_json, write_json
+from soundcrafter.hub import find_model
 from soundcrafter.plots import plot_lines
-from soundcrafter.store import find_model
 from soundcrafter.train import Recipe, RunOptions, build_stage, read_recipe, train
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
 from soundcrafter.train.encode import encode_data

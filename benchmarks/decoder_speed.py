@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
+from soundcrafter.hub import find_model
 from soundcrafter.models.griffin_lim import griffin_lim
-from soundcrafter.store import find_model, open_folder
+from soundcrafter.store import open_folder
 
 
 @torch.inference_mode()

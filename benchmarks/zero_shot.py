@@ -25,8 +25,9 @@ from soundcrafter.evaluate.metrics import wilson_interval
 from soundcrafter.evaluate.prompts import Prompt, family_prompts, free_prompts
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.files import write_json
+from soundcrafter.hub import find_model
 from soundcrafter.models.clap import Clap
-from soundcrafter.store import find_model, open_folder
+from soundcrafter.store import open_folder
 
 SECONDS = 10.0  # of a recording; a shorter one is followed by silence up to LEAST
 LEAST = 5.12

@@ -16,8 +16,10 @@ LAYERS = (
     ("models", "diffusion"),
     ("config",),
     ("store",),
+    ("convert",),
+    ("hub",),
     ("pipeline",),
-    ("data", "evaluate", "convert"),
+    ("data", "evaluate"),
     ("train",),
     ("describe", "cli", "web", "__init__", "__main__"),
 )

@@ -14,7 +14,8 @@ from soundcrafter import store
 from soundcrafter.config import GENERATOR_PARTS, PARTS, ModelConfig
 from soundcrafter.files import file_sha256, write_json
 from soundcrafter.mel import MelConfig
-from soundcrafter.models.clap import ClapAudioConfig, ClapTextConfig
+from soundcrafter.models.clap_audio import ClapAudioConfig
+from soundcrafter.models.clap_text import ClapTextConfig
 from soundcrafter.models.melgan import MelGANConfig
 from soundcrafter.models.unet import UNetConfig
 from soundcrafter.models.vae import VAEConfig

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,3 +138,24 @@ def test_faults(tokenizer, tmp_path):
     (tmp_path / "bad.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"bad\.json"):
         Tokenizer.load(tmp_path / "bad.json")
+
+
+def test_robertas_files_give_its_ids(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parent / "convert"))
+    from checkpoints import CAPTIONS, roberta_tokenizer
+
+    theirs = roberta_tokenizer()
+    theirs.backend_tokenizer.model.save(str(tmp_path))
+    ours = Tokenizer.from_roberta(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    texts = [*CAPTIONS, "", "Ein Hündchen  bellt; twice!", " \n"]
+    expected = theirs(texts, padding=True, return_tensors="np")
+    tokens, mask = ours.encode(texts, 512)
+    assert tokens.tolist() == expected["input_ids"].tolist()
+    assert mask.tolist() == expected["attention_mask"].tolist()
+    assert Tokenizer.from_json(ours.to_json()).encode(texts, 512)[0].tolist() == tokens.tolist()
+    (tmp_path / "vocab.json").write_text('{"<pad>": 0, "<s>": 1, "</s>": 2}')
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match="not RoBERTa's vocabulary"):
+        Tokenizer.from_roberta(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    with pytest.raises(ValueError, match="not a BPE vocabulary"):
+        Tokenizer.from_roberta(tmp_path / "missing.json", tmp_path / "merges.txt")

@@ -7,7 +7,9 @@ from typing import Any, Literal
 from torch import nn
 
 from soundcrafter.diffusion.schedule import DiffusionConfig
-from soundcrafter.models.clap import ClapAudio, ClapAudioConfig, ClapText, ClapTextConfig
+from soundcrafter.models.clap_audio import ClapAudio, ClapAudioConfig
+from soundcrafter.models.clap_text import ClapText, ClapTextConfig
+from soundcrafter.models.lora import Adapter, AdapterConfig
 from soundcrafter.models.melgan import MelGANConfig
 from soundcrafter.models.tagger import Tagger, TaggerConfig
 from soundcrafter.models.unet import UNet, UNetConfig
@@ -21,6 +23,7 @@ PARTS: dict[str, tuple[Any, Callable[[Any], nn.Module], tuple[str, ...]]] = {
     "vae": (VAEConfig, VAE, ()),
     "unet": (UNetConfig, UNet, ("vae", "clap_audio")),
     "vocoder": (VocoderConfig, build_vocoder, ()),
+    "adapter": (AdapterConfig, Adapter, ("unet",)),  # a folder of its own, beside any number
     "tagger": (TaggerConfig, Tagger, ()),
 }
 GENERATOR_PARTS = ("clap_audio", "clap_text", "vae", "unet", "vocoder")  # what makes sound
@@ -32,6 +35,8 @@ class SamplingConfig:
 
     sampler: Literal["ddim", "euler", "dpmpp"] = "ddim"  # see diffusion/samplers.py
     spacing: Literal["trailing", "leading", "linspace"] = "trailing"  # choice of time steps
+    # What the last step leaves: no noise, or that of the first training step (AudioLDM's ddim).
+    end: Literal["clean", "first_step"] = "clean"
     steps: int = 25  # U-Net evaluations (guided: pairs)
     guidance: float = 2.5  # classifier-free guidance; 1 is none
     negative: str = ""  # what guidance leads away from; empty: the null condition
@@ -43,6 +48,8 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps: got {self.steps}; at least 1")
+        if self.end == "first_step" and self.sampler != "ddim":
+            raise ValueError(f"end: got {self.end} with sampler {self.sampler}; allowed with ddim")
         if self.candidates < 1 or self.draft_steps < 1:
             raise ValueError(
                 f"candidates, draft_steps: got {self.candidates}, {self.draft_steps}; at least 1"
@@ -72,6 +79,8 @@ class ModelConfig:
             raise ValueError(
                 f"sampling.spacing: got {self.sampling.spacing}; allowed with flow: trailing"
             )
+        if flow and self.sampling.end != "clean":
+            raise ValueError(f"sampling.end: got {self.sampling.end}; allowed with flow: clean")
         if not flow and self.sampling.steps > self.diffusion.steps:
             raise ValueError(
                 f"sampling.steps: got {self.sampling.steps}; allowed: up to diffusion.steps, "

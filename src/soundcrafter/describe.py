@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from soundcrafter.config import GENERATOR_PARTS, PARTS
+from soundcrafter.hub import find_model
 from soundcrafter.settings import to_dict
-from soundcrafter.store import ModelFolder, find_model, open_folder
+from soundcrafter.store import ModelFolder, open_folder
 from soundcrafter.train.recipe import Recipe, read_recipe
 
 

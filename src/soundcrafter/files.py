@@ -43,6 +43,12 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def cache_folder() -> Path:
+    """Where what was fetched or converted once is kept: XDG's cache folder. Not made here."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "soundcrafter"
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text, whole or not at all. ValueError where it cannot be written."""
     with replacing(path) as temporary:

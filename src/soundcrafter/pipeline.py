@@ -15,11 +15,14 @@ from soundcrafter.config import SamplingConfig
 from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser, windowed
 from soundcrafter.diffusion.samplers import SAMPLERS
 from soundcrafter.diffusion.schedule import Schedule
-from soundcrafter.models.clap import Clap, ClapAudio, ClapText
+from soundcrafter.hub import find_model
+from soundcrafter.models.clap import Clap
+from soundcrafter.models.clap_audio import ClapAudio
+from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.unet import UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
-from soundcrafter.store import ModelFolder, find_model, open_folder
+from soundcrafter.store import ModelFolder, open_folder
 
 SECONDS_RANGE = (0.2, 600.0)
 DEVICES = ("cpu", "cuda", "mps")
@@ -50,7 +53,9 @@ class Sound:
     sample_rate: int  # Hz
     prompt: str
     seed: int
-    score: float  # cosine of the prompt's and the sound's CLAP embeddings, in [-1, 1]
+    # Cosine of the prompt's and the sound's CLAP embeddings, in [-1, 1]; None where the model has
+    # no audio tower.
+    score: float | None
 
     @property
     def seconds(self) -> float:
@@ -81,7 +86,7 @@ class SoundCrafter:
     """A loaded model. `from_pretrained` makes one; `generate` is what it is for."""
 
     def __init__(self, folder: ModelFolder, device: str | torch.device = "cpu") -> None:
-        folder.require("clap_audio", "clap_text", "vae", "unet", "vocoder")
+        folder.require("clap_text", "vae", "unet", "vocoder")
         self.device = torch.device(device)
         self.sampling: SamplingConfig = folder.sampling
         self.part_sha256 = {name: entry.sha256 for name, entry in folder.parts.items()}
@@ -89,7 +94,7 @@ class SoundCrafter:
         self.schedule = Schedule(folder.diffusion)
         tokenizer = folder.load_tokenizer()
         self.clap = Clap(
-            cast(ClapAudio, folder.load("clap_audio")),
+            cast(ClapAudio, folder.load("clap_audio")) if "clap_audio" in folder.parts else None,
             cast(ClapText, folder.load("clap_text")),
             tokenizer,
         ).to(self.device)
@@ -135,6 +140,10 @@ class SoundCrafter:
         count, seed = options.get("count", 1), options.get("seed", 0)
         batch_size = options.get("batch_size", 4)
         check_request(prompts, seconds, count, seed, steps, guidance, candidates, batch_size)
+        if candidates > 1 and not self.clap.has_audio:
+            raise ValueError(
+                f"candidates: got {candidates}; allowed: 1, for without clap_audio none can choose"
+            )
         settings = _Settings(seconds, steps, guidance, negative.strip(), candidates)
         jobs = [(prompt, seed + k) for prompt in prompts for k in range(count)]
         batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
@@ -171,7 +180,9 @@ class SoundCrafter:
             # one at a time, for the mel's full size is what costs
             wave = self.vocoder(self.vae.decode(latent[i : i + 1]))
             samples = self._cut(wave, settings.seconds)
-            score = float(cond[i] @ self.clap.embed_audio(samples, self.sample_rate)[0])
+            score = None
+            if self.clap.has_audio:
+                score = float(cond[i] @ self.clap.embed_audio(samples, self.sample_rate)[0])
             yield Sound(samples, self.sample_rate, prompt, seed, score)
 
     def _sample(
@@ -187,12 +198,16 @@ class SoundCrafter:
         uncond = self.clap.embed_text([avoid])[0] if avoid else self.unet.null_cond
         window = self._latent_frames(self.sampling.window)
         model = windowed(self.unet, window, overlap=window // 4)
+        options: dict[str, Any] = {}
+        if self.sampling.end == "first_step":
+            options["final_alpha_bar"] = float(self.schedule.alpha_bar[0])
         return SAMPLERS[self.sampling.sampler](
             prediction_to_denoiser(guided(model, cond, uncond, settings.guidance), self.schedule),
             noise,
             self.schedule.sampling_times(steps, self.sampling.spacing),
             self.schedule,
             callback=callback,
+            **options,
         )
 
     def _choose(

@@ -2,11 +2,9 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,7 @@ class PartEntry:
     config: Any  # the part's settings
     sha256: str  # of its file
     training_id: str  # of its weights, whatever dtype they are stored in
-    trained_against: Mapping[str, str]  # part -> training id
+    trained_against: Mapping[str, str]  # part -> training id; "": not known, it was not there
 
 
 @dataclass(frozen=True)
@@ -93,33 +91,6 @@ class ModelFolder:
                 )
 
 
-def find_model(name: str | os.PathLike[str] | None) -> Path:
-    """The folder of a model: a path, a hub name (owner/name, fetched once and cached), or, for
-    None, the bundled model.
-
-    Raises ValueError where there is none and where the hub cannot be reached.
-    """
-    if name is None:
-        bundled = Path(str(resources.files("soundcrafter"))) / "assets" / "mini"
-        if not bundled.is_dir():
-            raise ValueError("this installation has no bundled model; name a model folder")
-        return bundled
-    path = Path(name)
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        return path
-    # imported here: only hub names need it
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(
-            f"{name}: no such folder, and not to be had from the hub: {reason}"
-        ) from None
-
-
 def open_folder(path: str | os.PathLike[str], *, together: bool = True) -> ModelFolder:
     """Read `config.json` of a model folder and check that its files and parts belong together.
 
@@ -164,11 +135,13 @@ def save_part(
     diffusion: DiffusionConfig | None = None,
     sampling: SamplingConfig | None = None,
     dtype: torch.dtype = torch.float32,
+    adopt: bool = False,
 ) -> str:
     """Write one part into a model folder, made if need be, and return its training id.
 
     The training id is a hash of the fp32 weights; pass it where weights are only stored anew in
     another dtype. `trained_against` names the ids of the parts that PARTS says it depends on.
+    `adopt`: this is the part that others in the folder were trained against, not known till now.
     All files are written before the first is renamed: what fails leaves the folder as it was.
     Raises ValueError where the folder cannot be written or holds a config that cannot be read.
     """
@@ -187,6 +160,10 @@ def save_part(
             "training_id": training_id,
             "trained_against": dict(trained_against or {}),
         }
+        if adopt:
+            for entry in data["parts"].values():
+                if entry["trained_against"].get(name) == "":
+                    entry["trained_against"][name] = training_id
         if tokenizer is not None:
             new_tokenizer = files.enter_context(replacing(path / TOKENIZER))
             new_tokenizer.write_text(tokenizer.to_json(), encoding="utf-8")

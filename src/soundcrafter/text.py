@@ -72,6 +72,28 @@ class Tokenizer:
         return cls(tokenizer)
 
     @classmethod
+    def from_roberta(
+        cls, vocab: str | os.PathLike[str], merges: str | os.PathLike[str]
+    ) -> "Tokenizer":
+        """RoBERTa's tokenizer (arXiv 1907.11692) from its vocab.json and merges.txt: byte-level
+        BPE between <s> and </s>. Raises ValueError naming a file that is not such a one."""
+        try:
+            bpe = models.BPE.from_file(str(vocab), str(merges), unk_token="<unk>")
+        except Exception as error:  # tokenizers raises no narrower class
+            raise ValueError(f"{vocab}, {merges}: not a BPE vocabulary: {error}") from None
+        tokenizer = tokenizers.Tokenizer(bpe)
+        ends = {name: tokenizer.token_to_id(name) or 0 for name in ("<s>", "<pad>", "</s>")}
+        if list(ends.values()) != [0, 1, 2]:
+            raise ValueError(f"{vocab}: not RoBERTa's vocabulary: no <s>, <pad>, </s> as 0, 1, 2")
+        tokenizer.add_special_tokens(list(ends))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.post_processor = processors.RobertaProcessing(
+            ("</s>", ends["</s>"]), ("<s>", ends["<s>"]), add_prefix_space=False
+        )
+        return cls(tokenizer)
+
+    @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
         """Read what `to_json` wrote. Raises ValueError for anything else."""
         try:

@@ -20,8 +20,10 @@ from soundcrafter.evaluate.retrieval import (
     read_clips,
     retrieval_both_ways,
 )
-from soundcrafter.models.clap import Clap, ClapAudio, ClapAudioConfig
-from soundcrafter.store import find_model, open_folder, save_part
+from soundcrafter.hub import find_model
+from soundcrafter.models.clap import Clap
+from soundcrafter.models.clap_audio import ClapAudio, ClapAudioConfig
+from soundcrafter.store import open_folder, save_part
 
 
 def values(similarity, relevant) -> dict[str, float]:

@@ -9,14 +9,9 @@ import pytest
 import torch
 
 from soundcrafter.mel import MelConfig
-from soundcrafter.models.clap import (
-    Clap,
-    ClapAudio,
-    ClapAudioConfig,
-    ClapText,
-    ClapTextConfig,
-    symmetric_cross_entropy,
-)
+from soundcrafter.models.clap import Clap, symmetric_cross_entropy
+from soundcrafter.models.clap_audio import ClapAudio, ClapAudioConfig
+from soundcrafter.models.clap_text import ClapText, ClapTextConfig
 from soundcrafter.settings import from_dict, to_dict
 from soundcrafter.text import Tokenizer
 

@@ -87,7 +87,8 @@ def test_parameter_counts_of_the_paper_and_of_audioldm() -> None:
     assert counts == [184_683_656, 185_036_552]
 
 
-def test_shift_layout_equals_diffusers() -> None:
+@pytest.mark.parametrize("frames", [40, 37])  # 37 is odd at each level
+def test_shift_layout_equals_diffusers(frames: int) -> None:
     diffusers = pytest.importorskip("diffusers")
     heads = (1, 2, 3, 5)
     reference = diffusers.UNet2DConditionModel(
@@ -118,7 +119,7 @@ def test_shift_layout_equals_diffusers() -> None:
     unet = UNet(config).eval()
     weights = {renamed(key): value for key, value in reference.state_dict().items()}
     unet.load_state_dict({**weights, "null_cond": torch.zeros(24)}, strict=True)
-    latent, t, cond = inputs(config, batch=3, frames=40, bands=24)
+    latent, t, cond = inputs(config, batch=3, frames=frames, bands=24)
     with torch.no_grad():
         expected = reference(latent, t, encoder_hidden_states=None, class_labels=cond).sample
         ours = unet(latent, t, cond)
@@ -243,10 +244,19 @@ def test_four_levels_fit_a_latent_of_four_rows() -> None:
     unet.middle[0].register_forward_hook(lambda _, given, __: shapes.append(given[0].shape))
     assert unet(latent, t, cond).shape == latent.shape
     assert shapes == [(3, 24, 5, 1)]
-    with pytest.raises(ValueError, match="time a multiple of 4 and frequency a multiple of 4"):
-        unet(latent[:, :, :18], t, cond)
-    with pytest.raises(ValueError, match="frequency a multiple of 4"):
-        unet(latent[..., :2], t, cond)
+
+
+@pytest.mark.parametrize(("frames", "bands"), [(1, 1), (7, 3), (9, 4), (18, 2)])
+@pytest.mark.parametrize("timeline", [False, True])
+def test_any_length_keeps_its_shape(frames: int, bands: int, timeline: bool) -> None:
+    unet = randomised(UNet(SMALL))
+    latent, t, cond = inputs(SMALL, batch=3, frames=frames, bands=bands)
+    cond = torch.stack([cond, cond], dim=1) if timeline else cond
+    out = unet(latent, t, cond)
+    assert out.shape == latent.shape
+    assert out.isfinite().all()
+    with pytest.raises(ValueError, match="latent: got the shape"):
+        unet(latent[:, :, :0], t, cond)
 
 
 def test_a_condition_of_another_width_is_refused() -> None:

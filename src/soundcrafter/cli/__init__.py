@@ -8,7 +8,7 @@ import typer
 from soundcrafter.cli import data
 from soundcrafter.cli.evaluate import evaluate
 from soundcrafter.cli.generate import demo, generate
-from soundcrafter.cli.model import info, ship
+from soundcrafter.cli.model import import_model, info, ship
 from soundcrafter.cli.train import plot, train
 from soundcrafter.version import __version__
 
@@ -24,6 +24,7 @@ app.command()(demo)
 app.command()(ship)
 app.command()(evaluate)
 app.command()(info)
+app.command("import")(import_model)
 data_app = typer.Typer(help="Get recordings, look at them, encode them for training.")
 data_app.command()(data.check)
 data_app.command()(data.encode)

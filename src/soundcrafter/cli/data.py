@@ -73,7 +73,7 @@ def encode(
 ) -> None:
     """Compute latents and CLAP embeddings once, for training the U-Net from them."""
     from soundcrafter.files import read_json
-    from soundcrafter.store import find_model
+    from soundcrafter.hub import find_model
     from soundcrafter.train.encode import encode_data
     from soundcrafter.train.recipe import read_recipe
 

@@ -119,7 +119,8 @@ def _retrieval(
 ) -> Measured:
     """What the model's CLAP finds. Its other parts are not loaded, and may not be there yet."""
     from soundcrafter.evaluate.retrieval import evaluate_retrieval, retrieval_markdown
-    from soundcrafter.store import find_model, open_folder
+    from soundcrafter.hub import find_model
+    from soundcrafter.store import open_folder
 
     report = evaluate_retrieval(
         open_folder(find_model(model)), data, out, split=split, device=device, progress=advance

@@ -70,10 +70,12 @@ def generate(
             sound.save(file)
             if plot:
                 sound.plot(file.with_suffix(".png"))
-            facts = {"seed": sound.seed, "seconds": sound.seconds, "score": round(sound.score, 4)}
+            score = None if sound.score is None else round(sound.score, 4)
+            facts = {"seed": sound.seed, "seconds": sound.seconds, "score": score}
             report.append({"file": str(file), "prompt": sound.prompt, **facts})
             if not as_json:
-                print(f"{file}  {sound.seconds:.2f} s  seed {sound.seed}  score {sound.score:.2f}")
+                said = "" if score is None else f"  score {score:.2f}"
+                print(f"{file}  {sound.seconds:.2f} s  seed {sound.seed}{said}")
     if as_json:
         print(json.dumps(report, indent=2))
 

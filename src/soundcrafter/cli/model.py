@@ -34,6 +34,22 @@ def info(
             print(f"{key}: {facts[key]}")
 
 
+def import_model(
+    source: Annotated[
+        str, typer.Argument(help="Folder, .ckpt or hub name: AudioLDM, or LAION's CLAP.")
+    ],
+    out: Annotated[Path, typer.Option(help="New model folder; for a CLAP also an AudioLDM's.")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="For AudioLDM's own .ckpt: folder or hub name of roberta-base."),
+    ] = None,
+) -> None:
+    """Turn a published checkpoint into a model folder; no code in it runs."""
+    from soundcrafter.hub import import_named
+
+    print(f"{out}  from {import_named(source, out, tokenizer)}")
+
+
 def ship(
     model: Annotated[Path, typer.Argument(help="Trained model folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the copy.")],

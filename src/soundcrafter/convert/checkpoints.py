@@ -1,17 +1,15 @@
 """Published weights of embedders: found, fetched once, checked, read without running code."""
 
-import os
-import pickle
+import re
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from soundcrafter.files import file_sha256, make_folder, replacing
+from soundcrafter.files import cache_folder, file_sha256, make_folder, replacing
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ def find_checkpoint(published: Published, given: Path | None, sha256: str | None
     `sha256` (or a beginning of it) is checked where it is known. Raises ValueError for a missing
     file, another hash, and where the address cannot be reached.
     """
-    path = given or _cache() / published.url.rpartition("/")[2].replace("%3D", "=")
+    path = given or cache_folder() / published.url.rpartition("/")[2].replace("%3D", "=")
     if given is None and not path.is_file():
         make_folder(path.parent)
         try:
@@ -49,16 +47,21 @@ def find_checkpoint(published: Published, given: Path | None, sha256: str | None
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, or of a torch file (bare, or under "model"); no code of the
-    file runs. ValueError where it cannot be read so."""
+    """The tensors of a .safetensors, or of a torch file (bare, or under "state_dict" or "model");
+    no code of the file runs. ValueError where it cannot be read so."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"{path}: not a checkpoint of tensors alone: {reason}") from None
-    state = data.get("model", data) if isinstance(data, dict) else None
+    except Exception as error:  # a damaged pickle trips torch up in any way
+        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = f"it would call {found[1]}" if found else " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"{path}: not a checkpoint of tensors alone, or cut short: {reason}"
+        ) from None
+    state = None
+    if isinstance(data, dict):
+        state = data.get("state_dict", data.get("model", data))
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: not a state dict of tensors")
     return state
@@ -71,8 +74,3 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], path: Path) -> None
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{path}: not this embedder's layout: {reason}") from None
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "soundcrafter"

@@ -12,7 +12,7 @@ import torch
 from soundcrafter.audio import fit_length, normalize_peak, read_audio
 from soundcrafter.data.manifest import Recording, read_manifest
 from soundcrafter.mel import LogMel
-from soundcrafter.models.clap import ClapAudio
+from soundcrafter.models.clap_audio import ClapAudio
 
 SECONDS = 5.12  # of a sound that are compared; a shorter one is followed by silence
 POOL = 4  # mel frames averaged: a copy that is moved by a frame or two stays near

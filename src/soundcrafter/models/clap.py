@@ -1,313 +1,26 @@
 """CLAP: sound and words in one space, two towers trained by a symmetric cross-entropy."""
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundcrafter.mel import LogMel, MelConfig
-from soundcrafter.models.conv_tower import ConvTower
-from soundcrafter.models.layers import checkpoint_calls
+from soundcrafter.models.clap_audio import ClapAudio
+from soundcrafter.models.clap_text import ClapText
 from soundcrafter.text import Tokenizer
-
-_PATCH = 4  # HTS-AT's patches are 4 x 4 spectrogram cells
-_MAX_LOG_SCALE = math.log(100)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClapAudioConfig:
-    """The audio tower: HTS-AT (arXiv 2202.00874) or a compact convolutional one of our own."""
-
-    tower: Literal["conv", "htsat"] = "conv"  # conv is made for CPUs; htsat is LAION CLAP's
-    mel: MelConfig = field(default_factory=MelConfig)  # the spectrogram it reads
-    embed_dim: int = 512  # of the shared space
-    width: int = 96  # channels of the first stage, doubled by each further one
-    depths: tuple[int, ...] = (2, 2, 6, 2)  # blocks of each stage
-    heads: tuple[int, ...] = (4, 8, 16, 32)  # attention heads of each stage; htsat only
-    spec_size: int = 256  # side of the square the spectrogram is folded into; htsat only
-    window: int = 8  # side of an attention window, in patches; htsat only
-    max_seconds: float = 10.0  # longer sounds are averaged over windows of this length
-    mel_mean: float = 0.0  # of the log-mel over the training data
-    mel_std: float = 1.0  # of the log-mel over the training data
-
-    def __post_init__(self) -> None:
-        if self.tower not in ("conv", "htsat"):
-            raise ValueError(f"tower: got {self.tower!r}; allowed: conv, htsat")
-        if self.embed_dim < 1 or self.width < 1:
-            raise ValueError(f"embed_dim, width: got {self.embed_dim}, {self.width}; at least 1")
-        if not self.depths or min(self.depths) < 1:
-            raise ValueError(f"depths: got {self.depths}; at least one stage of at least 1 block")
-        if not self.mel_std > 0:
-            raise ValueError(f"mel_std: got {self.mel_std}; it must be positive")
-        if self.max_samples < self.min_samples:
-            raise ValueError(
-                f"max_seconds: got {self.max_seconds}; "
-                f"at least {self.min_samples / self.mel.sample_rate:g}"
-            )
-        if self.tower == "conv" and self.width % 8:
-            raise ValueError(f"width: got {self.width}; the conv tower takes a multiple of 8")
-        if self.tower == "htsat":
-            self._check_htsat()
-
-    def _check_htsat(self) -> None:
-        """Refuse what transformers' ClapAudioModel fails on, or would silently pad and stretch."""
-        if len(self.heads) != len(self.depths):
-            raise ValueError(f"heads: got {self.heads}; one for each of {len(self.depths)} stages")
-        for i, heads in enumerate(self.heads):
-            if heads < 1 or self.width * 2**i % heads:
-                raise ValueError(
-                    f"heads: got {heads} in stage {i}; must divide {self.width * 2**i}"
-                )
-        bands, reduction = self.mel.num_mels, _PATCH * 2 ** (len(self.depths) - 1)
-        if bands % reduction:
-            raise ValueError(
-                f"mel.num_mels: got {bands}; "
-                f"htsat with {len(self.depths)} stages takes multiples of {reduction}"
-            )
-        if self.spec_size < bands or self.spec_size % bands:
-            raise ValueError(
-                f"spec_size: got {self.spec_size}; it must be a multiple of mel.num_mels, {bands}"
-            )
-        last = self.spec_size // reduction
-        if self.window < 1 or last % self.window:
-            allowed = ", ".join(str(n) for n in range(1, last + 1) if last % n == 0)
-            raise ValueError(
-                f"window: got {self.window}; the last stage of spec_size {self.spec_size} is "
-                f"{last} patches wide, allowed: {allowed}"
-            )
-        most = self.spec_size * (self.spec_size // bands)
-        longest = (most - self.mel.num_frames(0)) * self.mel.hop / self.mel.sample_rate
-        if self.mel.num_frames(self.max_samples) > most:
-            raise ValueError(
-                f"max_seconds: got {self.max_seconds}; spec_size {self.spec_size} holds {most} "
-                f"frames, at most {longest:g}"
-            )
-
-    @property
-    def max_samples(self) -> int:
-        """Samples of the longest sound that is embedded in one piece."""
-        return round(self.max_seconds * self.mel.sample_rate)
-
-    @property
-    def min_samples(self) -> int:
-        """Samples that shorter sounds are repeated to: 16 frames, and one n_fft."""
-        return max(self.mel.n_fft, 16 * self.mel.hop)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClapTextConfig:
-    """The text tower: CLIP's transformer (arXiv 2103.00020); ids as our Tokenizer gives them."""
-
-    embed_dim: int = 512  # of the shared space
-    vocab_size: int = 49408  # entries of the tokenizer
-    width: int = 512  # of the transformer
-    layers: int = 12  # transformer blocks
-    heads: int = 8  # attention heads
-    max_length: int = 77  # tokens of a caption, with bos and eos
-    pad_id: int = 0  # fills a batch up
-    bos_id: int = 1  # begins each caption
-    eos_id: int = 3  # ends each caption; its state is the caption's
-
-    def __post_init__(self) -> None:
-        for name in ("embed_dim", "width", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; it must be at least 1")
-        if self.width % self.heads:
-            raise ValueError(f"heads: got {self.heads}; it must divide width, {self.width}")
-        if self.max_length < 2:
-            raise ValueError(f"max_length: got {self.max_length}; at least 2, for bos and eos")
-        for name in ("pad_id", "bos_id", "eos_id"):
-            if not 0 <= getattr(self, name) < self.vocab_size:
-                raise ValueError(
-                    f"{name}: got {getattr(self, name)}; must be in 0..{self.vocab_size - 1}"
-                )
-        if self.eos_id == 2:
-            # transformers reads 2 as "an old CLIP": it then pools at the largest id instead
-            raise ValueError("eos_id: got 2, which transformers' CLIP reserves; any other id")
-
-
-class ClapAudio(nn.Module):
-    """Wave to a unit vector. With tower htsat, `tower` holds transformers' own modules.
-
-    LAION weights in transformers' names load into it by the prefix `tower.` alone.
-    """
-
-    def __init__(self, config: ClapAudioConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.log_mel = LogMel(config.mel)
-        self.tower: Any = _htsat(config) if config.tower == "htsat" else _conv(config)
-        self._norm_frozen = False
-
-    def forward(self, wave: Tensor) -> Tensor:
-        """wave [B, N] at `config.mel.sample_rate` -> [B, E], unit norm, float32.
-
-        Shorter sounds are repeated (htsat: to its fixed length, as LAION's "repeatpad"); longer
-        ones are cut into windows of max_seconds, the last aligned to the end, and averaged.
-        Raises ValueError for another shape and for an empty wave.
-        """
-        if wave.ndim != 2 or not wave.shape[1]:
-            raise ValueError(f"wave: got shape {tuple(wave.shape)}; expected [B, N], N > 0")
-        windows = self._windows(self._fill(wave))  # [B, W, n]
-        embeddings = self.embed_mel(self.log_mel(windows.flatten(0, 1)))
-        return F.normalize(embeddings.unflatten(0, windows.shape[:2]).mean(1), dim=-1)
-
-    def spectrogram(self, wave: Tensor) -> Tensor:
-        """wave [B, N], of which the first max_seconds count -> for `embed_mel` [B, 1, T, F]."""
-        return self.log_mel(self._fill(wave)[:, : self.config.max_samples])
-
-    def embed_mel(self, mel: Tensor) -> Tensor:
-        """mel [B, 1, T, F], as `spectrogram` makes it -> [B, E], unit norm, float32."""
-        return F.normalize(self._embed(mel).float(), dim=-1)
-
-    def checkpoint_blocks(self) -> None:
-        """Gradient checkpointing of each block: less memory, more time."""
-        if self.config.tower == "htsat":
-            layers = self.tower.audio_model.audio_encoder.layers
-            checkpoint_calls(block for layer in layers for block in layer.blocks)
-        else:
-            checkpoint_calls(self.tower.blocks)
-
-    def freeze_norm(self) -> None:
-        """Keep HTS-AT's BatchNorm at its stored statistics, in train mode too.
-
-        Without this an embedding in training depends on its batch and on the process count.
-        """
-        self._norm_frozen = True
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """As nn.Module's, but a frozen norm stays frozen."""
-        super().train(mode)
-        if self._norm_frozen:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        return self
-
-    # no_grad, not inference_mode: what it returns may condition a model in training
-    @torch.no_grad()
-    def embed(self, wave: np.ndarray | Tensor, sample_rate: int) -> Tensor:
-        """For use: as `Clap.embed_audio`, on this module's device, in evaluation mode."""
-        # numpy waves are copied: torch takes neither read-only nor reversed arrays as they are
-        batch = torch.from_numpy(np.array(wave)) if isinstance(wave, np.ndarray) else wave
-        batch = batch.float()
-        if batch.ndim not in (1, 2) or not batch.numel():
-            raise ValueError(f"wave: got shape {tuple(batch.shape)}; expected [N] or [B, N], N > 0")
-        if not torch.isfinite(batch).all():
-            raise ValueError("wave: it holds values that are not finite")
-        batch = torch.atleast_2d(batch)
-        rate = self.config.mel.sample_rate
-        if sample_rate != rate:
-            # imported here: its libraries are absent from a bare GPU machine
-            from soundcrafter.audio import resample
-
-            rows = [resample(row, sample_rate, rate) for row in batch.cpu().numpy()]
-            batch = torch.from_numpy(np.stack(rows))
-        with _evaluating(self):
-            return self(batch.to(next(self.parameters()).device))
-
-    def _embed(self, mel: Tensor) -> Tensor:
-        dtype = next(self.tower.parameters()).dtype
-        if self.config.tower == "htsat":
-            # its own BatchNorm normalises
-            return self.tower(input_features=mel.to(dtype)).audio_embeds
-        return self.tower(((mel - self.config.mel_mean) / self.config.mel_std).to(dtype))
-
-    def _fill(self, wave: Tensor) -> Tensor:
-        num_samples = wave.shape[1]
-        if self.config.tower == "htsat" and num_samples < self.config.max_samples:
-            wave = wave.repeat(1, self.config.max_samples // num_samples)
-            return F.pad(wave, (0, self.config.max_samples - wave.shape[1]))
-        if num_samples < self.config.min_samples:
-            wave = wave.repeat(1, -(-self.config.min_samples // num_samples))
-            return wave[:, : self.config.min_samples]
-        return wave
-
-    def _windows(self, wave: Tensor) -> Tensor:
-        num_samples, size = wave.shape[1], self.config.max_samples
-        if num_samples <= size:
-            return wave[:, None]
-        starts = [min(start, num_samples - size) for start in range(0, num_samples, size)]
-        return torch.stack([wave[:, start : start + size] for start in starts], dim=1)
-
-
-class ClapText(nn.Module):
-    """Tokens to a unit vector, and the learned scale (inverse temperature) of the loss."""
-
-    def __init__(self, config: ClapTextConfig) -> None:
-        super().__init__()
-        # imported here: transformers takes seconds to import
-        from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-        self.config = config
-        self.tower: Any = CLIPTextModelWithProjection(
-            CLIPTextConfig(
-                vocab_size=config.vocab_size,
-                hidden_size=config.width,
-                intermediate_size=4 * config.width,
-                projection_dim=config.embed_dim,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                max_position_embeddings=config.max_length,
-                pad_token_id=config.pad_id,
-                bos_token_id=config.bos_id,
-                eos_token_id=config.eos_id,
-            )
-        )
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-
-    def checkpoint_blocks(self) -> None:
-        """Gradient checkpointing of each block: less memory, more time."""
-        checkpoint_calls(self.tower.text_model.encoder.layers)
-
-    @property
-    def scale(self) -> Tensor:
-        """exp(logit_scale), clamped to [1, 100]. Scalar."""
-        return self.logit_scale.clamp(0.0, _MAX_LOG_SCALE).exp()
-
-    @torch.no_grad()
-    def clamp_scale(self) -> None:
-        """After an optimizer step: outside the range the clamp of `scale` has no gradient."""
-        self.logit_scale.clamp_(0.0, _MAX_LOG_SCALE)
-
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """tokens [B, L] with an eos each, mask [B, L] (1: a token) -> [B, E], unit norm, float32.
-
-        Raises ValueError for L beyond `config.max_length`.
-        """
-        if tokens.shape[1] > self.config.max_length:
-            raise ValueError(
-                f"tokens: {tokens.shape[1]} a caption; at most {self.config.max_length}"
-            )
-        embeddings = self.tower(input_ids=tokens, attention_mask=mask).text_embeds
-        return F.normalize(embeddings.float(), dim=-1)
-
-    @torch.no_grad()
-    def embed(self, captions: Sequence[str], tokenizer: Tokenizer) -> Tensor:
-        """For use: as `Clap.embed_text`, on this module's device, in evaluation mode."""
-        if isinstance(captions, str) or not captions:
-            raise ValueError(f"captions: got {captions!r}; expected a list of at least one string")
-        tokens, mask = tokenizer.encode(list(captions), self.config.max_length)
-        device = self.logit_scale.device
-        with _evaluating(self):
-            return self(
-                torch.as_tensor(tokens, device=device), torch.as_tensor(mask, device=device)
-            )
 
 
 class Clap(nn.Module):
-    """Both towers and the tokenizer. `embed_*` are for use: no gradients, evaluation mode."""
+    """Both towers and the tokenizer. `embed_*` are for use: no gradients, evaluation mode.
 
-    def __init__(self, audio: ClapAudio, text: ClapText, tokenizer: Tokenizer) -> None:
+    Published generators come without the audio tower (None): they have no use for it.
+    """
+
+    def __init__(self, audio: ClapAudio | None, text: ClapText, tokenizer: Tokenizer) -> None:
         super().__init__()
-        if audio.config.embed_dim != text.config.embed_dim:
+        if audio is not None and audio.config.embed_dim != text.config.embed_dim:
             raise ValueError(
                 f"embed_dim: audio {audio.config.embed_dim}, text {text.config.embed_dim}; "
                 "must be equal"
@@ -321,9 +34,24 @@ class Clap(nn.Module):
             raise ValueError(
                 f"eos_id: the tokenizer has {tokenizer.eos_id}, the text tower {text.config.eos_id}"
             )
-        self.audio = audio
+        self._audio = audio
         self.text = text
         self.tokenizer = tokenizer
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is an audio tower."""
+        return self._audio is not None
+
+    @property
+    def audio(self) -> ClapAudio:
+        """The audio tower. Raises ValueError where there is none."""
+        if self._audio is None:
+            raise ValueError(
+                "this model has no clap_audio, the tower that listens; "
+                "import its CLAP into its folder to add it"
+            )
+        return self._audio
 
     def embed_text(self, captions: Sequence[str]) -> Tensor:
         """B captions -> [B, E], unit norm. Raises ValueError for none and for a bare string."""
@@ -354,42 +82,3 @@ def symmetric_cross_entropy(
             logits = logits.masked_fill(same & ~diagonal, -torch.inf)
         pairs = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
-
-
-def _conv(config: ClapAudioConfig) -> nn.Module:
-    return ConvTower(config.mel.num_mels, config.width, config.depths, config.embed_dim)
-
-
-def _htsat(config: ClapAudioConfig) -> Any:
-    # imported here: transformers takes seconds to import
-    from transformers import ClapAudioConfig as HtsatConfig
-    from transformers import ClapAudioModelWithProjection
-
-    tower: Any = ClapAudioModelWithProjection(
-        HtsatConfig(
-            window_size=config.window,
-            num_mel_bins=config.mel.num_mels,
-            spec_size=config.spec_size,
-            patch_embeds_hidden_size=config.width,
-            hidden_size=config.width * 2 ** (len(config.depths) - 1),
-            projection_dim=config.embed_dim,
-            depths=config.depths,
-            num_attention_heads=config.heads,
-            num_hidden_layers=len(config.depths),
-            hidden_dropout_prob=0.0,
-        )
-    )
-    norm = tower.audio_model.audio_encoder.batch_norm
-    norm.running_mean.fill_(config.mel_mean)
-    norm.running_var.fill_(config.mel_std**2)
-    return tower
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)

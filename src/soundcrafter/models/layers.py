@@ -1,7 +1,8 @@
 """Building blocks shared by the U-Net and the VAE. Feature maps are [B, C, T, F], time first."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
@@ -86,6 +87,17 @@ def checkpoint_calls(modules: Iterable[nn.Module]) -> None:
     of other libraries, which do not call `checkpointed`."""
     for module in modules:
         module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards the mode from before."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -248,7 +260,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, T, F] -> [B, C, T / time stride, F / frequency stride]."""
+        """x [B, C, T, F] -> [B, C, T / time stride, F / frequency stride], rounded up (asymmetric:
+        down)."""
         return self.conv(F.pad(x, self.end_pad) if any(self.end_pad) else x)
 
 
@@ -260,10 +273,11 @@ class Upsample(nn.Module):
         self.stride = stride
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, T, F] -> [B, C, T * time stride, F * frequency stride]."""
-        if self.stride != (1, 1):
-            size = (x.shape[2] * self.stride[0], x.shape[3] * self.stride[1])
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """x [B, C, T, F] -> [B, C, T * time stride, F * frequency stride], or of the sides `size`,
+        which are those or one less: what a strided convolution made x of."""
+        size = size or (x.shape[2] * self.stride[0], x.shape[3] * self.stride[1])
+        if size != x.shape[2:]:
             x = F.interpolate(x, size=size, mode="nearest")
         return self.conv(x)
 

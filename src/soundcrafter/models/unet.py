@@ -1,5 +1,6 @@
 """The denoising U-Net: time step and CLAP vector condition every block, without cross-attention."""
 
+import math
 from dataclasses import dataclass
 from typing import get_args
 
@@ -73,7 +74,7 @@ class UNetConfig:
 
     @property
     def stride(self) -> Stride:
-        """What the sides of a latent must be multiples of: (time, frequency)."""
+        """Latent positions that a position of the deepest level covers: (time, frequency)."""
         return total_stride(self.strides)
 
 
@@ -118,8 +119,8 @@ class UNet(nn.Module):
     def forward(self, latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """latent [B, C, T, F], t [B] in training-step units, cond [B, E] or [B, T', E] -> latent.
 
-        The result has the latent's shape and dtype. Raises ValueError for sides that are no
-        multiples of `config.stride` and for a condition of another width.
+        The result has the latent's shape and dtype; T and F are any numbers. Raises ValueError
+        for a condition of another width.
         """
         return self.denoise(latent, self.embed(t, cond))
 
@@ -144,10 +145,10 @@ class UNet(nn.Module):
 
     def denoise(self, latent: Tensor, emb: Tensor) -> Tensor:
         """`forward` with what `embed` returned: latent [B, C, T, F] -> [B, C, T, F]."""
-        check_sides(latent, self.config.stride, "latent")
+        check_sides(latent, (1, 1), "latent")
         embs, frames = [], latent.shape[2]
         for time_stride, _ in self.config.strides:
-            frames //= time_stride
+            frames = math.ceil(frames / time_stride)
             embs.append(resample_time(emb, frames))
         x = self.conv_in(latent.to(self.conv_in.weight.dtype))
         skips = [x]
@@ -215,7 +216,10 @@ class _UpLevel(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor], checkpointing: bool) -> Tensor:
         for block in self.stages:
             x = checkpointed(block, checkpointing, torch.cat([x, skips.pop()], dim=1), emb)
-        return x if self.upsample is None else self.upsample(x)
+        if self.upsample is None:
+            return x
+        above = skips[-1].shape  # of the level that comes next
+        return self.upsample(x, (above[2], above[3]))
 
 
 def _block(config: UNetConfig, inputs: int, level: int, *, attends: bool) -> Block:

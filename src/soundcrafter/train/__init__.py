@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from soundcrafter.store import find_model
+from soundcrafter.hub import find_model
 from soundcrafter.train.clap import ClapStage
 from soundcrafter.train.diffusion import DiffusionStage
 from soundcrafter.train.log import Report

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from soundcrafter.config import ModelConfig
 from soundcrafter.data.augment import distort
 from soundcrafter.data.manifest import normalize_caption, read_captions
-from soundcrafter.models.clap import Clap, ClapAudio, ClapText, symmetric_cross_entropy
+from soundcrafter.models.clap import Clap, symmetric_cross_entropy
+from soundcrafter.models.clap_audio import ClapAudio
+from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.tagger import Tagger
 from soundcrafter.settings import to_dict
 from soundcrafter.store import open_folder, save_part

@@ -12,7 +12,8 @@ from torch import Tensor
 from soundcrafter.data.dataset import DataConfig, Sounds
 from soundcrafter.data.encode import INDEX, LatentBatch, Latents
 from soundcrafter.mel import LogMel
-from soundcrafter.models.clap import ClapAudio, ClapText
+from soundcrafter.models.clap_audio import ClapAudio
+from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.vae import VAE, Posterior
 from soundcrafter.store import open_folder
 from soundcrafter.train.curriculum import Curriculum, Phase, PhaseConfig

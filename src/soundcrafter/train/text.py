@@ -24,7 +24,8 @@ from soundcrafter.data.manifest import (
 )
 from soundcrafter.data.wordings import read_wordings
 from soundcrafter.files import read_json
-from soundcrafter.models.clap import ClapText, symmetric_cross_entropy
+from soundcrafter.models.clap import symmetric_cross_entropy
+from soundcrafter.models.clap_text import ClapText
 from soundcrafter.settings import to_dict
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer

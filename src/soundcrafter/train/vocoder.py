@@ -17,6 +17,7 @@ from soundcrafter.models.discriminators import (
     hinge_discriminator,
     hinge_generator,
 )
+from soundcrafter.models.hifigan import HiFiGAN
 from soundcrafter.models.losses import SUB_BAND, energy, stft_loss
 from soundcrafter.models.melgan import MelGAN, apply_weight_norm, fold_weight_norm
 from soundcrafter.models.spectral import SpectralConfig, SpectralVocoder
@@ -148,6 +149,8 @@ class VocoderStage(Stage):
         self.frames = mel.num_frames(num_samples)
         torch.manual_seed(self.config.seed)
         vocoder = build_vocoder(self.model_config)
+        if isinstance(vocoder, HiFiGAN):
+            raise ValueError("vocoder.kind: hifigan comes with imported models; to train: melgan")
         judges = Judges(self.config.discriminator, self.config.spectrograms)
         apply_weight_norm(vocoder)
         apply_weight_norm(judges)
@@ -225,6 +228,8 @@ class VocoderStage(Stage):
 
     def initialise(self, folder: Path) -> None:
         vocoder = build_vocoder(self.model_config)
+        if isinstance(vocoder, HiFiGAN):
+            raise ValueError("vocoder.kind: hifigan comes with imported models; to train: melgan")
         load_part(vocoder, folder, "vocoder")
         apply_weight_norm(vocoder)
         self.network.load_state_dict(vocoder.state_dict())
@@ -232,6 +237,8 @@ class VocoderStage(Stage):
     def export(self, network: nn.Module, folder: Path) -> None:
         # not a deep copy: it shares its class with the network, and folding takes away from that
         vocoder = build_vocoder(self.model_config)
+        if isinstance(vocoder, HiFiGAN):
+            raise ValueError("vocoder.kind: hifigan comes with imported models; to train: melgan")
         apply_weight_norm(vocoder)
         vocoder.load_state_dict(network.state_dict())
         fold_weight_norm(vocoder)

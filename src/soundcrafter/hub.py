@@ -1,0 +1,113 @@
+"""Models by name: a path, the bundled one, or the hub's, fetched and converted once."""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from soundcrafter.convert import clap, diffusers
+from soundcrafter.convert.importer import CHECKPOINTS, import_model, layout_of, licence_of
+from soundcrafter.files import cache_folder
+
+BUNDLED = "bundled"
+ROBERTA = "FacebookAI/roberta-base"  # whose tokenizer AudioLDM's own checkpoints need
+_SETTINGS = ("*.json", "*.txt", "README.md")
+_log = logging.getLogger(__name__)
+
+
+def find_model(name: str | os.PathLike[str] | None) -> Path:
+    """The folder of a model: a path, a hub name (owner/name), or, for None or "bundled", the model
+    that comes with the package.
+
+    What the hub has in another layout of this family is converted once, into the cache, and used
+    from there without the hub. Raises ValueError where there is no such model, where it is not of
+    this family and where the hub cannot be reached.
+    """
+    if name is None or (name == BUNDLED and not Path(BUNDLED).exists()):
+        bundled = Path(str(resources.files("soundcrafter"))) / "assets" / "mini"
+        if not bundled.is_dir():
+            raise ValueError("this installation has no bundled model; name a model folder")
+        return bundled
+    path = Path(name)
+    if not _is_hub_name(name):
+        if path.suffix in CHECKPOINTS or (path / "model_index.json").is_file():
+            raise ValueError(
+                f"{path}: not a model folder; soundcrafter import {path} --out DIR makes one"
+            )
+        return path
+    converted = cache_folder() / "models" / str(name).replace("/", "--")
+    if (converted / "config.json").is_file():
+        return converted
+    folder = fetch(str(name))
+    if layout_of(folder) == "soundcrafter":
+        return folder
+    import_model(folder, converted)
+    _say_licence(str(name), folder)
+    return converted
+
+
+def import_named(
+    source: str | os.PathLike[str], out: Path, tokenizer: str | os.PathLike[str] | None = None
+) -> str:
+    """`import_model` of a path or hub name into `out`; says what it was.
+
+    `tokenizer`: folder or hub name of RoBERTa's, for AudioLDM's own checkpoint (by default the
+    hub's). Raises ValueError as `import_model` and `find_model` do.
+    """
+    folder = fetch(str(source)) if _is_hub_name(source) else Path(source)
+    words = None
+    if layout_of(folder) == "original":
+        named = tokenizer or ROBERTA
+        words = (
+            Path(named) if Path(named).is_dir() else fetch_files(str(named), ("*.json", "*.txt"))
+        )
+    imported = import_model(folder, out, tokenizer=words)
+    if folder.is_dir():
+        _say_licence(str(source), folder)
+    return imported.kind
+
+
+def fetch(name: str) -> Path:
+    """A hub model's files, in its own layout: settings first, then the weights that they ask for.
+
+    Raises ValueError where the hub cannot be reached or the name is not of this family.
+    """
+    folder = fetch_files(name, _SETTINGS)
+    try:
+        layout = layout_of(folder)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(folder), name)) from None
+    if layout == "soundcrafter":
+        return fetch_files(name, ("*.json", "*.safetensors"))
+    parts = {"": clap.WEIGHTS} if layout == "clap" else diffusers.WEIGHTS
+    for part, (safe, pickled) in parts.items():
+        where = f"{part}/" if part else ""
+        if not (fetch_files(name, (where + safe,)) / part / safe).is_file():
+            fetch_files(name, (where + pickled,))
+    return folder
+
+
+def fetch_files(name: str, patterns: Sequence[str]) -> Path:
+    """The hub's snapshot folder with at least these files of a model, cached."""
+    # imported here: only hub names need it
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{name}: no such folder, and not to be had from the hub: {reason}"
+        ) from None
+
+
+def _is_hub_name(name: str | os.PathLike[str]) -> bool:
+    return not Path(name).exists() and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)))
+
+
+def _say_licence(name: str, folder: Path) -> None:
+    licence = licence_of(folder) or "not stated; see its page"
+    _log.warning("%s: licence of these weights: %s", name, licence)

@@ -1,0 +1,152 @@
+"""CLAP's text tower: a caption to a vector in the space that it shares with sounds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundcrafter.models.layers import checkpoint_calls, evaluating
+from soundcrafter.text import Tokenizer
+
+_MAX_LOG_SCALE = math.log(100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClapTextConfig:
+    """The text tower: CLIP's transformer (arXiv 2103.00020) or RoBERTa (arXiv 1907.11692), which is
+    LAION CLAP's and AudioLDM's; ids as the model's tokenizer gives them."""
+
+    tower: Literal["clip", "roberta"] = "clip"
+    embed_dim: int = 512  # of the shared space
+    vocab_size: int = 49408  # entries of the tokenizer
+    width: int = 512  # of the transformer
+    layers: int = 12  # transformer blocks
+    heads: int = 8  # attention heads
+    max_length: int = 77  # tokens of a caption, with bos and eos
+    pad_id: int = 0  # fills a batch up
+    bos_id: int = 1  # begins each caption
+    eos_id: int = 3  # ends each caption; CLIP's state of it is the caption's, RoBERTa's of bos
+    norm_eps: float = 1e-5  # of the layer norms
+
+    def __post_init__(self) -> None:
+        if self.tower not in ("clip", "roberta"):
+            raise ValueError(f"tower: got {self.tower!r}; allowed: clip, roberta")
+        for name in ("embed_dim", "width", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; it must be at least 1")
+        if self.width % self.heads:
+            raise ValueError(f"heads: got {self.heads}; it must divide width, {self.width}")
+        if self.max_length < 2:
+            raise ValueError(f"max_length: got {self.max_length}; at least 2, for bos and eos")
+        for name in ("pad_id", "bos_id", "eos_id"):
+            if not 0 <= getattr(self, name) < self.vocab_size:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)}; must be in 0..{self.vocab_size - 1}"
+                )
+        if not self.norm_eps > 0:
+            raise ValueError(f"norm_eps: got {self.norm_eps}; it must be above 0")
+        if self.tower == "clip" and self.eos_id == 2:
+            # transformers reads 2 as "an old CLIP": it then pools at the largest id instead
+            raise ValueError("eos_id: got 2, which transformers' CLIP reserves; any other id")
+
+
+class ClapText(nn.Module):
+    """Tokens to a unit vector, and the learned scale (inverse temperature) of the loss.
+
+    `tower` holds transformers' own modules: published weights load by the prefix `tower.` alone.
+    """
+
+    def __init__(self, config: ClapTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tower: Any = _roberta(config) if config.tower == "roberta" else _clip(config)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def checkpoint_blocks(self) -> None:
+        """Gradient checkpointing of each block: less memory, more time."""
+        encoder = self.tower.text_model.encoder
+        checkpoint_calls(encoder.layer if self.config.tower == "roberta" else encoder.layers)
+
+    @property
+    def scale(self) -> Tensor:
+        """exp(logit_scale), clamped to [1, 100]. Scalar."""
+        return self.logit_scale.clamp(0.0, _MAX_LOG_SCALE).exp()
+
+    @torch.no_grad()
+    def clamp_scale(self) -> None:
+        """After an optimizer step: outside the range the clamp of `scale` has no gradient."""
+        self.logit_scale.clamp_(0.0, _MAX_LOG_SCALE)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """tokens [B, L] with an eos each, mask [B, L] (1: a token) -> [B, E], unit norm, float32.
+
+        Raises ValueError for L beyond `config.max_length`.
+        """
+        if tokens.shape[1] > self.config.max_length:
+            raise ValueError(
+                f"tokens: {tokens.shape[1]} a caption; at most {self.config.max_length}"
+            )
+        embeddings = self.tower(input_ids=tokens, attention_mask=mask).text_embeds
+        return F.normalize(embeddings.float(), dim=-1)
+
+    @torch.no_grad()
+    def embed(self, captions: Sequence[str], tokenizer: Tokenizer) -> Tensor:
+        """For use: as `Clap.embed_text`, on this module's device, in evaluation mode."""
+        if isinstance(captions, str) or not captions:
+            raise ValueError(f"captions: got {captions!r}; expected a list of at least one string")
+        tokens, mask = tokenizer.encode(list(captions), self.config.max_length)
+        device = self.logit_scale.device
+        with evaluating(self):
+            return self(
+                torch.as_tensor(tokens, device=device), torch.as_tensor(mask, device=device)
+            )
+
+
+def _clip(config: ClapTextConfig) -> Any:
+    # imported here: transformers takes seconds to import
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            intermediate_size=4 * config.width,
+            projection_dim=config.embed_dim,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.max_length,
+            layer_norm_eps=config.norm_eps,
+            pad_token_id=config.pad_id,
+            bos_token_id=config.bos_id,
+            eos_token_id=config.eos_id,
+        )
+    )
+
+
+def _roberta(config: ClapTextConfig) -> Any:
+    # imported here: transformers takes seconds to import
+    from transformers import ClapTextConfig as RobertaConfig
+    from transformers import ClapTextModelWithProjection
+
+    return ClapTextModelWithProjection(
+        RobertaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            intermediate_size=4 * config.width,
+            projection_dim=config.embed_dim,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            # RoBERTa counts positions from the one after the padding's
+            max_position_embeddings=config.max_length + config.pad_id + 1,
+            layer_norm_eps=config.norm_eps,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            pad_token_id=config.pad_id,
+            bos_token_id=config.bos_id,
+            eos_token_id=config.eos_id,
+        )
+    )

@@ -1,0 +1,120 @@
+"""HiFi-GAN: log-mel to wave, the vocoder of AudioLDM's checkpoints (arXiv 2010.05646)."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundcrafter.mel import MelConfig
+
+_SLOPE = 0.1  # of every leaky ReLU but the last, which has torch's default, .01
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiFiGANConfig:
+    """The defaults are AudioLDM's: 55.3M parameters at hop 160 and 64 mels."""
+
+    kind: Literal["hifigan"] = "hifigan"
+    mel: MelConfig = field(default_factory=MelConfig)  # the spectrogram it reads
+    channels: int = 1024  # width after the first convolution, halved by each stage
+    ratios: tuple[int, ...] = (5, 4, 2, 2, 2)  # upsampling of each stage
+    kernels: tuple[int, ...] = (16, 16, 8, 4, 4)  # of each stage's transposed convolution
+    res_kernels: tuple[int, ...] = (3, 7, 11)  # of the residual blocks that a stage averages
+    dilations: tuple[int, ...] = (1, 3, 5)  # within each residual block
+
+    def __post_init__(self) -> None:
+        if not self.ratios or math.prod(self.ratios) != self.mel.hop:
+            raise ValueError(
+                f"ratios: {self.ratios} make {math.prod(self.ratios)} samples a frame; "
+                f"the product must be the hop, {self.mel.hop}"
+            )
+        if len(self.kernels) != len(self.ratios):
+            raise ValueError(f"kernels: got {len(self.kernels)}; one for each ratio")
+        if any(k < r for k, r in zip(self.kernels, self.ratios, strict=True)):
+            raise ValueError(f"kernels: got {self.kernels}; each at least its ratio")
+        step = 2 ** len(self.ratios)
+        if self.channels < step or self.channels % step:
+            raise ValueError(
+                f"channels: got {self.channels}; {len(self.ratios)} stages halve it, "
+                f"so it must be a multiple of {step}"
+            )
+        if not self.res_kernels or any(kernel % 2 == 0 for kernel in self.res_kernels):
+            raise ValueError(f"res_kernels: got {self.res_kernels}; at least one, all odd")
+        if not self.dilations or min(self.dilations) < 1:
+            raise ValueError(f"dilations: got {self.dilations}; at least one, each at least 1")
+
+    @property
+    def min_frames(self) -> int:
+        """The fewest frames a forward takes."""
+        return 1
+
+
+class ResidualBlock(nn.Module):
+    """Pairs of a dilated and a plain convolution, each pair beside a shortcut."""
+
+    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convs1 = nn.ModuleList(_conv(channels, kernel, dilation) for dilation in dilations)
+        self.convs2 = nn.ModuleList(_conv(channels, kernel, 1) for _ in dilations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, N] -> [B, C, N]."""
+        for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
+            x = x + conv2(F.leaky_relu(conv1(F.leaky_relu(x, _SLOPE)), _SLOPE))
+        return x
+
+
+class HiFiGAN(nn.Module):
+    """The generator, with plain weights: published weight norm is folded on import."""
+
+    def __init__(self, config: HiFiGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, stages = config.channels, len(config.ratios)
+        self.conv_pre = nn.Conv1d(config.mel.num_mels, channels, 7, padding=3)
+        self.stages = nn.ModuleList(_Stage(config, i) for i in range(stages))
+        self.conv_post = nn.Conv1d(channels // 2**stages, 1, 7, padding=3)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """mel [B, 1, T, F] (as `config.mel` makes it) -> wave [B, T * hop] in (-1, 1).
+
+        The transposed convolutions make a few samples more, which are cut off the end. Raises
+        ValueError for a mel of another shape.
+        """
+        bands = self.config.mel.num_mels
+        if mel.ndim != 4 or mel.shape[1] != 1 or mel.shape[3] != bands or not mel.shape[2]:
+            raise ValueError(f"HiFiGAN: mel of {tuple(mel.shape)}; expected [B, 1, T, {bands}]")
+        x = self.conv_pre(mel[:, 0].transpose(1, 2).to(self.conv_pre.weight.dtype))
+        for stage in self.stages:
+            x = stage(x)
+        wave = self.conv_post(F.leaky_relu(x)).tanh()[:, 0]
+        return wave[:, : mel.shape[2] * self.config.mel.hop].float()
+
+
+class _Stage(nn.Module):
+    """Transposed convolution, then the mean of the residual blocks."""
+
+    def __init__(self, config: HiFiGANConfig, index: int) -> None:
+        super().__init__()
+        channels = config.channels // 2**index
+        kernel, ratio = config.kernels[index], config.ratios[index]
+        self.upsample = nn.ConvTranspose1d(
+            channels, channels // 2, kernel, stride=ratio, padding=(kernel - ratio) // 2
+        )
+        self.blocks = nn.ModuleList(
+            ResidualBlock(channels // 2, kernel, config.dilations) for kernel in config.res_kernels
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.upsample(F.leaky_relu(x, _SLOPE))
+        total = self.blocks[0](x)
+        for block in list(self.blocks)[1:]:
+            total = total + block(x)
+        return total / len(self.blocks)
+
+
+def _conv(channels: int, kernel: int, dilation: int) -> nn.Conv1d:
+    padding = dilation * (kernel - 1) // 2
+    return nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding)
