@@ -106,6 +106,8 @@ def check_together(configs: Mapping[str, Any]) -> None:
     same("unet", "embed_dim", "clap_audio", "embed_dim")
     same("unet", "in_channels", "vae", "latent_channels")
     same("vocoder", "mel", "vae", "mel")
+    if "adapter" in configs and "unet" in configs and configs["adapter"].unet != configs["unet"]:
+        raise ValueError("adapter: is for a U-Net of other settings than unet's")
     if "unet" in configs and "vae" in configs:
         rows = configs["vae"].mel.num_mels // configs["vae"].stride[1]
         if rows % configs["unet"].stride[1]:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, cast
@@ -19,6 +19,7 @@ from soundcrafter.hub import find_model
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
+from soundcrafter.models.lora import Adapter
 from soundcrafter.models.unet import UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
@@ -106,14 +107,35 @@ class SoundCrafter:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | os.PathLike[str] | None = None, device: str | torch.device = "auto"
+        cls,
+        model: str | os.PathLike[str] | None = None,
+        device: str | torch.device = "auto",
+        adapters: Mapping[str, float] | None = None,
     ) -> "SoundCrafter":
         """Load a model onto `device` ("auto": the GPU where there is one).
 
-        `model` is a model folder, a hub name, or None for the bundled one. Raises ValueError where
-        the model or the device is not there or not whole.
+        `model` is a model folder, a hub name, or None for the bundled one. `adapters`: folders of
+        adapters (LoRA) that were trained beside its U-Net, and the weight of each. Raises
+        ValueError where the model, an adapter or the device is not there, not whole, or does not
+        fit.
         """
-        return cls(open_folder(find_model(model)), choose_device(device))
+        made = cls(open_folder(find_model(model)), choose_device(device))
+        for folder, weight in (adapters or {}).items():
+            made.add_adapter(open_folder(folder), weight)
+        return made
+
+    def add_adapter(self, folder: ModelFolder, weight: float = 1.0) -> None:
+        """Change the U-Net by an adapter; several add up. ValueError for one of another U-Net."""
+        folder.require("adapter")
+        if not math.isfinite(weight):
+            raise ValueError(f"adapter: got the weight {weight}; a finite number")
+        wanted = folder.parts["adapter"].trained_against["unet"]
+        if wanted != self.training_ids["unet"]:
+            raise ValueError(
+                f"{folder.path}: this adapter is for the unet {wanted}, "
+                f"but this model's is {self.training_ids['unet']}"
+            )
+        cast(Adapter, folder.load("adapter").to(self.device)).merge(self.unet, weight)
 
     @property
     def sample_rate(self) -> int:

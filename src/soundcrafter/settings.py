@@ -74,10 +74,11 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = data.pop("base", None)
     if base is None:
         return data
-    return _merge(_read_with_base(path.parent / str(base), (*seen, path.resolve())), data)
+    return merge(_read_with_base(path.parent / str(base), (*seen, path.resolve())), data)
 
 
-def _merge(base: dict[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the tables and values of `delta` over it, table by table."""
     merged = dict(base)
     for key, value in delta.items():
         before = merged.get(key)
@@ -86,7 +87,7 @@ def _merge(base: dict[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
             continue
         # a table of another kind replaces: what was said of the first kind does not concern it
         if value.get("kind") in (None, before.get("kind")):
-            merged[key] = _merge(dict(before), value)
+            merged[key] = merge(dict(before), value)
     return merged
 
 

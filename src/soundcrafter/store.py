@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,22 @@ def save_part(
             data["sampling"] = to_dict(sampling)
         new_config.write_text(to_json(data), encoding="utf-8")
     return training_id
+
+
+def copy_parts(source: ModelFolder, path: str | os.PathLike[str], names: Sequence[str]) -> None:
+    """Copy parts of a model, with tokenizer and settings, into a new model folder, byte by byte.
+
+    The config comes last: what fails leaves no model folder. ValueError where it cannot be written.
+    """
+    path = make_folder(path)
+    data = read_json(source.path / "config.json")
+    data["parts"] = {name: data["parts"][name] for name in names}
+    tokenizer = [TOKENIZER] if source.tokenizer_sha256 is not None else []
+    with ExitStack() as files:
+        new_config = files.enter_context(replacing(path / "config.json"))  # renamed last
+        for name in [*(f"{part}.safetensors" for part in names), *tokenizer]:
+            shutil.copyfile(source.path / name, files.enter_context(replacing(path / name)))
+        new_config.write_text(to_json(data), encoding="utf-8")
 
 
 def fingerprint(state: Mapping[str, torch.Tensor]) -> str:

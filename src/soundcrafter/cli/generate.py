@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,10 @@ def generate(
     candidates: Annotated[
         int | None, typer.Option(help="Drafts of each sound, of which CLAP chooses.")
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder of an adapter (LoRA), or FOLDER:WEIGHT. Repeatable."),
+    ] = None,
     device: DeviceOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="A spectrogram PNG by each sound.")] = False,
     as_json: JsonFlag = False,
@@ -51,7 +56,7 @@ def generate(
         candidates=1 if candidates is None else candidates,
     )
     files = _output_files(output, wanted, count, seed)
-    crafter = SoundCrafter.from_pretrained(model, device)
+    crafter = SoundCrafter.from_pretrained(model, device, _adapters(adapter or ()))
     report = []
     with progress("generating", show=not as_json) as advance:
         sounds = crafter.stream(
@@ -100,6 +105,20 @@ def demo(
     waves = {sound.prompt: sound.wave for sound in sounds}
     plot_grid(waves, model.sample_rate, out / "demo.png")
     print('make your own:  soundcrafter generate "a dog barks" --seconds 5 -o dog.wav')
+
+
+def _adapters(given: Sequence[str]) -> dict[str, float]:
+    """Folders and their weights, from FOLDER or FOLDER:WEIGHT; a folder named twice adds up."""
+    weights: dict[str, float] = {}
+    for text in given:
+        folder, colon, number = text.rpartition(":")
+        if not colon or Path(text).is_dir():
+            folder, number = text, "1"
+        try:
+            weights[folder] = weights.get(folder, 0.0) + float(number)
+        except ValueError:
+            raise ValueError(f"adapter: got {text!r}; write FOLDER or FOLDER:WEIGHT") from None
+    return weights
 
 
 def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:

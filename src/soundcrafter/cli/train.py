@@ -28,7 +28,12 @@ def train(
     recipe: RecipeOption,
     data: DataOption,
     out: Annotated[Path, typer.Option(help="Model folder that grows stage by stage.")],
-    init: Annotated[str | None, typer.Option(help="Model to start from.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Model to start from: folder, hub name or bundled.")
+    ] = None,
+    lora: Annotated[
+        int | None, typer.Option(help="Train an adapter of this rank beside --init's U-Net.")
+    ] = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(help="Threads that load data.")] = 1,
@@ -64,11 +69,15 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train one part; the same command again resumes."""
+    from soundcrafter.hub import find_model
+    from soundcrafter.store import open_folder
     from soundcrafter.train import RunOptions, read_recipe
     from soundcrafter.train import train as run_training
     from soundcrafter.train.score import ScoreOptions
 
-    settings = read_recipe(recipe, overrides or ())
+    start = find_model(init) if init is not None else None
+    like = open_folder(start) if start is not None and stage is StageName.diffusion else None
+    settings = read_recipe(recipe, overrides or (), like)
     score = None
     if score_steps:
         if score_data is None:
@@ -100,7 +109,14 @@ def train(
         print(json.dumps(entry) if as_json else _log_line(stage.value, entry, total), flush=True)
 
     done = run_training(
-        stage.value, settings, data=data, out=out, options=options, init=init, report=report
+        stage.value,
+        settings,
+        data=data,
+        out=out,
+        options=options,
+        init=start,
+        lora=lora,
+        report=report,
     )
     if not as_json:
         print(f"{stage.value}: {done} of {total} steps done, in {out}")

@@ -41,6 +41,7 @@ class DataConfig:
     mix_snr_db: tuple[float, float] = (-5.0, 5.0)  # range of the first's level over the second's
     gain_db: float = 0.0  # levels are lowered by 0 to this many decibels
     exclude_captions: tuple[str, ...] = ()  # csv files (or frozen:NAME) of captions to leave out
+    caption: str = ""  # of the recordings that have none
     wordings: str = ""  # csv of other ways to ask for a label (see data/wordings.py); "": none
     wording_probability: float = 0.5  # share of captions that are replaced by one of them
     cache_gb: float = 2.0  # memory for decoded recordings

@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 from soundcrafter.hub import find_model
+from soundcrafter.store import copy_parts, open_folder
 from soundcrafter.train.clap import ClapStage
 from soundcrafter.train.diffusion import DiffusionStage
 from soundcrafter.train.log import Report
 from soundcrafter.train.loop import RunOptions, run
+from soundcrafter.train.lora import AdapterStage
 from soundcrafter.train.recipe import Recipe, read_recipe
 from soundcrafter.train.stage import Stage
 from soundcrafter.train.tagger import TaggerStage
@@ -45,19 +47,25 @@ def train(
     out: str | os.PathLike[str],
     options: RunOptions | None = None,
     init: str | os.PathLike[str] | None = None,
+    lora: int | None = None,
     report: Report | None = None,
 ) -> int:
     """Train one stage into the model folder `out`, from its last checkpoint if it has one.
 
     `data` is a manifest or a folder (see data/manifest.py), for diffusion also an encoded one;
-    `init` a model (folder or hub name) to start from. Returns the steps done, fewer than the
-    recipe's where `options` or a signal stopped it. Raises ValueError for what cannot be trained.
+    `init` a model (folder or hub name) to start from: a new `out` of diffusion gets its other
+    parts too. `lora`: an adapter of this rank beside the U-Net of `init` is trained, not the U-Net,
+    into a folder of its own. Returns the steps done, fewer than the recipe's where `options` or a
+    signal stopped it. Raises ValueError for what cannot be trained.
     """
-    built = build_stage(stage, recipe, Path(data), Path(out))
-    return run(
-        built,
-        Path(out),
-        options or RunOptions(),
-        init=find_model(init) if init is not None else None,
-        report=report,
-    )
+    data, out, options = Path(data), Path(out), options or RunOptions()
+    base = find_model(init) if init is not None else None
+    if lora is not None:
+        if base is None or stage != "diffusion":
+            raise ValueError("lora: goes with diffusion and init, the model that it is for")
+        open_folder(base).require("unet")
+        return run(AdapterStage(recipe, data, base, lora), out, options, report=report)
+    if base is not None and stage == "diffusion" and not (out / "config.json").is_file():
+        source = open_folder(base)
+        copy_parts(source, out, [name for name in source.parts if name != "unet"])
+    return run(build_stage(stage, recipe, data, out), out, options, init=base, report=report)

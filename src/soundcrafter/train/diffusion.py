@@ -50,10 +50,15 @@ class UNetPlayer(Player):
         self.unet, self.schedule = cast(UNet, self.network), schedule
 
     def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
-        cond = torch.where(batch["drop"][:, None], self.unet.null_cond, batch["cond"])
-        t = self.schedule.draw_times(batch["u"])
-        loss = diffusion_loss(self.unet, self.schedule, batch["latent"], batch["noise"], t, cond)
-        return {"denoising": loss.mean()}, {}
+        return denoising(self.unet, self.schedule, batch), {}
+
+
+def denoising(unet: UNet, schedule: Schedule, batch: Batch) -> Terms:
+    """The loss term of a prepared batch."""
+    cond = torch.where(batch["drop"][:, None], unet.null_cond, batch["cond"])
+    t = schedule.draw_times(batch["u"])
+    loss = diffusion_loss(unet, schedule, batch["latent"], batch["noise"], t, cond)
+    return {"denoising": loss.mean()}
 
 
 class DiffusionStage(Stage):
@@ -72,16 +77,20 @@ class DiffusionStage(Stage):
         if is_encoded(data):
             self.sources = encoded_sources(recipe, data, self.curriculum, with_text)
         else:
-            encoders = Encoders(recipe, folder, with_text)
+            encoders = Encoders(recipe, folder)
             self.sources = audio_sources(recipe, data, encoders, self.curriculum)
         self.trained_against = self.sources[-1].trained_against
         if (folder / "config.json").is_file():
             open_folder(folder).check_against("the data's encoding", self.trained_against)
         torch.manual_seed(self.config.seed)
+        self.schedule = Schedule(self.model_config.diffusion)
+        self.players = self.make_players()
+
+    def make_players(self) -> dict[str, Player]:
+        """The U-Net, from random weights."""
         unet = UNet(self.model_config.unet)
         unet.checkpointing = self.config.checkpointing
-        self.schedule = Schedule(self.model_config.diffusion)
-        self.players = {"unet": UNetPlayer(unet, self.schedule)}
+        return {"unet": UNetPlayer(unet, self.schedule)}
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -124,15 +133,15 @@ class DiffusionStage(Stage):
     def prepare(self, batch: Batch, device: torch.device) -> Batch:
         source = self.sources[batch["phase"]]
         posterior, audio, text = source.encode(batch, device)
-        cond = audio
-        if text is not None:
+        cond = audio if text is None else text
+        if text is not None and audio is not None:
             cond = torch.where(batch["use_text"].to(device)[:, None], text, audio)
         latent = posterior.sample(batch["posterior_noise"].to(device)) * source.latent_scale
         moved = {key: batch[key].to(device) for key in ("noise", "u", "drop")}
         return {**moved, "latent": latent, "cond": cond, "files": batch["files"]}
 
     def initialise(self, folder: Path) -> None:
-        load_part(self.network, folder, "unet")
+        load_part(self.network, folder, self.parts[0])
 
     def export(self, network: nn.Module, folder: Path) -> None:
         save_part(
@@ -145,6 +154,10 @@ class DiffusionStage(Stage):
             sampling=self.model_config.sampling,
         )
 
+    def averaged_unet(self, network: nn.Module) -> UNet:
+        """The U-Net to listen to, given the averaged network."""
+        return cast(UNet, network)
+
     @torch.no_grad()
     def samples(self, network: nn.Module, device: torch.device) -> Samples:
         """Generated sounds of full resolution for the conditions of its first four samples:
@@ -152,7 +165,7 @@ class DiffusionStage(Stage):
         vae, vocoder = self._decoders
         if vae is None:
             return Samples()
-        unet, sampling = cast(UNet, network), self.model_config.sampling
+        unet, sampling = self.averaged_unet(network).to(device), self.model_config.sampling
         first = self.curriculum.phases[-1].first_sample
         batch = self.prepare(self.load_batch(range(first, first + 4)), device)
         predict = guided(unet, batch["cond"], unet.null_cond, sampling.guidance)

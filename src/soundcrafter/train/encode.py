@@ -32,7 +32,7 @@ def encode_data(
     data.variants is 0.
     """
     target = choose_device(device)
-    encoders = Encoders(recipe, folder, recipe.diffusion.text_share > 0)
+    encoders = Encoders(recipe, folder)
     curriculum = recipe.diffusion.phases()
     sources = audio_sources(recipe, data, encoders, curriculum)
     for phase, source in zip(curriculum.phases, sources, strict=True):

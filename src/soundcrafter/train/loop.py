@@ -226,11 +226,9 @@ def _check_options(stage: Stage, options: RunOptions) -> None:
     no scalars (CLAP's temperature), and compiling finds only what is called as a whole."""
     if "unet" in stage.parts:
         return
-    if options.score is not None:
-        raise ValueError(f"score: the stage {stage.name} makes no sounds; only diffusion does")
-    for name in ("fsdp", "compile"):
+    for name in ("score", "fsdp", "compile"):
         if getattr(options, name):
-            raise ValueError(f"{name}: only for diffusion, got {stage.name}")
+            raise ValueError(f"{name}: only for diffusion's whole U-Net, got {stage.name}")
 
 
 def _scorer(stage: Stage, folder: Path, options: RunOptions) -> Scorer | None:

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from soundcrafter.config import ModelConfig
+from soundcrafter.config import GENERATOR_PARTS, ModelConfig
 from soundcrafter.data.augment import DistortionConfig
 from soundcrafter.data.dataset import DataConfig
 from soundcrafter.models.discriminators import (
@@ -14,7 +14,8 @@ from soundcrafter.models.discriminators import (
     WaveDiscriminatorConfig,
 )
 from soundcrafter.models.tagger import TaggerConfig
-from soundcrafter.settings import from_dict, read_toml
+from soundcrafter.settings import from_dict, merge, read_toml, to_dict
+from soundcrafter.store import ModelFolder
 from soundcrafter.train.curriculum import Curriculum, PhaseConfig
 
 SPEC_AUGMENT = DistortionConfig(tilt=0.5, band_shift=2, time_mask=0.25, band_mask=0.2)
@@ -229,10 +230,25 @@ class Recipe:
     tagger: TaggerStageConfig = field(default_factory=TaggerStageConfig)
 
 
-def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe with `section.name=value` overrides. ValueError names the file and setting."""
+def read_recipe(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), like: ModelFolder | None = None
+) -> Recipe:
+    """Read a recipe with `section.name=value` overrides; what its [model] leaves open is as in the
+    model folder `like`, if there is one. ValueError names the file and setting."""
     data = read_toml(path, overrides)
+    if like is not None:
+        data["model"] = merge(_settings_of(like), data.get("model", {}))
     try:
         return from_dict(Recipe, data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _settings_of(folder: ModelFolder) -> dict[str, Any]:
+    """A model folder's settings as a recipe's [model]."""
+    parts = {name: folder.parts[name].config for name in GENERATOR_PARTS if name in folder.parts}
+    settings = {"diffusion": folder.diffusion, "sampling": folder.sampling, **parts}
+    model = {name: to_dict(config) for name, config in settings.items()}
+    if "clap_audio" not in parts and "clap_text" in parts:  # a published model: it must fit alone
+        model["clap_audio"] = {"tower": "htsat", "embed_dim": parts["clap_text"].embed_dim}
+    return model

@@ -31,8 +31,17 @@ def open_sounds(
     fresh crops without end.
     """
     manifest = read_manifest(
-        data, split=config.split, label_column=config.label_column, need_caption=need_caption
+        data,
+        split=config.split,
+        label_column=config.label_column,
+        need_caption=need_caption and not config.caption,
     )
+    if config.caption:
+        said = (
+            dataclasses.replace(recording, caption=recording.caption or config.caption)
+            for recording in manifest.recordings
+        )
+        manifest = dataclasses.replace(manifest, recordings=tuple(said))
     if labels is not None:
         renamed = (
             dataclasses.replace(recording, label=labels(recording.label))
@@ -56,6 +65,8 @@ def data_identity(sounds: Sounds) -> dict[str, Any]:
     """What must be the same for draws to be the same: settings and the list of recordings."""
     settings = to_dict(sounds.config)
     del settings["cache_gb"]  # a matter of speed
+    if not settings["caption"]:
+        del settings["caption"]  # younger than runs that may go on
     return {**settings, "recordings": manifest_fingerprint(sounds.manifest)}
 
 

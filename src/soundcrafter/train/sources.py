@@ -21,6 +21,8 @@ from soundcrafter.train.recipe import Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import Batch
 
+Encoded = tuple[Posterior, Tensor | None, Tensor | None]
+
 
 class Source(ABC):
     """Latents and embeddings of one phase."""
@@ -42,8 +44,8 @@ class Source(ABC):
         """What is read on the CPU."""
 
     @abstractmethod
-    def encode(self, batch: Batch, device: torch.device) -> tuple[Posterior, Tensor, Tensor | None]:
-        """Posterior [B, C, T, F], audio embedding [B, E], text embedding [B, E] if asked for."""
+    def encode(self, batch: Batch, device: torch.device) -> Encoded:
+        """Posterior [B, C, T, F], the embeddings [B, E] of sounds and of captions, if asked for."""
 
 
 class EncodedSource(Source):
@@ -87,7 +89,7 @@ class EncodedSource(Source):
             "files": batch.files,
         }
 
-    def encode(self, batch: Batch, device: torch.device) -> tuple[Posterior, Tensor, Tensor | None]:
+    def encode(self, batch: Batch, device: torch.device) -> Encoded:
         posterior = Posterior(batch["mean"].to(device), batch["logvar"].to(device))
         text = batch["text"].to(device) if self.with_text else None
         return posterior, batch["audio"].to(device), text
@@ -97,18 +99,22 @@ class Encoders:
     """The VAE and CLAP of a model folder, frozen, in fp32. ValueError where they are not those of
     the recipe."""
 
-    def __init__(self, recipe: Recipe, folder: Path, with_text: bool) -> None:
-        parts = open_folder(folder)
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        parts, share = open_folder(folder), recipe.diffusion.text_share
+        # published models come without the audio tower, which words as condition do not need
+        self.sounds_condition = share < 1
+        with_audio = self.sounds_condition or "clap_audio" in parts.parts
         self.vae = cast(VAE, parts.load("vae"))
-        self.audio = cast(ClapAudio, parts.load("clap_audio"))
-        self.text = cast(ClapText, parts.load("clap_text")) if with_text else None
-        self.tokenizer = parts.load_tokenizer() if with_text else None
-        for name in ("vae", "clap_audio", *(("clap_text",) if with_text else ())):
+        self.audio = cast(ClapAudio, parts.load("clap_audio")) if with_audio else None
+        self.text = cast(ClapText, parts.load("clap_text")) if share > 0 else None
+        self.tokenizer = parts.load_tokenizer() if share > 0 else None
+        loaded = {"vae": self.vae, "clap_audio": self.audio, "clap_text": self.text}
+        ids = {name: parts.parts[name].training_id for name in loaded if loaded[name] is not None}
+        for name in ids:
             if parts.parts[name].config != getattr(recipe.model, name):
                 raise ValueError(f"{folder}: its {name} has other settings than the recipe's")
-        names = ("vae", "clap_audio")
-        self.trained_against = {name: parts.parts[name].training_id for name in names}
-        self.text_id = parts.parts["clap_text"].training_id if with_text else None
+        self.trained_against = {name: ids.get(name, "") for name in ("vae", "clap_audio")}
+        self.text_id = ids.get("clap_text")
         self.log_mel = LogMel(self.vae.config.mel)
 
     def posterior(self, wave: Tensor, config: PhaseConfig, device: torch.device) -> Posterior:
@@ -117,7 +123,9 @@ class Encoders:
         return self.vae.to(device).posterior(config.blur(mel))
 
     def embed_audio(self, wave: Tensor, device: torch.device) -> Tensor:
-        """wave [B, N] at the VAE's rate -> [B, E], on the device."""
+        """wave [B, N] at the VAE's rate -> [B, E], on the device. ValueError without the tower."""
+        if self.audio is None:
+            raise ValueError("clap_audio: is not there, so that sounds cannot be embedded")
         return self.audio.to(device).embed(wave, self.vae.config.mel.sample_rate)
 
     def embed_text(self, captions: Sequence[str], device: torch.device) -> Tensor:
@@ -148,13 +156,13 @@ class AudioSource(Source):
         batch = self.sounds.batch(indices)
         return {"wave": batch.wave, "captions": batch.captions, "files": batch.files}
 
-    def encode(self, batch: Batch, device: torch.device) -> tuple[Posterior, Tensor, Tensor | None]:
+    def encode(self, batch: Batch, device: torch.device) -> Encoded:
         encoders, wave = self.encoders, batch["wave"]
         text = None
         if encoders.text is not None:
             text = encoders.embed_text(batch["captions"], device)
-        posterior = encoders.posterior(wave, self.config, device)
-        return posterior, encoders.embed_audio(wave, device), text
+        audio = encoders.embed_audio(wave, device) if encoders.sounds_condition else None
+        return encoders.posterior(wave, self.config, device), audio, text
 
 
 def audio_sources(

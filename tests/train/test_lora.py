@@ -1,0 +1,255 @@
+"""Fine-tuning a model that is there, whole or by an adapter beside it (LoRA)."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from soundcrafter.cli import main
+from soundcrafter.diffusion.schedule import Schedule
+from soundcrafter.files import read_json, write_json
+from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.store import open_folder
+from soundcrafter.train import Recipe, RunOptions, read_recipe, train
+from soundcrafter.train.diffusion import DiffusionStage, denoising
+
+FINETUNE = "recipes/finetune.toml"
+FAST = (
+    "diffusion.steps=30",
+    "diffusion.batch_size=4",
+    "diffusion.seconds=0.64",
+    "diffusion.precision='fp32'",
+    "diffusion.warmup_steps=0",
+)
+LORA = (*FAST, "diffusion.learning_rate=0.01")
+
+
+def recipe(model: Path, *overrides: str) -> Recipe:
+    return read_recipe(FINETUNE, overrides, open_folder(model))
+
+
+def tuned(model: Path, out: Path, data: Path, *overrides: str, **options: Any) -> list[Any]:
+    """Train from a model; the entries that were logged."""
+    entries: list[Any] = []
+    lora = options.pop("lora", None)
+    settings = RunOptions(device="cpu", log_steps=1, **options)
+    train(
+        "diffusion",
+        recipe(model, *overrides),
+        data=data,
+        out=out,
+        options=settings,
+        init=model,
+        lora=lora,
+        report=lambda entry: entries.append(dict(entry)),
+    )
+    return entries
+
+
+@torch.no_grad()
+def loss(model: Path, data: Path, adapters: Mapping[str, float] | None = None) -> float:
+    """Of a model on the same batches, noises and times, whichever model it is."""
+    crafter = SoundCrafter.from_pretrained(model, "cpu", adapters)
+    settings = recipe(model, *FAST, "diffusion.seed=99", "diffusion.drop_condition=0")
+    stage = DiffusionStage(settings, data, model)
+    batches = [stage.load_batch(range(i, i + 4)) for i in range(0, 64, 4)]
+    prepared = [stage.prepare(batch, torch.device("cpu")) for batch in batches]
+    schedule = Schedule(settings.model.diffusion)
+    losses = [denoising(crafter.unet, schedule, batch)["denoising"] for batch in prepared]
+    return float(torch.stack(losses).mean())
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model after some more steps, without which its last layer is about zero and hides
+    what an adapter does. Read only."""
+    out = tmp_path_factory.mktemp("base") / "model"
+    tuned(tiny_model, out, clips, *LORA)
+    return out
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter beside the base. Read only."""
+    out = tmp_path_factory.mktemp("lora") / "adapter"
+    tuned(base, out, clips, *LORA, lora=4)
+    return out
+
+
+def test_an_adapter_lowers_the_loss_and_is_all_that_is_saved(
+    base: Path, clips: Path, adapter: Path
+) -> None:
+    assert loss(base, clips, {str(adapter): 1.0}) < 0.97 * loss(base, clips)
+    assert loss(base, clips, {str(adapter): 0.0}) == loss(base, clips)
+    names = {file.name for file in adapter.iterdir()}
+    assert names == {"adapter.safetensors", "config.json", "training"}
+    unet = open_folder(base).parts["unet"].training_id
+    assert open_folder(adapter).parts["adapter"].trained_against == {"unet": unet}
+    (checkpoint, *_) = sorted((adapter / "training" / "lora" / "checkpoints").iterdir())
+    assert all("changes" in name for name in load_file(checkpoint / "weights.safetensors"))
+
+
+def test_the_round_trip_is_exact(base: Path, adapter: Path) -> None:
+    loaded = open_folder(adapter).load("adapter").state_dict()
+    stored = load_file(adapter / "adapter.safetensors")
+    assert loaded.keys() == stored.keys()
+    assert all(torch.equal(loaded[name], stored[name]) for name in stored)
+    waves = [
+        SoundCrafter.from_pretrained(base, "cpu", {str(adapter): 1.0})
+        .generate("rain", seconds=0.3)[0]
+        .wave
+        for _ in range(2)
+    ]
+    assert np.array_equal(*waves)
+
+
+def test_it_resumes_with_the_losses_of_an_uninterrupted_run(
+    tiny_model: Path, clips: Path, tmp_path: Path
+) -> None:
+    short = (*LORA, "diffusion.steps=4")
+    whole = tuned(tiny_model, tmp_path / "whole", clips, *short, lora=2)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(entry: Mapping[str, Any]) -> None:
+        if entry["step"] == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(
+            "diffusion",
+            recipe(tiny_model, *short),
+            data=clips,
+            out=tmp_path / "parts",
+            options=RunOptions(device="cpu", log_steps=1, checkpoint_steps=2),
+            init=tiny_model,
+            lora=2,
+            report=stop,
+        )
+    rest = tuned(tiny_model, tmp_path / "parts", clips, *short, lora=2)
+    assert [entry["step"] for entry in rest] == [3, 4]
+    assert [e["denoising"] for e in rest] == pytest.approx([e["denoising"] for e in whole[2:]])
+    with pytest.raises(ValueError, match=r"other settings \(adapter.rank: 2 there, 3 here\)"):
+        tuned(tiny_model, tmp_path / "parts", clips, *short, lora=3)
+
+
+def test_whole_fine_tuning_makes_a_whole_model(
+    tiny_model: Path, clips: Path, encoded: Path, tmp_path: Path
+) -> None:
+    before = loss(tiny_model, clips)
+    tuned(tiny_model, tmp_path / "new", clips, *FAST, "diffusion.learning_rate=0.003")
+    assert loss(tmp_path / "new", clips) < 0.97 * before
+    for name in ("clap_audio", "clap_text", "vae", "vocoder"):
+        file = f"{name}.safetensors"
+        assert (tmp_path / "new" / file).read_bytes() == (tiny_model / file).read_bytes()
+    trained = SoundCrafter.from_pretrained(tmp_path / "new", "cpu")
+    assert len(trained.generate("rain", seconds=0.3)[0].wave) == 4800
+    # a copy of a copy: nothing is copied over what is there
+    tuned(tmp_path / "new", tmp_path / "new", clips, *FAST, "diffusion.learning_rate=0.003")
+
+
+def test_encoded_data_do_too(tiny_model: Path, encoded: Path, tmp_path: Path) -> None:
+    like_it = ("data.balance='label'", "data.variants=2", "diffusion.condition='mixed'")
+    for lora in (2, None):
+        short = (*LORA, *like_it, "diffusion.steps=2")
+        assert len(tuned(tiny_model, tmp_path / str(lora), encoded, *short, lora=lora)) == 2
+
+
+def test_a_model_without_audio_tower_learns_from_words(
+    model_copy: Path, clips: Path, tmp_path: Path
+) -> None:
+    config = read_json(model_copy / "config.json")
+    del config["parts"]["clap_audio"]
+    for part in ("clap_text", "unet"):
+        config["parts"][part]["trained_against"]["clap_audio"] = ""
+    write_json(model_copy / "config.json", config)
+    short = (*LORA, "diffusion.steps=2")
+    tuned(model_copy, tmp_path / "new", clips, *short)
+    assert "clap_audio" not in open_folder(tmp_path / "new").parts
+    assert SoundCrafter.from_pretrained(tmp_path / "new", "cpu").generate("rain", seconds=0.3)
+    tuned(model_copy, tmp_path / "adapter", clips, *short, lora=2)
+    with pytest.raises(ValueError, match="this model has no clap_audio yet"):
+        tuned(model_copy, tmp_path / "other", clips, *short, "diffusion.condition='mixed'")
+
+
+def test_a_bare_folder_of_sounds_takes_one_caption(
+    tiny_model: Path, clips: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(clips / "audio", tmp_path / "bare")
+    short = (*LORA, "diffusion.steps=2", "data.cache_gb=0")
+    with pytest.raises(ValueError, match="captions need one"):
+        tuned(tiny_model, tmp_path / "refused", tmp_path / "bare", *short, lora=2)
+    said = "data.caption='a door creaks'"
+    tuned(tiny_model, tmp_path / "door", tmp_path / "bare", *short, said, lora=2)
+
+
+def test_wrong_adapters_are_refused(model_copy: Path, adapter: Path, tmp_path: Path) -> None:
+    config = read_json(model_copy / "config.json")
+    config["parts"]["unet"]["training_id"] = "0123456789abcdef"
+    write_json(model_copy / "config.json", config)
+    with pytest.raises(ValueError, match=r"this adapter is for the unet .* is 0123456789abcdef"):
+        SoundCrafter.from_pretrained(model_copy, "cpu", {str(adapter): 1.0})
+    with pytest.raises(ValueError, match="no such model folder"):
+        SoundCrafter.from_pretrained(adapters={str(tmp_path / "none"): 1.0})
+    with pytest.raises(ValueError, match="has no adapter yet"):
+        SoundCrafter.from_pretrained(adapters={str(model_copy): 1.0})
+    with pytest.raises(ValueError, match="got the weight nan"):
+        SoundCrafter.from_pretrained(adapters={str(adapter): float("nan")})
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["soundcrafter", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return (int(stop.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def test_the_command_line(
+    run: Callable[..., tuple[int, str, str]], base: Path, clips: Path, tmp_path: Path
+) -> None:
+    sets = [word for override in (*LORA, "diffusion.steps=2") for word in ("--set", override)]
+    make = ["train", "diffusion", "--recipe", FINETUNE, "--data", clips, *sets]
+    made = run(*make, "--init", base, "--lora", 2, "--out", tmp_path / "dogs")
+    assert made[0] == 0, made
+    code, said, _ = run("info", tmp_path / "dogs", "--json")
+    assert (code, list(json.loads(said)["parameters"])) == (0, ["adapter"])
+
+    def sound(*adapters: object) -> bytes:
+        file = tmp_path / "a.wav"
+        wanted = ["generate", "rain", "--seconds", 0.3, "--model", base, "-o", file]
+        assert run(*wanted, *(word for a in adapters for word in ("--adapter", a)))[0] == 0
+        return file.read_bytes()
+
+    half = sound(f"{tmp_path / 'dogs'}:0.5")
+    assert half != sound()
+    assert sound(f"{tmp_path / 'dogs'}:0") == sound()
+    assert sound(*[f"{tmp_path / 'dogs'}:0.25"] * 2) == half
+    refused = {
+        "lora: goes with diffusion and init": [*make, "--lora", 2, "--out", tmp_path / "x"],
+        "rank: got 0": [*make, "--init", base, "--lora", 0, "--out", tmp_path / "x"],
+        "fsdp: only for diffusion": [
+            *(*make, "--init", base, "--lora", 2, "--out", tmp_path / "x", "--fsdp"),
+        ],
+        "write FOLDER or FOLDER:WEIGHT": ["generate", "rain", "--adapter", "dogs:loud"],
+    }
+    for reason, command in refused.items():
+        code, _, said = run(*command)
+        assert (code, said.count("\n")) == (2, 1)
+        assert reason in said
+    assert not (tmp_path / "x").exists()
