@@ -136,6 +136,9 @@ class SoundCrafter:
                 f"but this model's is {self.training_ids['unet']}"
             )
         cast(Adapter, folder.load("adapter").to(self.device)).merge(self.unet, weight)
+        # what is kept by these ids (evaluation's sounds) must not pass for the model's own
+        name = f"adapter {folder.parts['adapter'].training_id}"
+        self.training_ids[name] = str(float(self.training_ids.get(name, 0)) + weight)
 
     @property
     def sample_rate(self) -> int:

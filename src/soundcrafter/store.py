@@ -180,8 +180,11 @@ def save_part(
 def copy_parts(source: ModelFolder, path: str | os.PathLike[str], names: Sequence[str]) -> None:
     """Copy parts of a model, with tokenizer and settings, into a new model folder, byte by byte.
 
-    The config comes last: what fails leaves no model folder. ValueError where it cannot be written.
+    The config comes last: what fails leaves no model folder. ValueError where it cannot be written
+    and for a file that is not the one in the model's config.
     """
+    for name in names:
+        _verify(source.path / f"{name}.safetensors", source.parts[name].sha256)
     path = make_folder(path)
     data = read_json(source.path / "config.json")
     data["parts"] = {name: data["parts"][name] for name in names}

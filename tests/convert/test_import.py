@@ -34,6 +34,7 @@ from soundcrafter.cli import main
 from soundcrafter.convert.importer import import_model
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.store import open_folder
+from soundcrafter.train import RunOptions, read_recipe, train
 
 FRAMES = 37  # odd at each level
 PROMPT = "rain on a tin roof"
@@ -244,6 +245,34 @@ class TestClap:
         edit_json(file, audio_config={**audio, "enable_fusion": True})
         with pytest.raises(ValueError, match="enable_fusion is True; allowed: False"):
             import_model(tmp_path / "published", tmp_path / "model")
+
+
+@pytest.mark.parametrize("lora", [None, 4])
+def test_an_imported_model_can_be_fine_tuned(
+    imported: Path, clips: Path, tmp_path: Path, lora: int | None
+) -> None:
+    sets = ["diffusion.steps=6", "diffusion.batch_size=4", "diffusion.seconds=1.28"]
+    sets += ["diffusion.warmup_steps=0", "diffusion.learning_rate=0.001", "diffusion.ema_decay=0"]
+    losses: list[float] = []
+    train(
+        "diffusion",
+        read_recipe("recipes/finetune.toml", sets, open_folder(imported)),
+        data=clips,
+        out=tmp_path / "tuned",
+        options=RunOptions(device="cpu", log_steps=1),
+        init=imported,
+        lora=lora,
+        report=lambda entry: losses.append(entry["loss"]),
+    )
+    assert np.mean(losses[3:]) < np.mean(losses[:3])
+    if lora is None:
+        crafter = SoundCrafter.from_pretrained(tmp_path / "tuned", "cpu")
+    else:
+        crafter = SoundCrafter.from_pretrained(imported, "cpu", {str(tmp_path / "tuned"): 1.0})
+    (sound,) = crafter.generate(PROMPT, seconds=0.3, steps=2)
+    (before,) = SoundCrafter.from_pretrained(imported, "cpu").generate(PROMPT, seconds=0.3, steps=2)
+    assert np.isfinite(sound.wave).all()
+    assert not np.array_equal(sound.wave, before.wave)
 
 
 def run(*arguments: str) -> int:

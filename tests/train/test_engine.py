@@ -6,7 +6,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 
 from soundcrafter.store import open_folder
-from soundcrafter.train import STAGES, build_stage
+from soundcrafter.train import STAGES, build_stage, engine
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
 from soundcrafter.train.engine import Engine, LossNotFiniteError
 from soundcrafter.train.log import MACHINE_FACTS
@@ -170,3 +170,16 @@ def test_only_the_player_that_moves_learns(engine_and_batch):
     engine.update("discriminator", batches, 0, {})
     changed = {k for k, value in engine.weights().items() if not torch.equal(value, before[k])}
     assert {key.partition(".")[0] for key in changed} == {"vae", "discriminator"}
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_a_cpu_that_computes_bf16_in_software_is_named(
+    has_bf16, go, encoded, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(engine, "_cpu_has_bf16", lambda: has_bf16)
+    bf16 = ("diffusion.precision=bf16", "diffusion.steps=1")
+    go("diffusion", tmp_path / "b", *bf16, data=encoded)
+    assert ("many times slower" in caplog.text) != has_bf16
+    caplog.clear()
+    go("diffusion", tmp_path / "f", "diffusion.steps=1", data=encoded)
+    assert "bf16" not in caplog.text

@@ -270,7 +270,7 @@ def test_init_starts_from_a_models_weights(stage, tiny_model, encoded, clips, tm
     fresh = go(stage, tmp_path / "fresh", f"{stage}.steps=1", data=data)
     tuned = go(stage, tmp_path / "tuned", f"{stage}.steps=1", data=data, init=tiny_model)
     assert tuned[0]["loss"] != fresh[0]["loss"]
-    (name,) = [p for p in open_folder(tmp_path / "tuned").parts if p != "clap_audio"]
+    (name,) = [p for p in open_folder(tmp_path / "fresh").parts if p != "clap_audio"]
     wanted = open_folder(tiny_model).load(name).state_dict()
     found = open_folder(tmp_path / "tuned").load(name).state_dict()
     far = open_folder(tmp_path / "fresh").load(name).state_dict()

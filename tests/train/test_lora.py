@@ -1,5 +1,6 @@
 """Fine-tuning a model that is there, whole or by an adapter beside it (LoRA)."""
 
+import copy
 import json
 import shutil
 import sys
@@ -13,12 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 from soundcrafter.cli import main
+from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.files import read_json, write_json
+from soundcrafter.models.lora import Adapter, AdapterConfig
 from soundcrafter.pipeline import SoundCrafter
-from soundcrafter.store import open_folder
+from soundcrafter.store import open_folder, save_part
 from soundcrafter.train import Recipe, RunOptions, read_recipe, train
 from soundcrafter.train.diffusion import DiffusionStage, denoising
+from soundcrafter.train.lora import AdapterStage
 
 FINETUNE = "recipes/finetune.toml"
 FAST = (
@@ -71,23 +75,34 @@ def base(tiny_model: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory
     """The tiny model after some more steps, without which its last layer is about zero and hides
     what an adapter does. Read only."""
     out = tmp_path_factory.mktemp("base") / "model"
-    tuned(tiny_model, out, clips, *LORA)
+    tuned(tiny_model, out, clips, *LORA, "diffusion.steps=60")
     return out
 
 
 @pytest.fixture(scope="module")
-def adapter(base: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bark(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of the clips alone."""
+    table = tmp_path_factory.mktemp("bark") / "bark.csv"
+    clip = (clips / "audio" / "antum_mod_sounds_0090.ogg").resolve()
+    table.write_text(f"file,caption\n{clip},A dog barks\n", encoding="utf-8")
+    return table
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, bark: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter beside the base. Read only."""
     out = tmp_path_factory.mktemp("lora") / "adapter"
-    tuned(base, out, clips, *LORA, lora=4)
+    quickly = ("diffusion.steps=40", "diffusion.learning_rate=0.03", "diffusion.ema_decay=0")
+    tuned(base, out, bark, *FAST, *quickly, lora=4)
     return out
 
 
 def test_an_adapter_lowers_the_loss_and_is_all_that_is_saved(
-    base: Path, clips: Path, adapter: Path
+    base: Path, bark: Path, adapter: Path
 ) -> None:
-    assert loss(base, clips, {str(adapter): 1.0}) < 0.97 * loss(base, clips)
-    assert loss(base, clips, {str(adapter): 0.0}) == loss(base, clips)
+    before = loss(base, bark)
+    assert loss(base, bark, {str(adapter): 1.0}) < 0.995 * before
+    assert loss(base, bark, {str(adapter): 0.0}) == before
     names = {file.name for file in adapter.iterdir()}
     assert names == {"adapter.safetensors", "config.json", "training"}
     unet = open_folder(base).parts["unet"].training_id
@@ -203,6 +218,63 @@ def test_wrong_adapters_are_refused(model_copy: Path, adapter: Path, tmp_path: P
         SoundCrafter.from_pretrained(adapters={str(model_copy): 1.0})
     with pytest.raises(ValueError, match="got the weight nan"):
         SoundCrafter.from_pretrained(adapters={str(adapter): float("nan")})
+
+
+def test_an_adapter_gets_a_folder_of_its_own(model_copy: Path, clips: Path, adapter: Path) -> None:
+    before = {file.name: file.read_bytes() for file in model_copy.iterdir()}
+    with pytest.raises(ValueError, match=r"holds clap_audio.*; use another --out"):
+        tuned(model_copy, model_copy, clips, *LORA, lora=2)
+    assert {file.name: file.read_bytes() for file in model_copy.iterdir()} == before
+    assert open_folder(adapter).sampling == open_folder(model_copy).sampling
+
+
+def test_an_adapter_is_trained_as_its_model_was(
+    tiny_model: Path, clips: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="its diffusion has other settings than the recipe's"):
+        tuned(tiny_model, tmp_path, clips, *LORA, "model.diffusion.objective=v", lora=2)
+
+
+def test_listening_leaves_the_average_where_it_is(tiny_model: Path, clips: Path) -> None:
+    stage = AdapterStage(recipe(tiny_model, *LORA), clips, tiny_model, 2)
+    network = copy.deepcopy(stage.network).to("meta")  # stands for a GPU
+    assert all(parameter.is_meta for parameter in stage.averaged_unet(network).parameters())
+    assert all(parameter.is_meta for parameter in network.parameters())
+    waves = stage.samples(stage.network, torch.device("cpu")).waves
+    assert len(waves) == 4
+
+
+def test_what_cannot_be_fine_tuned_leaves_nothing(
+    model_copy: Path, clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new"
+    with pytest.raises(ValueError, match="no such file or folder"):
+        tuned(model_copy, out, tmp_path / "none", *FAST)
+    assert not out.exists()
+    with open(model_copy / "vocoder.safetensors", "ab") as stream:
+        stream.write(b"damage")
+    with pytest.raises(ValueError, match="damaged or exchanged"):
+        tuned(model_copy, out, clips, *FAST)
+    assert not out.exists()
+
+
+def test_an_adapter_in_the_models_folder_stays_there(
+    model_copy: Path, clips: Path, tmp_path: Path
+) -> None:
+    unet = open_folder(model_copy).parts["unet"]
+    config = AdapterConfig(unet=unet.config)
+    against = {"unet": unet.training_id}
+    save_part(model_copy, "adapter", Adapter(config), config, trained_against=against)
+    tuned(model_copy, tmp_path / "new", clips, *FAST, "diffusion.steps=2")
+    assert set(open_folder(tmp_path / "new").parts) == set(GENERATOR_PARTS)
+
+
+def test_a_model_tells_its_adapters(base: Path, adapter: Path) -> None:
+    crafter = SoundCrafter.from_pretrained(base, "cpu", {str(adapter): 0.5})
+    crafter.add_adapter(open_folder(adapter), 0.25)
+    name = f"adapter {open_folder(adapter).parts['adapter'].training_id}"
+    ids = {part: entry.training_id for part, entry in open_folder(base).parts.items()}
+    assert crafter.training_ids == {**ids, name: "0.75"}
 
 
 @pytest.fixture

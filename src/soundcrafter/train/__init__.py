@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
+from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.hub import find_model
-from soundcrafter.store import copy_parts, open_folder
+from soundcrafter.store import copy_parts, open_folder, read_parts
 from soundcrafter.train.clap import ClapStage
 from soundcrafter.train.diffusion import DiffusionStage
 from soundcrafter.train.log import Report
@@ -64,8 +65,18 @@ def train(
         if base is None or stage != "diffusion":
             raise ValueError("lora: goes with diffusion and init, the model that it is for")
         open_folder(base).require("unet")
+        others = [name for name in read_parts(out) if name != "adapter"]
+        if others:  # beside another U-Net an adapter would make the folder unreadable
+            raise ValueError(
+                f"{out}: holds {', '.join(others)}, and an adapter has a folder of its own; "
+                "use another --out"
+            )
         return run(AdapterStage(recipe, data, base, lora), out, options, report=report)
-    if base is not None and stage == "diffusion" and not (out / "config.json").is_file():
-        source = open_folder(base)
-        copy_parts(source, out, [name for name in source.parts if name != "unet"])
-    return run(build_stage(stage, recipe, data, out), out, options, init=base, report=report)
+    if base is None or stage != "diffusion" or (out / "config.json").is_file():
+        return run(build_stage(stage, recipe, data, out), out, options, init=base, report=report)
+    source = open_folder(base)
+    source.require("unet")
+    built = build_stage(stage, recipe, data, base)  # what it refuses leaves `out` as it was
+    kept = [name for name in GENERATOR_PARTS if name in source.parts and name != "unet"]
+    copy_parts(source, out, kept)
+    return run(built, out, options, init=base, report=report)

@@ -1,6 +1,7 @@
 """The engine room: the only place that knows Accelerate, devices, precision and processes."""
 
 import atexit
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -21,6 +22,7 @@ from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.sharding import shard, shared_as, whole
 from soundcrafter.train.stage import Player, Processes
 
+_log = logging.getLogger(__name__)
 _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -48,6 +50,8 @@ class Engine:
         self.accelerator = _accelerator(choose_device(device), _PRECISION[config.precision])
         self.device: torch.device = self.accelerator.device
         self.config = config
+        if config.precision == "bf16" and self.device.type == "cpu" and not _cpu_has_bf16():
+            _log.warning("precision: bf16 in software, many times slower than fp32, on this CPU")
         self.players = dict(players)
         self._wrapped: dict[str, nn.Module] = {}
         self._optimizers: dict[str, Any] = {}
@@ -312,6 +316,11 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
             f"device: asked for {device}, but this process is set up on {state.device}"
         )
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether torch's convolutions have bf16 instructions here (AVX-512, and not AVX2)."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _leave_group() -> None:

@@ -51,16 +51,26 @@ class AdapterStage(DiffusionStage):
         return {**super().identity(), "adapter": beside}
 
     def export(self, network: nn.Module, folder: Path) -> None:
-        against = {"unet": self.base_id}
-        save_part(folder, "adapter", network, self.adapter_config, trained_against=against)
+        save_part(
+            folder,
+            "adapter",
+            network,
+            self.adapter_config,
+            trained_against={"unet": self.base_id},
+            diffusion=self.model_config.diffusion,
+            sampling=self.model_config.sampling,
+        )
 
     def averaged_unet(self, network: nn.Module) -> UNet:
-        unet = self._load_unet()
-        cast(Adapter, network).to("cpu").merge(unet)
+        # the network stays where it is: training goes on with it
+        unet = self._load_unet().to(next(network.parameters()).device)
+        cast(Adapter, network).merge(unet)
         return unet
 
     def _load_unet(self) -> UNet:
         parts = open_folder(self.folder)
-        if parts.parts["unet"].config != self.model_config.unet:
-            raise ValueError(f"{self.folder}: its unet has other settings than the recipe's")
+        there = {"unet": parts.parts["unet"].config, "diffusion": parts.diffusion}
+        for name, config in there.items():
+            if config != getattr(self.model_config, name):
+                raise ValueError(f"{self.folder}: its {name} has other settings than the recipe's")
         return cast(UNet, parts.load("unet"))
