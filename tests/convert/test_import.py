@@ -31,6 +31,7 @@ from wrong_layouts import (
 )
 
 from soundcrafter.cli import main
+from soundcrafter.convert.diffusers import head_counts
 from soundcrafter.convert.importer import import_model
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.store import open_folder
@@ -163,6 +164,14 @@ class TestDiffusersLayout:
             import_model(imported.parent / "published", tmp_path)
         with pytest.raises(ValueError, match="is a model folder already"):
             import_model(imported, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("channels", "heads"),
+    [(128, (4, 8, 12, 20)), (192, (6, 12, 18, 30)), (256, (4, 8, 12, 20))],
+)
+def test_heads_of_the_published_sizes(channels: int, heads: tuple[int, ...]) -> None:
+    assert head_counts([channels * multiplier for multiplier in (1, 2, 3, 5)]) == heads
 
 
 class TestOriginalLayout:
