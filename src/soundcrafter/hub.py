@@ -43,7 +43,11 @@ def find_model(name: str | os.PathLike[str] | None) -> Path:
     folder = fetch(str(name))
     if layout_of(folder) == "soundcrafter":
         return folder
-    import_model(folder, converted)
+    try:
+        import_model(folder, converted)
+    except ValueError:
+        if not (converted / "config.json").is_file():  # else another process was quicker
+            raise
     _say_licence(str(name), folder)
     return converted
 

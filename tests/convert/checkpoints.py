@@ -235,6 +235,11 @@ def roberta_tokenizer() -> RobertaTokenizer:
     return tokenizer
 
 
+def write_tokenizer(folder: Path, model: AudioLdm) -> None:
+    """The tokenizer alone, as roberta-base's folder has it."""
+    _save_tokenizer(model.tokenizer, folder)
+
+
 def _save_tokenizer(tokenizer: RobertaTokenizer, folder: Path) -> None:
     """All five files that were usual in 2023, of which transformers 5 writes two."""
     tokenizer.save_pretrained(folder)

@@ -18,6 +18,7 @@ from checkpoints import (
     roberta_tokenizer,
     write_clap,
     write_diffusers,
+    write_tokenizer,
 )
 from original_layout import another_unet, write_original
 from torch import Tensor, nn
@@ -191,10 +192,8 @@ class TestOriginalLayout:
             weight_norm=weight_norm,
             lvlb_weights=weight_norm,
         )
-        write_diffusers(tmp_path / "words", model)
-        import_model(
-            tmp_path / "audioldm.ckpt", tmp_path / "model", tokenizer=tmp_path / "words/tokenizer"
-        )
+        write_tokenizer(tmp_path / "words", model)
+        import_model(tmp_path / "audioldm.ckpt", tmp_path / "model", tokenizer=tmp_path / "words")
         assert all(value < 1e-4 for value in part_errors(tmp_path / "model", model).values())
         audio = open_folder(tmp_path / "model").load("clap_audio")
         mel = -30 + 10 * drawn(3, 1, 1001, 64)
@@ -205,10 +204,39 @@ class TestOriginalLayout:
 
     def test_without_the_audio_half(self, tmp_path: Path, narrow_original: AudioLdm) -> None:
         write_original(tmp_path / "audioldm.ckpt", narrow_original, audio=False)
-        write_diffusers(tmp_path / "words", narrow_original)
+        write_tokenizer(tmp_path / "words", narrow_original)
         command = ["import", str(tmp_path / "audioldm.ckpt"), "--out", str(tmp_path / "model")]
-        run(*command, "--tokenizer", str(tmp_path / "words" / "tokenizer"))
+        run(*command, "--tokenizer", str(tmp_path / "words"))
         assert "clap_audio" not in open_folder(tmp_path / "model").parts
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "betas",
+            "model.diffusion_model.time_embed.0.weight",
+            "first_stage_model.encoder.conv_in.weight",
+            "first_stage_model.vocoder.conv_pre.weight",
+            "cond_stage_model.model.audio_branch.patch_embed.proj.weight",
+        ],
+    )
+    def test_what_is_missing_or_left_over_is_named(
+        self, tmp_path: Path, narrow_original: AudioLdm, name: str
+    ) -> None:
+        state = write_original(tmp_path / "whole.ckpt", narrow_original, ema=None)
+        write_tokenizer(tmp_path / "words", narrow_original)
+        for reason, change in (
+            ("has no ", {}),
+            ("unexpected tensors: ", {f"{name}_2": state[name]}),
+        ):
+            kept = {key: value for key, value in state.items() if change or key != name}
+            torch.save({"state_dict": kept | change}, tmp_path / "changed.ckpt")
+            with pytest.raises(
+                ValueError, match=reason + re.escape(f"{name}_2" if change else name)
+            ):
+                import_model(
+                    tmp_path / "changed.ckpt", tmp_path / "model", tokenizer=tmp_path / "words"
+                )
+            assert not (tmp_path / "model").exists()
 
 
 class TestClap:
@@ -359,8 +387,8 @@ def test_wrong_checkpoints_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = make(tmp_path / "source", narrow)
-    write_diffusers(tmp_path / "words", narrow)
-    words = ["--tokenizer", str(tmp_path / "words" / "tokenizer")]
+    write_tokenizer(tmp_path / "words", narrow)
+    words = ["--tokenizer", str(tmp_path / "words")]
     capsys.readouterr()  # what writing said
     assert run("import", str(source), "--out", str(tmp_path / "model"), *words) == 2
     said = capsys.readouterr().err

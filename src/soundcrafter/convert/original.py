@@ -105,12 +105,13 @@ def _unet(weights: Weights) -> tuple[UNet, UNetConfig]:
     ends = [*strided, len(places)]  # of the levels, each before its strided convolution
 
     def width(place: int) -> int:
-        return len(weights.state[f"{UNET}input_blocks.{place}.0.out_layers.3.weight"])
+        return weights.shape(f"{UNET}input_blocks.{place}.0.out_layers.3.weight")[0]
 
-    channels = weights.state[f"{UNET}time_embed.0.weight"].shape[1]
+    time_dim, channels = weights.shape(f"{UNET}time_embed.0.weight")
+    cond_dim, embed_dim = weights.shape(f"{UNET}film_emb.weight")
     widths = [width(end - 1) for end in ends]
     config = UNetConfig(
-        in_channels=weights.state[f"{UNET}input_blocks.0.0.weight"].shape[1],
+        in_channels=weights.shape(f"{UNET}input_blocks.0.0.weight")[1],
         channels=channels,
         multipliers=tuple(n // channels for n in widths),
         strides=((1, 1), *((2, 2),) * len(strided)),
@@ -119,9 +120,9 @@ def _unet(weights: Weights) -> tuple[UNet, UNetConfig]:
         heads=head_counts(widths),
         dropout=0.0,
         conditioning="shift",
-        time_dim=len(weights.state[f"{UNET}time_embed.0.weight"]),
-        cond_dim=len(weights.state[f"{UNET}film_emb.weight"]),
-        embed_dim=weights.state[f"{UNET}film_emb.weight"].shape[1],
+        time_dim=time_dim,
+        cond_dim=cond_dim,
+        embed_dim=embed_dim,
     )
     unet = UNet(config)
     _take_average(weights, names)
@@ -143,16 +144,16 @@ def _vae(weights: Weights) -> tuple[VAE, VAEConfig]:
     names = [name.removeprefix(VAE_PREFIX) for name in weights.state if VAE_PREFIX in name]
     levels = numbers(names, r"encoder\.down\.(\d+)\.")
     widths = [
-        len(weights.state[f"{VAE_PREFIX}encoder.down.{level}.block.0.conv2.weight"])
+        weights.shape(f"{VAE_PREFIX}encoder.down.{level}.block.0.conv2.weight")[0]
         for level in levels
     ]
-    channels = len(weights.state[f"{VAE_PREFIX}encoder.conv_in.weight"])
+    channels = weights.shape(f"{VAE_PREFIX}encoder.conv_in.weight")[0]
     config = VAEConfig(
         channels=channels,
         multipliers=tuple(width // channels for width in widths),
         strides=((1, 1), *((2, 2),) * (len(levels) - 1)),
         res_blocks=len(numbers(names, r"encoder\.down\.0\.block\.(\d+)\.")),
-        latent_channels=len(weights.state[f"{VAE_PREFIX}post_quant_conv.weight"]),
+        latent_channels=weights.shape(f"{VAE_PREFIX}post_quant_conv.weight")[0],
     )
     vae = VAE(config)
     paths = {ours: VAE_PREFIX + theirs for ours, theirs in vae_names(config, "original").items()}
@@ -164,9 +165,7 @@ def _vocoder(weights: Weights) -> tuple[HiFiGAN, HiFiGANConfig]:
     pre = f"{VOCODER}conv_pre.weight"
     if pre not in weights.state:
         pre += "_v"  # of weight norm
-    if pre not in weights.state:
-        raise ValueError(f"{weights.file}: has no vocoder ({VOCODER}conv_pre.weight)")
-    channels, bands, _ = weights.state[pre].shape
+    channels, bands, _ = weights.shape(pre)
     config = HiFiGANConfig(mel=MelConfig(num_mels=bands), channels=channels)
     vocoder = HiFiGAN(config)
     paths = {ours: VOCODER + theirs for ours, theirs in hifigan_names(config, "original").items()}

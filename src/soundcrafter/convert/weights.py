@@ -36,6 +36,12 @@ class Weights:
         value = self.state[name]
         return value.float() if value.is_floating_point() else value
 
+    def shape(self, name: str) -> torch.Size:
+        """A tensor's shape; it still waits to be taken. ValueError where there is none."""
+        if name not in self.state:
+            raise ValueError(f"{self.file}: has no {name}")
+        return self.state[name].shape
+
     def fill(
         self, network: nn.Module, names: Mapping[str, str], own: Mapping[str, Tensor] | None = None
     ) -> None:
