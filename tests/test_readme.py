@@ -13,7 +13,7 @@ from soundcrafter import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    (\S.*)$", README, re.MULTILINE)
+COMMANDS = re.findall(r"^    (\S.*)$", re.sub(r"\\\n\s+", "", README), re.MULTILINE)
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -65,6 +65,7 @@ def test_train_your_own(tmp_path, clips, monkeypatch):
     (tmp_path / "recipes" / "mini.toml").write_text(tiny, encoding="utf-8")
     (tmp_path / "sounds").symlink_to(clips)
     lines = [line for line in COMMANDS if line.startswith("soundcrafter train ")]
+    lines = [line for line in lines if "--lora" not in line]
     assert [line.split()[2] for line in lines] == ["clap", "vae", "vocoder", "diffusion"]
     for line in lines:
         run(f"{line} --device cpu", monkeypatch)
@@ -74,3 +75,15 @@ def test_train_your_own(tmp_path, clips, monkeypatch):
     code = PYTHON[1].replace('"cuda"', '"cpu"').replace("runs/mine", "runs/other")
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "runs" / "other" / "unet.safetensors").is_file()
+
+
+def test_an_adapter_for_the_bundled_model(tmp_path, clips, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "sounds").symlink_to(clips)
+    (line,) = (line for line in COMMANDS if "--lora" in line)
+    short = "--set diffusion.steps=1 --set diffusion.seconds=0.64 --device cpu"
+    run(f"{line} {short}", monkeypatch)
+    (line,) = (line for line in COMMANDS if "--adapter" in line)
+    run(f"{line} --seconds 1", monkeypatch)
+    assert (tmp_path / "door.wav").is_file()
