@@ -33,7 +33,7 @@ GENERATOR_PARTS = ("clap_audio", "clap_text", "vae", "unet", "vocoder")  # what 
 class SamplingConfig:
     """What `generate` does where the user says nothing."""
 
-    sampler: Literal["ddim", "euler", "dpmpp"] = "ddim"  # see diffusion/samplers.py
+    sampler: Literal["ddim", "ddpm", "euler", "heun", "dpmpp", "lcm"] = "ddim"  # see samplers.py
     spacing: Literal["trailing", "leading", "linspace"] = "trailing"  # choice of time steps
     # What the last step leaves: no noise, or that of the first training step (AudioLDM's ddim).
     end: Literal["clean", "first_step"] = "clean"

@@ -8,7 +8,7 @@ mode is set and no random number drawn here: both are the caller's.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from soundcrafter.diffusion.schedule import Schedule
 Denoise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Noise = Callable[[int], Tensor]  # step index from 0 -> standard normal noise of x's shape
 Callback = Callable[[int, int], None]  # (steps done, all steps), called after each step
+Level = tuple[float, float]  # (alpha, sigma): how much signal and how much noise x holds
 
 
 def sample_ddim(
@@ -43,18 +44,36 @@ def sample_ddim(
         raise ValueError(f"eta: got {eta}; allowed: 0 to 1")
     if eta > 0 and noise is None:
         raise ValueError("noise: eta above 0 adds noise at each step; pass noise(step) -> tensor")
-    levels = _levels(times, schedule, final_alpha_bar)
-    for step, t in enumerate(times.to(x.device)):
-        (alpha, sigma), (next_alpha, next_sigma) = levels[step], levels[step + 1]
+    for step, t, here, there in _steps(times, x.device, schedule, callback, final_alpha_bar):
+        next_alpha, next_sigma = there
         x0, eps = denoise(x, t)
-        std = eta * _posterior_std(alpha, sigma, next_alpha, next_sigma)
+        std = eta * _posterior_std(here, there)
         x = next_alpha * x0 + max(next_sigma**2 - std**2, 0.0) ** 0.5 * eps
         if std > 0:
             assert noise is not None
             x = x + std * noise(step)
-        if callback is not None:
-            callback(step + 1, len(times))
     return x
+
+
+def sample_ddpm(
+    denoise: Denoise,
+    x: Tensor,
+    times: Tensor,
+    schedule: Schedule,
+    *,
+    noise: Noise | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Ancestral sampling (Ho et al., 2020, algorithm 2), for every objective; returns [B, ...].
+
+    Each step draws from q(x_next | x_t, x0), eq. 7, the smaller of the paper's two variances. Only
+    the noise levels of both ends enter, so the times may leave any out, and flow has one too. That
+    draw is DDIM's with eta 1 (Song et al., 2021, eq. 16). noise(step) is asked for at every step
+    but the last, which ends without noise. ValueError without noise, or for bad times.
+    """
+    if noise is None:
+        raise ValueError("noise: ddpm adds noise at each step; pass noise(step) -> tensor")
+    return sample_ddim(denoise, x, times, schedule, eta=1.0, noise=noise, callback=callback)
 
 
 def sample_euler(
@@ -71,16 +90,42 @@ def sample_euler(
     x' = x / alpha and sigma' = sigma / alpha (Karras et al., 2022; k-diffusion), which is DDIM with
     eta 0 written another way. ValueError for bad times.
     """
-    levels = _levels(times, schedule, 1.0)
-    for step, t in enumerate(times.to(x.device)):
-        (alpha, sigma), (next_alpha, next_sigma) = levels[step], levels[step + 1]
+    for _, t, here, there in _steps(times, x.device, schedule, callback):
+        (alpha, sigma), (next_alpha, next_sigma) = here, there
         x0, eps = denoise(x, t)
         if schedule.is_flow:
             x = x + (next_sigma - sigma) * (eps - x0)
         else:
             x = next_alpha * (x / alpha + (next_sigma / next_alpha - sigma / alpha) * eps)
-        if callback is not None:
-            callback(step + 1, len(times))
+    return x
+
+
+def sample_heun(
+    denoise: Denoise,
+    x: Tensor,
+    times: Tensor,
+    schedule: Schedule,
+    *,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Heun steps along `sample_euler`'s ODE (Karras et al., 2022, algorithm 1); returns [B, ...].
+
+    Second order from two evaluations a step: of the slope here, and of the slope where an Euler
+    step arrives. The last step is that Euler step, so N steps call denoise 2 N - 1 times; the
+    callback counts steps, not evaluations. ValueError for bad times.
+    """
+    times = times.to(x.device)
+    for step, t, here, there in _steps(times, x.device, schedule, callback):
+        (alpha, sigma), (next_alpha, next_sigma) = here, there
+        x0, eps = denoise(x, t)
+        x = next_alpha * x0 + next_sigma * eps
+        if next_sigma > 0:
+            next_x0, next_eps = denoise(x, times[step + 1])
+            # half of what the Euler step would have moved by the change in slope
+            if schedule.is_flow:
+                x = x + (next_sigma - sigma) / 2 * (next_eps - next_x0 - (eps - x0))
+            else:
+                x = x + (next_sigma - next_alpha * sigma / alpha) / 2 * (next_eps - eps)
     return x
 
 
@@ -98,10 +143,9 @@ def sample_dpmpp(
     step are of first order (nothing is remembered yet; the end has no noise, where the logarithm
     of its signal-to-noise ratio is infinite). ValueError for bad times.
     """
-    levels = _levels(times, schedule, 1.0)
     before: tuple[Tensor, float] | None = None  # x0 of the step before, and that step's h
-    for step, t in enumerate(times.to(x.device)):
-        (alpha, sigma), (next_alpha, next_sigma) = levels[step], levels[step + 1]
+    for _, t, here, there in _steps(times, x.device, schedule, callback):
+        (alpha, sigma), (next_alpha, next_sigma) = here, there
         x0, _ = denoise(x, t)
         if next_sigma == 0:
             x = next_alpha * x0
@@ -113,19 +157,72 @@ def sample_dpmpp(
                 target = x0 + h / (2 * before[1]) * (x0 - before[0])
             x = next_sigma / sigma * x + next_alpha * -math.expm1(-h) * target
             before = x0, h
-        if callback is not None:
-            callback(step + 1, len(times))
+    return x
+
+
+def sample_lcm(
+    denoise: Denoise,
+    x: Tensor,
+    times: Tensor,
+    schedule: Schedule,
+    *,
+    noise: Noise | None = None,
+    timestep_scaling: float | None = 10.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Multistep consistency sampling (Song et al., 2023, algorithm 1), for every objective.
+
+    Returns [B, ...]. Each step jumps to x0 and adds fresh noise up to the next level; the last one
+    stays at x0. It is for networks distilled to jump in a few steps: an ordinary network's x0 is a
+    mean, and what it makes here varies too little. noise(step) is asked for at every step but the
+    last.
+
+    timestep_scaling s is that of latent consistency models (Luo et al., 2023), whose x0 is a blend
+    c_skip x + c_out x0 that keeps x as it is at t = 0: c_skip = d^2 / ((s t)^2 + d^2) and
+    c_out = s t / sqrt((s t)^2 + d^2), d = 0.5. None takes denoise's x0 itself. ValueError without
+    noise, for a timestep_scaling of 0 or below, or for bad times.
+    """
+    if noise is None:
+        raise ValueError("noise: lcm adds noise after each step; pass noise(step) -> tensor")
+    if timestep_scaling is not None and not timestep_scaling > 0:
+        raise ValueError(f"timestep_scaling: got {timestep_scaling}; allowed: above 0, or None")
+    numbers = times.tolist()  # here, for no device to be waited for in the loop
+    for step, t, _, (next_alpha, next_sigma) in _steps(times, x.device, schedule, callback):
+        x0, _ = denoise(x, t)
+        if timestep_scaling is not None:
+            c_skip, c_out = _boundary(numbers[step] * timestep_scaling)
+            x0 = c_skip * x + c_out * x0
+        x = next_alpha * x0 + next_sigma * noise(step) if next_sigma > 0 else x0
     return x
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddim": sample_ddim,
+    "ddpm": sample_ddpm,
     "euler": sample_euler,
+    "heun": sample_heun,
     "dpmpp": sample_dpmpp,
+    "lcm": sample_lcm,
 }
+STOCHASTIC = frozenset({"ddpm", "lcm"})  # those that always need noise (ddim does with eta)
 
 
-def _levels(times: Tensor, schedule: Schedule, final_alpha_bar: float) -> list[tuple[float, float]]:
+def _steps(
+    times: Tensor,
+    device: torch.device,
+    schedule: Schedule,
+    callback: Callback | None,
+    final_alpha_bar: float = 1.0,
+) -> Iterator[tuple[int, Tensor, Level, Level]]:
+    """(step from 0, t on the device, level at t, level after the step); calls back between."""
+    levels = _levels(times, schedule, final_alpha_bar)
+    for step, t in enumerate(times.to(device)):
+        yield step, t, levels[step], levels[step + 1]
+        if callback is not None:
+            callback(step + 1, len(times))
+
+
+def _levels(times: Tensor, schedule: Schedule, final_alpha_bar: float) -> list[Level]:
     """(alpha, sigma) at each time and at the end, as float64 numbers: no device waits in a loop."""
     if times.ndim != 1 or len(times) == 0 or not bool((times.diff() < 0).all()):
         raise ValueError(
@@ -141,7 +238,15 @@ def _levels(times: Tensor, schedule: Schedule, final_alpha_bar: float) -> list[t
     return [*zip(alpha.tolist(), sigma.tolist(), strict=True), end]
 
 
-def _posterior_std(alpha: float, sigma: float, next_alpha: float, next_sigma: float) -> float:
-    """Standard deviation of q(x_next | x_t, x0): eq. 3's, between any two noise levels."""
-    added = sigma**2 - (alpha / next_alpha * next_sigma) ** 2  # by the way back from next to t
+def _posterior_std(here: Level, there: Level) -> float:
+    """Standard deviation of q(x_there | x_here, x0): eq. 3's, between any two noise levels."""
+    (alpha, sigma), (next_alpha, next_sigma) = here, there
+    added = sigma**2 - (alpha / next_alpha * next_sigma) ** 2  # by the way back from there to here
     return next_sigma / sigma * max(added, 0.0) ** 0.5
+
+
+def _boundary(scaled_time: float) -> tuple[float, float]:
+    """(c_skip, c_out) of a consistency model: (1, 0) at time 0, (0, 1) far from it."""
+    data_std = 0.5
+    total = scaled_time**2 + data_std**2
+    return data_std**2 / total, scaled_time / total**0.5
