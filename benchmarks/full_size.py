@@ -26,6 +26,8 @@ from soundcrafter.train import Recipe, build_stage, read_recipe
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.engine import Engine
 from soundcrafter.train.loop import train_step
+from soundcrafter.train.sources import is_encoded
+from soundcrafter.train.stage import Stage
 
 PAPER = Path(__file__).resolve().parents[1] / "recipes" / "paper.toml"
 ADVERSARIAL = ("vae", "vocoder")
@@ -47,15 +49,27 @@ def save_encoders(recipe: Recipe, folder: Path) -> None:
     )
 
 
-def measure(stage_name: str, overrides: list[str], data: Path, device: str, repeats: int) -> dict:
-    """Seconds of a step (the first one, and the mean of `repeats` more) and the peak in GB."""
-    recipe = read_recipe(PAPER, overrides)
+def ready(
+    stage_name: str, recipe: Recipe, data: Path, device: str, *, compiled: bool = False
+) -> tuple[Stage, Engine, Ema]:
+    """A stage of random weights with its engine and its average, as the training loop has them."""
     with tempfile.TemporaryDirectory() as place:
-        if stage_name == "diffusion":
+        if stage_name == "diffusion" and not is_encoded(data):
             save_encoders(recipe, Path(place))
         stage = build_stage(stage_name, recipe, data, Path(place))
-    engine = Engine(stage.players, stage.config, device)
-    ema = Ema(stage.network, stage.config.ema_decay)
+    engine = Engine(stage.players, stage.config, device, compile=compiled)
+    return stage, engine, Ema(stage.network, stage.config.ema_decay)
+
+
+def limit_memory(gigabytes: float) -> None:
+    """Let this process allocate no more than that: what needs more fails, and not the machine."""
+    limit = int(gigabytes * 1e9)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def measure(stage_name: str, overrides: list[str], data: Path, device: str, repeats: int) -> dict:
+    """Seconds of a step (the first one, and the mean of `repeats` more) and the peak in GB."""
+    stage, engine, ema = ready(stage_name, read_recipe(PAPER, overrides), data, device)
     step = stage.phase_starts()[-1]  # a curriculum's last phase is the full size
     seconds = []
     for number in range(1 + repeats):
@@ -116,8 +130,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.one:
         if args.device == "cpu":
-            limit = int(args.limit_gb * 1e9)
-            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+            limit_memory(args.limit_gb)
         print(json.dumps(measure(args.one, args.set, args.data, args.device, args.repeats)))
         return
     print("| stage | batch | checkpointing | precision | peak, GB | seconds a step |")

@@ -12,15 +12,16 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "soundcrafter"
 # A room may import the rooms of the rows above its own, and those beside it unless APART says no.
 LAYERS = (
-    ("version", "files", "settings", "audio", "mel", "text", "plots"),
+    ("version", "files", "settings", "audio", "mel", "text", "plots", "precision"),
     ("models", "diffusion"),
-    ("config",),
+    ("config", "chunks"),
     ("store",),
     ("convert",),
     ("hub",),
     ("pipeline",),
     ("data", "evaluate"),
     ("train",),
+    ("bench",),
     ("describe", "cli", "web", "__init__", "__main__"),
 )
 APART = ({"models", "diffusion"},)

@@ -89,6 +89,38 @@ def test_equals_the_independent_implementation(clips, changes):
     np.testing.assert_allclose(mel[0, 0].numpy(), expected, atol=5e-4)
 
 
+@pytest.mark.parametrize("scale", ["slaney", "htk"])
+@pytest.mark.parametrize("norm", ["slaney", "none"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        LAION,
+        {"n_fft": 512, "num_mels": 20, "fmin": 100.0, "fmax": 4000.0},
+        {"sample_rate": 44100, "n_fft": 2048, "num_mels": 128, "fmax": 22050.0},
+        {"fmin": 1000.0, "num_mels": 8},  # slaney's scale turns logarithmic there
+        {"fmax": 1000.0, "num_mels": 8},
+        {"fmax": 999.0, "num_mels": 1},
+        {"sample_rate": 11025, "n_fft": 511, "fmax": 5512.0, "framing": "center"},
+    ],
+    ids=str,
+)
+def test_filters_are_to_the_bit_those_of_transformers(changes, scale, norm):
+    from transformers.audio_utils import mel_filter_bank
+
+    config = MelConfig(**changes, scale=scale, norm=norm)
+    expected = mel_filter_bank(
+        num_frequency_bins=config.n_fft // 2 + 1,
+        num_mel_filters=config.num_mels,
+        min_frequency=config.fmin,
+        max_frequency=config.fmax,
+        sampling_rate=config.sample_rate,
+        norm=None if norm == "none" else norm,
+        mel_scale=scale,
+    )
+    assert torch.equal(LogMel(config).filters, torch.from_numpy(expected).float())
+
+
 def test_ten_seconds_give_exactly_1024_frames():
     assert MelConfig().num_frames(163840) == 1024
     assert LogMel(MelConfig())(torch.zeros(1, 163840)).shape == (1, 1, 1024, 64)

@@ -39,6 +39,9 @@ class SamplingConfig:
     end: Literal["clean", "first_step"] = "clean"
     steps: int = 25  # U-Net evaluations (guided: pairs)
     guidance: float = 2.5  # classifier-free guidance; 1 is none
+    # Fractions of the training steps, from none to all noise, between which guidance is applied.
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    reuse: int = 1  # steps that share the U-Net's inner levels; 1: none, each computes its own
     negative: str = ""  # what guidance leads away from; empty: the null condition
     candidates: int = 1  # initial noises tried for each sound, of which CLAP chooses one
     draft_steps: int = 4  # U-Net evaluations of a trial
@@ -53,6 +56,13 @@ class SamplingConfig:
         if self.candidates < 1 or self.draft_steps < 1:
             raise ValueError(
                 f"candidates, draft_steps: got {self.candidates}, {self.draft_steps}; at least 1"
+            )
+        if self.reuse < 1:
+            raise ValueError(f"reuse: got {self.reuse}; at least 1")
+        low, high = self.guidance_interval
+        if not 0 <= low < high <= 1:
+            raise ValueError(
+                f"guidance_interval: got {low}, {high}; two rising numbers from 0 to 1"
             )
         if self.guidance < 0:
             raise ValueError(f"guidance: got {self.guidance}; at least 0")

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers.audio_utils import mel_filter_bank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +123,33 @@ class LogMel(nn.Module):
 
 
 def _filters(config: MelConfig) -> Tensor:
-    """The triangular mel filters [n_fft // 2 + 1, F]."""
-    filters = mel_filter_bank(
-        num_frequency_bins=config.n_fft // 2 + 1,
-        num_mel_filters=config.num_mels,
-        min_frequency=config.fmin,
-        max_frequency=config.fmax,
-        sampling_rate=config.sample_rate,
-        norm=None if config.norm == "none" else config.norm,
-        mel_scale=config.scale,
-    )
+    """The triangular mel filters [n_fft // 2 + 1, F]: 0 at the corners, 1 at the centre, or with
+    norm slaney an area of 1 (over Hz). To the bit those of transformers' `mel_filter_bank`."""
+    # as there, the last bin is half the rate, rounded down: true of even n_fft and rates
+    bins = np.linspace(0, config.sample_rate // 2, config.n_fft // 2 + 1)[:, None]
+    corners = _corners(config)
+    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    filters = np.maximum(0.0, np.minimum(rising, falling))
+    if config.norm == "slaney":
+        filters *= 2.0 / (right - left)
     return torch.from_numpy(filters).float()
+
+
+def _corners(config: MelConfig) -> NDArray[np.float64]:
+    """Where the triangles begin, peak and end, in Hz [F + 2]: at equal steps of the mel scale.
+
+    htk: 2595 log10(1 + f / 700) (O'Shaughnessy 1987, as in HTK); slaney: 3 mel every 200 Hz up to
+    1 kHz, then 27 mel for a factor of 6.4 (Slaney's Auditory Toolbox, as in librosa).
+    """
+    ends = np.array([config.fmin, config.fmax])
+    if config.scale == "htk":
+        low, high = 2595.0 * np.log10(1.0 + ends / 700.0)
+        mels = np.linspace(low, high, config.num_mels + 2)
+        return 700.0 * (np.power(10.0, mels / 2595.0) - 1.0)
+    # below 1 kHz the branch that is not taken gets 1 kHz, for the logarithm of 0 warns
+    logarithmic = 15.0 + np.log(np.maximum(ends, 1000.0) / 1000.0) * (27.0 / np.log(6.4))
+    low, high = np.where(ends >= 1000.0, logarithmic, 3.0 * ends / 200.0)
+    mels = np.linspace(low, high, config.num_mels + 2)
+    hertz = 1000.0 * np.exp(np.log(6.4) / 27.0 * (mels - 15.0))
+    return np.where(mels >= 15.0, hertz, 200.0 * mels / 3.0)

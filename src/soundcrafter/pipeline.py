@@ -10,24 +10,37 @@ from typing import Any, TypedDict, TypeVar, Unpack, cast
 import numpy as np
 import torch
 
+from soundcrafter import chunks
 from soundcrafter.audio import limit_peak, write_audio
 from soundcrafter.config import SamplingConfig
-from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser, windowed
-from soundcrafter.diffusion.samplers import SAMPLERS
+from soundcrafter.diffusion.guidance import (
+    Model,
+    guided,
+    in_parts,
+    prediction_to_denoiser,
+    windowed,
+)
+from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC, Noise
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.hub import find_model
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
+from soundcrafter.models.layers import Upsample
 from soundcrafter.models.lora import Adapter
-from soundcrafter.models.unet import UNet
+from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
+from soundcrafter.precision import Precision, cast_weights, choose_precision
 from soundcrafter.store import ModelFolder, open_folder
 
 SECONDS_RANGE = (0.2, 600.0)
 DEVICES = ("cpu", "cuda", "mps")
 MAX_SEED = 2**63 - 1
+# What is computed at once, so that memory stays flat. Longer sounds go through VAE and vocoder in
+# pieces; on a CPU the U-Net takes no more of a batch at once than this many such sounds.
+PIECE_SECONDS = 10.24
+PIECES_AT_ONCE = 8
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
@@ -40,6 +53,8 @@ class Options(TypedDict, total=False):
     seed: int  # of the first one (0)
     steps: int | None  # sampling steps
     guidance: float | None  # weight of the prompt; 1 is none
+    sampler: str | None  # one of diffusion.samplers.SAMPLERS
+    reuse: int | None  # steps that share the U-Net's inner levels: faster, rougher; 1 is none
     negative: str | None  # what to keep away from; needs guidance other than 1
     candidates: int | None  # noises tried in a few steps, of which CLAP chooses the best
     batch_size: int  # sounds made at once (4), each with its candidates; never changes a sound
@@ -86,9 +101,16 @@ class Sound:
 class SoundCrafter:
     """A loaded model. `from_pretrained` makes one; `generate` is what it is for."""
 
-    def __init__(self, folder: ModelFolder, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        device: str | torch.device = "cpu",
+        precision: str = "auto",
+        adapters: Mapping[str, float] | None = None,
+    ) -> None:
         folder.require("clap_text", "vae", "unet", "vocoder")
         self.device = torch.device(device)
+        self.precision: Precision = choose_precision(precision, self.device)
         self.sampling: SamplingConfig = folder.sampling
         self.part_sha256 = {name: entry.sha256 for name, entry in folder.parts.items()}
         self.training_ids = {name: entry.training_id for name, entry in folder.parts.items()}
@@ -100,10 +122,15 @@ class SoundCrafter:
             tokenizer,
         ).to(self.device)
         self.vae = cast(VAE, folder.load("vae").to(self.device))
-        unet = folder.load("unet").to(self.device)
-        # convolutions of large batches are twice as fast so on a CPU
-        self.unet = cast(UNet, unet.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        self.unet = cast(UNet, folder.load("unet").to(self.device))
         self.vocoder = cast(Vocoder, folder.load("vocoder").to(self.device))
+        for path, weight in (adapters or {}).items():
+            self.add_adapter(open_folder(path), weight)
+        for network in (self.vae, self.unet, self.vocoder):
+            cast_weights(network, self.precision)
+        if self.device.type == "cpu":
+            for network in (self.vae, self.unet):
+                _arrange(network)
 
     @classmethod
     def from_pretrained(
@@ -111,18 +138,16 @@ class SoundCrafter:
         model: str | os.PathLike[str] | None = None,
         device: str | torch.device = "auto",
         adapters: Mapping[str, float] | None = None,
+        precision: str = "auto",
     ) -> "SoundCrafter":
         """Load a model onto `device` ("auto": the GPU where there is one).
 
         `model` is a model folder, a hub name, or None for the bundled one. `adapters`: folders of
-        adapters (LoRA) that were trained beside its U-Net, and the weight of each. Raises
-        ValueError where the model, an adapter or the device is not there, not whole, or does not
-        fit.
+        adapters (LoRA) that were trained beside its U-Net, and the weight of each. `precision`:
+        fp32, bf16, fp16 or "auto", see `choose_precision`. Raises ValueError where the model, an
+        adapter or the device is not there, not whole, or does not fit.
         """
-        made = cls(open_folder(find_model(model)), choose_device(device))
-        for folder, weight in (adapters or {}).items():
-            made.add_adapter(open_folder(folder), weight)
-        return made
+        return cls(open_folder(find_model(model)), choose_device(device), precision, adapters)
 
     def add_adapter(self, folder: ModelFolder, weight: float = 1.0) -> None:
         """Change the U-Net by an adapter; several add up. ValueError for one of another U-Net."""
@@ -161,15 +186,18 @@ class SoundCrafter:
         steps = _or(options.get("steps"), sampling.steps)
         guidance = _or(options.get("guidance"), sampling.guidance)
         candidates = _or(options.get("candidates"), sampling.candidates)
+        sampler = _or(options.get("sampler"), sampling.sampler)
+        reuse = _or(options.get("reuse"), sampling.reuse)
         negative = _or(options.get("negative"), sampling.negative)
         count, seed = options.get("count", 1), options.get("seed", 0)
         batch_size = options.get("batch_size", 4)
         check_request(prompts, seconds, count, seed, steps, guidance, candidates, batch_size)
+        check_sampler(sampler, reuse)
         if candidates > 1 and not self.clap.has_audio:
             raise ValueError(
                 f"candidates: got {candidates}; allowed: 1, for without clap_audio none can choose"
             )
-        settings = _Settings(seconds, steps, guidance, negative.strip(), candidates)
+        settings = _Settings(seconds, steps, guidance, negative.strip(), candidates, sampler, reuse)
         jobs = [(prompt, seed + k) for prompt in prompts for k in range(count)]
         batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
         progress = options.get("progress")
@@ -198,36 +226,55 @@ class SoundCrafter:
             [self.noise(seed, settings.seconds, settings.candidates) for _, seed in jobs]
         ).to(self.device)
         drafted = self.sampling.draft_steps if settings.candidates > 1 else 0
-        noise = self._choose(drafts, cond, settings, report) if drafted else drafts[:, 0]
-        steps = settings.steps
-        latent = self._sample(noise, cond, settings, steps, lambda n, _: report(drafted + n))
+        noise = self._choose(drafts, jobs, cond, settings, report) if drafted else drafts[:, 0]
+        seeds = [seed for _, seed in jobs]
+        latent = self._sample(
+            noise, seeds, cond, settings, settings.steps, lambda n, _: report(drafted + n)
+        )
         for i, (prompt, seed) in enumerate(jobs):
             # one at a time, for the mel's full size is what costs
-            wave = self.vocoder(self.vae.decode(latent[i : i + 1]))
+            wave = self.vocode(self.decode(latent[i : i + 1]))
             samples = self._cut(wave, settings.seconds)
             score = None
             if self.clap.has_audio:
                 score = float(cond[i] @ self.clap.embed_audio(samples, self.sample_rate)[0])
             yield Sound(samples, self.sample_rate, prompt, seed, score)
 
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """latent [B, C, T, F] -> log-mel [B, 1, T', F'], float32."""
+        return chunks.decode(self.vae, latent, self._latent_frames(PIECE_SECONDS))
+
+    def vocode(self, mel: torch.Tensor) -> torch.Tensor:
+        """log-mel [B, 1, T, F] -> wave [B, N], float32."""
+        config = self.vocoder.config.mel
+        frames = round(PIECE_SECONDS * config.sample_rate / config.hop)
+        return chunks.vocode(self.vocoder, mel, frames)
+
     def _sample(
         self,
         noise: torch.Tensor,
+        seeds: Sequence[int],
         cond: torch.Tensor,
         settings: "_Settings",
         steps: int,
         callback: Progress,
     ) -> torch.Tensor:
-        """Noise [B, C, T, F] and cond [B, E] -> latent [B, C, T, F], by `steps` guided steps."""
+        """Noise [B, C, T, F], the seed of each, and cond [B, E] -> latent [B, C, T, F], by `steps`
+        guided steps."""
         avoid = settings.negative
         uncond = self.clap.embed_text([avoid])[0] if avoid else self.unet.null_cond
-        window = self._latent_frames(self.sampling.window)
-        model = windowed(self.unet, window, overlap=window // 4)
         options: dict[str, Any] = {}
-        if self.sampling.end == "first_step":
+        if settings.sampler in STOCHASTIC:
+            options["noise"] = _step_noise(seeds, noise)
+        elif self.sampling.end == "first_step" and settings.sampler == "ddim":
             options["final_alpha_bar"] = float(self.schedule.alpha_bar[0])
-        return SAMPLERS[self.sampling.sampler](
-            prediction_to_denoiser(guided(model, cond, uncond, settings.guidance), self.schedule),
+        low, high = self.sampling.guidance_interval
+        last = self.schedule.config.steps
+        interval = None if (low, high) == (0.0, 1.0) else (low * last, high * last)
+        model = self._model(noise.shape[2], settings.reuse)
+        predict = guided(model, cond, uncond, settings.guidance, interval)
+        return SAMPLERS[settings.sampler](
+            prediction_to_denoiser(predict, self.schedule),
             noise,
             self.schedule.sampling_times(steps, self.sampling.spacing),
             self.schedule,
@@ -235,9 +282,20 @@ class SoundCrafter:
             **options,
         )
 
+    def _model(self, frames: int, reuse: int) -> Model:
+        """The U-Net for one sampling of latents of so many frames."""
+        model: Model = self.unet if reuse == 1 else ReusingUNet(self.unet, reuse)
+        window = self._latent_frames(self.sampling.window)
+        if self.device.type == "cpu":
+            piece = self._latent_frames(PIECE_SECONDS)
+            rows = PIECES_AT_ONCE * piece // min(frames, window)
+            model = in_parts(model, max(1, rows))
+        return windowed(model, window, overlap=window // 4)
+
     def _choose(
         self,
         drafts: torch.Tensor,
+        jobs: Sequence[tuple[str, int]],
         cond: torch.Tensor,
         settings: "_Settings",
         report: Callable[[int], None],
@@ -245,14 +303,17 @@ class SoundCrafter:
         """Noises [J, K, C, T, F] and cond [J, E] -> of each K the one whose sound, made in few
         steps, is nearest to cond, [J, C, T, F].
 
-        The samplers are deterministic, so what a noise becomes in a few steps is a rough copy of
-        what it becomes in many.
+        What a noise becomes in a few steps is a rough copy of what it becomes in many (less so
+        with a sampler that adds noise).
         """
         count, steps = drafts.shape[1], self.sampling.draft_steps
         each = cond.repeat_interleave(count, 0)
-        latent = self._sample(drafts.flatten(0, 1), each, settings, steps, lambda n, _: report(n))
+        seeds = [seed for _, seed in jobs for _ in range(count)]
+        latent = self._sample(
+            drafts.flatten(0, 1), seeds, each, settings, steps, lambda n, _: report(n)
+        )
         scores = [
-            self._score(self.vae.decode(latent[i : i + 1]), each[i], settings.seconds)
+            self._score(self.decode(latent[i : i + 1]), each[i], settings.seconds)
             for i in range(len(latent))
         ]
         best = torch.tensor(scores).view(-1, count).argmax(1)
@@ -269,7 +330,7 @@ class SoundCrafter:
             # what it reads is what the VAE makes: no need of a wave
             frames = config.num_frames(round(seconds * self.sample_rate))
             return float(audio.embed_mel(mel[:, :, :frames])[0] @ cond)
-        samples = self._cut(self.vocoder(mel), seconds)
+        samples = self._cut(self.vocode(mel), seconds)
         return float(self.clap.embed_audio(samples, self.sample_rate)[0] @ cond)
 
     def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:
@@ -296,6 +357,31 @@ class _Settings:
     guidance: float
     negative: str
     candidates: int
+    sampler: str
+    reuse: int
+
+
+def _arrange(network: torch.nn.Module) -> None:
+    """Prepare a network for use on a CPU: same results, less work."""
+    # oneDNN's convolutions of large batches are twice as fast so
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in network.modules():
+        if isinstance(module, Upsample):
+            module.fold()
+
+
+def _step_noise(seeds: Sequence[int], like: torch.Tensor) -> Noise:
+    """What a sampler adds at each step, [B, ...] as `like`: of a sample's seed and step alone."""
+
+    def noise(step: int) -> torch.Tensor:
+        rows = []
+        for seed in seeds:
+            # any odd constant spreads neighbouring seeds and steps; this is the golden ratio's
+            generator = torch.Generator().manual_seed((seed * 0x9E3779B9 + step + 1) % MAX_SEED)
+            rows.append(torch.randn(like.shape[1:], generator=generator))
+        return torch.stack(rows).to(like.device)
+
+    return noise
 
 
 def _or(value: T | None, default: T) -> T:
@@ -330,6 +416,14 @@ def check_request(
         raise ValueError(f"candidates: got {candidates}; at least 1")
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}; at least 1")
+
+
+def check_sampler(sampler: str, reuse: int) -> None:
+    """Raise ValueError, saying what is allowed, for a sampling that is not there."""
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler: got {sampler!r}; allowed: {', '.join(SAMPLERS)}")
+    if reuse < 1:
+        raise ValueError(f"reuse: got {reuse}; at least 1, which reuses nothing")
 
 
 def choose_device(name: str | torch.device) -> torch.device:

@@ -250,10 +250,35 @@ class TestText:
 
     def test_pools_at_the_end_token(self, clap: Clap) -> None:
         tokens, mask = (torch.from_numpy(x) for x in clap.tokenizer.encode(CAPTIONS[:2], 12))
-        states = clap.text.tower.text_model(input_ids=tokens, attention_mask=mask)
-        ends = states.last_hidden_state[torch.arange(2), mask.sum(1) - 1]
+        states = clap.text.tower.text_model(tokens, mask)
+        ends = states[torch.arange(2), mask.sum(1) - 1]
         expected = torch.nn.functional.normalize(clap.text.tower.text_projection(ends))
         torch.testing.assert_close(clap.text(tokens, mask), expected)
+
+    def test_takes_published_clip_weights(self, clap: Clap) -> None:
+        from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+        published = CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                vocab_size=320,
+                hidden_size=16,
+                intermediate_size=64,
+                projection_dim=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=12,
+                pad_token_id=0,
+                bos_token_id=1,
+                eos_token_id=3,
+            )
+        )
+        text = ClapText(TEXT)
+        state = {f"tower.{name}": value for name, value in published.state_dict().items()}
+        text.load_state_dict(state | {"logit_scale": text.logit_scale}, strict=True)
+        tokens, mask = (torch.from_numpy(x) for x in clap.tokenizer.encode(CAPTIONS, 12))
+        embeddings = published(input_ids=tokens, attention_mask=mask).text_embeds
+        expected = torch.nn.functional.normalize(embeddings)
+        torch.testing.assert_close(text(tokens, mask), expected, rtol=0, atol=1e-6)
 
     def test_long_captions_are_cut(self, clap: Clap) -> None:
         assert clap.embed_text(["a very long caption about rain " * 20]).shape == (1, 16)

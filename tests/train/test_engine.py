@@ -176,7 +176,7 @@ def test_only_the_player_that_moves_learns(engine_and_batch):
 def test_a_cpu_that_computes_bf16_in_software_is_named(
     has_bf16, go, encoded, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(engine, "_cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(engine, "cpu_has_bf16", lambda: has_bf16)
     bf16 = ("diffusion.precision=bf16", "diffusion.steps=1")
     go("diffusion", tmp_path / "b", *bf16, data=encoded)
     assert ("many times slower" in caplog.text) != has_bf16

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from soundcrafter.cli import data
+from soundcrafter.cli.bench import bench
 from soundcrafter.cli.evaluate import evaluate
 from soundcrafter.cli.generate import demo, generate
 from soundcrafter.cli.model import import_model, info, ship
@@ -24,6 +25,7 @@ app.command()(demo)
 app.command()(ship)
 app.command()(evaluate)
 app.command()(info)
+app.command()(bench)
 app.command("import")(import_model)
 data_app = typer.Typer(help="Get recordings, look at them, encode them for training.")
 data_app.command()(data.check)

@@ -10,6 +10,9 @@ import typer
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 where the device has it.")
+]
 RecipeOption = Annotated[Path, typer.Option(help="Recipe (TOML), see recipes/.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override: section.name=value. Repeatable.")

@@ -98,7 +98,7 @@ def evaluate(
                 )
             else:
                 report = evaluate_prompts(
-                    SoundCrafter.from_pretrained(model, device),
+                    SoundCrafter.from_pretrained(model, device, precision="fp32"),
                     wanted,
                     real,
                     opened,
@@ -142,7 +142,7 @@ def _chain(
     from soundcrafter.evaluate.chain import chain_markdown, evaluate_chain
     from soundcrafter.pipeline import SoundCrafter
 
-    crafter = SoundCrafter.from_pretrained(model, device)
+    crafter = SoundCrafter.from_pretrained(model, device, precision="fp32")
     report = evaluate_chain(
         crafter, data, out, split=split, seeds=seeds, seed=seed, progress=advance
     )

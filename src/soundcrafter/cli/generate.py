@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from soundcrafter.cli.common import DeviceOption, JsonFlag, progress, read_text
+from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress, read_text
 
 DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
 
@@ -36,13 +36,20 @@ def generate(
         list[str] | None,
         typer.Option(help="Folder of an adapter (LoRA), or FOLDER:WEIGHT. Repeatable."),
     ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, ddpm, dpmpp, euler, heun or lcm.")
+    ] = None,
+    reuse: Annotated[
+        int | None, typer.Option(help="Steps that share the U-Net's inner levels: faster, rougher.")
+    ] = None,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="A spectrogram PNG by each sound.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make sounds from a prompt, or from a file of prompts."""
     from soundcrafter.files import make_folder
-    from soundcrafter.pipeline import SoundCrafter, check_request
+    from soundcrafter.pipeline import SoundCrafter, check_request, check_sampler
 
     wanted = _read_prompts(prompt, prompts)
     # everything that can be refused is refused before a model is loaded
@@ -55,8 +62,9 @@ def generate(
         guidance=1.0 if guidance is None else guidance,
         candidates=1 if candidates is None else candidates,
     )
+    check_sampler("ddim" if sampler is None else sampler, 1 if reuse is None else reuse)
     files = _output_files(output, wanted, count, seed)
-    crafter = SoundCrafter.from_pretrained(model, device, _adapters(adapter or ()))
+    crafter = SoundCrafter.from_pretrained(model, device, _adapters(adapter or ()), precision)
     report = []
     with progress("generating", show=not as_json) as advance:
         sounds = crafter.stream(
@@ -68,6 +76,8 @@ def generate(
             guidance=guidance,
             negative=negative,
             candidates=candidates,
+            sampler=sampler,
+            reuse=reuse,
             progress=advance,
         )
         make_folder(files[0].parent)

@@ -23,21 +23,28 @@ Model = Callable[[Tensor, Tensor, Tensor], Tensor]
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 
-def guided(model: Model, cond: Tensor, uncond: Tensor, scale: float) -> Predict:
+def guided(
+    model: Model,
+    cond: Tensor,
+    uncond: Tensor,
+    scale: float,
+    interval: tuple[float, float] | None = None,
+) -> Predict:
     """Classifier-free guidance (Ho and Salimans, 2022): uncond + scale (cond - uncond).
 
     cond [B, E] or [B, T', E]; uncond [E], [B, E] or [B, T', E]. Both halves go through the model as
-    one batch of 2B; scale 1 needs the condition alone: one pass of B. Guided predictions are
-    float32 (or wider), for scale magnifies rounding. ValueError where shapes do not fit.
+    one batch of 2B; scale 1 needs the condition alone: one pass of B. So do times outside
+    `interval` (lowest and highest t that are guided; Kynkäänniemi et al., 2024). Guided predictions
+    are float32 (or wider), for scale magnifies rounding. ValueError where shapes do not fit.
     """
     cond, uncond = _match(cond, uncond)
-    halves = cond if scale == 1 else torch.cat([cond, uncond])
+    halves = torch.cat([cond, uncond])
 
     def predict(latent: Tensor, t: Tensor) -> Tensor:
         if len(latent) != len(cond):
             raise ValueError(f"latent: got {len(latent)} samples for {len(cond)} conditions")
-        if scale == 1:
-            return model(latent, t, halves)
+        if scale == 1 or (interval and not interval[0] <= float(t[0]) <= interval[1]):
+            return model(latent, t, cond)
         both = model(torch.cat([latent, latent]), torch.cat([t, t]), halves)
         given, free = both.to(torch.promote_types(both.dtype, torch.float32)).chunk(2)
         return free + scale * (given - free)
@@ -77,8 +84,8 @@ def windowed(model: Model, window: int, overlap: int, batch: int = 1) -> Model:
         if frames <= window:
             return model(latent, t, cond)
         timeline = stretch_timeline(cond, frames) if cond.ndim == 3 else cond
-        starts = [*range(0, frames - window, window - overlap), frames - window]
-        weights = _blend_weights(starts, window, frames).to(latent.device)
+        starts = window_starts(frames, window, overlap)
+        weights = blend_weights(starts, window, frames).to(latent.device)
         # float32 for the sum of weighted predictions, whatever the model computes in
         total = torch.zeros_like(latent, dtype=torch.promote_types(latent.dtype, torch.float32))
         for first in range(0, len(starts), batch):
@@ -90,6 +97,23 @@ def windowed(model: Model, window: int, overlap: int, batch: int = 1) -> Model:
         return total
 
     return long_model
+
+
+def in_parts(model: Model, rows: int) -> Model:
+    """The model with at most `rows` of a batch in flight at once: memory does not grow with it.
+
+    ValueError for rows below 1.
+    """
+    if rows < 1:
+        raise ValueError(f"rows: got {rows}; must be at least 1")
+
+    def split_model(latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        if len(latent) <= rows:
+            return model(latent, t, cond)
+        parts = zip(latent.split(rows), t.split(rows), cond.split(rows), strict=True)
+        return torch.cat([model(*part) for part in parts])
+
+    return split_model
 
 
 def stretch_timeline(cond: Tensor, frames: int) -> Tensor:
@@ -106,7 +130,12 @@ def _predict_group(
     return model(crops, t.repeat(len(spans)), conds).chunk(len(spans))
 
 
-def _blend_weights(starts: list[int], window: int, frames: int) -> Tensor:
+def window_starts(frames: int, window: int, overlap: int) -> list[int]:
+    """First frames of the windows over `frames`, more than a window: the last ends with them."""
+    return [*range(0, frames - window, window - overlap), frames - window]
+
+
+def blend_weights(starts: list[int], window: int, frames: int) -> Tensor:
     """float32 [windows, window]: triangles, scaled so that each frame's weights sum to one."""
     ramp = torch.arange(1, window + 1, dtype=torch.float64)
     triangle = torch.minimum(ramp, ramp.flip(0))

@@ -51,7 +51,7 @@ def open_embedder(
     if name == "tagger":
         embedder = Tagger(checkpoint, device=device) if checkpoint else Tagger.bundled()
     elif name == "clap":
-        embedder = ClapEmbedder(SoundCrafter.from_pretrained(checkpoint, device))
+        embedder = ClapEmbedder(SoundCrafter.from_pretrained(checkpoint, device, precision="fp32"))
     elif name in PUBLISHED:
         return Panns(name, checkpoint, sha256, device)
     elif name == "vggish":

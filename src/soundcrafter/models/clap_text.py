@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundcrafter.models.clip_text import ClipText
 from soundcrafter.models.layers import checkpoint_calls, evaluating
 from soundcrafter.text import Tokenizer
 
@@ -50,14 +51,15 @@ class ClapTextConfig:
         if not self.norm_eps > 0:
             raise ValueError(f"norm_eps: got {self.norm_eps}; it must be above 0")
         if self.tower == "clip" and self.eos_id == 2:
-            # transformers reads 2 as "an old CLIP": it then pools at the largest id instead
+            # in transformers' CLIP configs 2 means "an old one": to pool at the largest id instead
             raise ValueError("eos_id: got 2, which transformers' CLIP reserves; any other id")
 
 
 class ClapText(nn.Module):
     """Tokens to a unit vector, and the learned scale (inverse temperature) of the loss.
 
-    `tower` holds transformers' own modules: published weights load by the prefix `tower.` alone.
+    `tower` has transformers' names (RoBERTa: its own modules): published weights load by the prefix
+    `tower.` alone.
     """
 
     def __init__(self, config: ClapTextConfig) -> None:
@@ -90,7 +92,9 @@ class ClapText(nn.Module):
             raise ValueError(
                 f"tokens: {tokens.shape[1]} a caption; at most {self.config.max_length}"
             )
-        embeddings = self.tower(input_ids=tokens, attention_mask=mask).text_embeds
+        embeddings = self.tower(tokens, mask)
+        if self.config.tower == "roberta":
+            embeddings = embeddings.text_embeds
         return F.normalize(embeddings.float(), dim=-1)
 
     @torch.no_grad()
@@ -106,24 +110,16 @@ class ClapText(nn.Module):
             )
 
 
-def _clip(config: ClapTextConfig) -> Any:
-    # imported here: transformers takes seconds to import
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.width,
-            intermediate_size=4 * config.width,
-            projection_dim=config.embed_dim,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            max_position_embeddings=config.max_length,
-            layer_norm_eps=config.norm_eps,
-            pad_token_id=config.pad_id,
-            bos_token_id=config.bos_id,
-            eos_token_id=config.eos_id,
-        )
+def _clip(config: ClapTextConfig) -> ClipText:
+    return ClipText(
+        vocab_size=config.vocab_size,
+        max_length=config.max_length,
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        embed_dim=config.embed_dim,
+        eos_id=config.eos_id,
+        norm_eps=config.norm_eps,
     )
 
 

@@ -4,10 +4,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundcrafter.mel import MelConfig
+from soundcrafter.models.layers import Conv1d, ConvTranspose1d
 
 _SLOPE = 0.1  # of every leaky ReLU but the last, which has torch's default, .01
 
@@ -50,6 +52,17 @@ class HiFiGANConfig:
         """The fewest frames a forward takes."""
         return 1
 
+    @property
+    def context(self) -> int:
+        """Frames to each side that a frame's samples depend on, at most."""
+        reach, rate = 3.0, 1  # the first convolution, in frames
+        widest = (max(self.res_kernels) - 1) // 2
+        for ratio, kernel in zip(self.ratios, self.kernels, strict=True):
+            reach += math.ceil(kernel / ratio) / rate
+            rate *= ratio
+            reach += widest * sum(dilation + 1 for dilation in self.dilations) / rate
+        return math.ceil(reach + 3 / rate) + 1
+
 
 class ResidualBlock(nn.Module):
     """Pairs of a dilated and a plain convolution, each pair beside a shortcut."""
@@ -62,7 +75,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, N] -> [B, C, N]."""
         for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
-            x = x + conv2(F.leaky_relu(conv1(F.leaky_relu(x, _SLOPE)), _SLOPE))
+            hidden = conv1(F.leaky_relu(x, _SLOPE))
+            x = x + conv2(F.leaky_relu(hidden, _SLOPE, inplace=not torch.is_grad_enabled()))
         return x
 
 
@@ -73,9 +87,9 @@ class HiFiGAN(nn.Module):
         super().__init__()
         self.config = config
         channels, stages = config.channels, len(config.ratios)
-        self.conv_pre = nn.Conv1d(config.mel.num_mels, channels, 7, padding=3)
+        self.conv_pre = Conv1d(config.mel.num_mels, channels, 7, padding=3)
         self.stages = nn.ModuleList(_Stage(config, i) for i in range(stages))
-        self.conv_post = nn.Conv1d(channels // 2**stages, 1, 7, padding=3)
+        self.conv_post = Conv1d(channels // 2**stages, 1, 7, padding=3)
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel [B, 1, T, F] (as `config.mel` makes it) -> wave [B, T * hop] in (-1, 1).
@@ -89,8 +103,8 @@ class HiFiGAN(nn.Module):
         x = self.conv_pre(mel[:, 0].transpose(1, 2).to(self.conv_pre.weight.dtype))
         for stage in self.stages:
             x = stage(x)
-        wave = self.conv_post(F.leaky_relu(x)).tanh()[:, 0]
-        return wave[:, : mel.shape[2] * self.config.mel.hop].float()
+        wave = self.conv_post(F.leaky_relu(x)).float().tanh()[:, 0]
+        return wave[:, : mel.shape[2] * self.config.mel.hop]
 
 
 class _Stage(nn.Module):
@@ -100,7 +114,7 @@ class _Stage(nn.Module):
         super().__init__()
         channels = config.channels // 2**index
         kernel, ratio = config.kernels[index], config.ratios[index]
-        self.upsample = nn.ConvTranspose1d(
+        self.upsample = ConvTranspose1d(
             channels, channels // 2, kernel, stride=ratio, padding=(kernel - ratio) // 2
         )
         self.blocks = nn.ModuleList(
@@ -115,6 +129,6 @@ class _Stage(nn.Module):
         return total / len(self.blocks)
 
 
-def _conv(channels: int, kernel: int, dilation: int) -> nn.Conv1d:
+def _conv(channels: int, kernel: int, dilation: int) -> Conv1d:
     padding = dilation * (kernel - 1) // 2
-    return nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding)
+    return Conv1d(channels, channels, kernel, dilation=dilation, padding=padding)

@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from soundcrafter.mel import MelConfig
+from soundcrafter.models.layers import Conv1d, ConvTranspose1d
 from soundcrafter.models.pqmf import PQMF
 
 _SLOPE = 0.2  # of every leaky ReLU
@@ -57,17 +58,28 @@ class MelGANConfig:
         reach = 3 ** (self.res_layers - 1)
         return max(4, reach // self.ratios[0] + 1)
 
+    @property
+    def context(self) -> int:
+        """Frames to each side that a frame's samples depend on, at most."""
+        reach, rate = 3.0, 1  # the first convolution, in frames
+        for ratio in self.ratios:
+            reach += 1 / rate
+            rate *= ratio
+            reach += sum(3**layer for layer in range(self.res_layers)) / rate
+        reach += 3 / rate
+        return math.ceil(reach + (0 if self.bands == 1 else 2 * 31 / self.mel.hop)) + 1
+
 
 class ResidualBlock(nn.Module):
     """A dilated and a pointwise convolution beside a pointwise shortcut. [B, C, N] -> same."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv1d(
+        self.conv1 = Conv1d(
             channels, channels, 3, dilation=dilation, padding=dilation, padding_mode="reflect"
         )
-        self.conv2 = nn.Conv1d(channels, channels, 1)
-        self.shortcut = nn.Conv1d(channels, channels, 1)
+        self.conv2 = Conv1d(channels, channels, 1)
+        self.shortcut = Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, N] -> [B, C, N]."""
@@ -81,7 +93,7 @@ class UpsampleStage(nn.Module):
     def __init__(self, channels: int, ratio: int, res_layers: int) -> None:
         super().__init__()
         # an odd ratio has no symmetric padding: one more in, one more out keeps N * ratio exact
-        self.upsample = nn.ConvTranspose1d(
+        self.upsample = ConvTranspose1d(
             channels,
             channels // 2,
             2 * ratio,
@@ -112,12 +124,12 @@ class MelGAN(nn.Module):
         super().__init__()
         self.config = config
         channels, stages = config.channels, len(config.ratios)
-        self.input = nn.Conv1d(config.mel.num_mels, channels, 7, padding=3, padding_mode="reflect")
+        self.input = Conv1d(config.mel.num_mels, channels, 7, padding=3, padding_mode="reflect")
         self.stages = nn.ModuleList(
             UpsampleStage(channels // 2**i, ratio, config.res_layers)
             for i, ratio in enumerate(config.ratios)
         )
-        self.output = nn.Conv1d(
+        self.output = Conv1d(
             channels // 2**stages, config.bands, 7, padding=3, padding_mode="reflect"
         )
         self.pqmf = PQMF(config.bands) if config.bands > 1 else None
@@ -136,10 +148,10 @@ class MelGAN(nn.Module):
                 f"MelGAN: {mel.shape[2]} frames; it needs at least {config.min_frames}"
             )
         x = (mel[:, 0].transpose(1, 2) - config.mel_mean) / config.mel_std
-        x = self.input(x)
+        x = self.input(x.to(self.input.weight.dtype))
         for stage in self.stages:
             x = stage(x)
-        return self.output(F.leaky_relu(x, _SLOPE)).tanh()
+        return self.output(F.leaky_relu(x, _SLOPE)).float().tanh()
 
     def join_bands(self, sub_bands: Tensor) -> Tensor:
         """sub-bands [B, bands, N / bands] -> wave [B, N]; so that a loss on both runs once."""

@@ -6,6 +6,7 @@ few frames can count. Griffin-Lim brings it, from random phases, which are also 
 textures are made of. The network starts as the identity: training begins at its quality.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -53,6 +54,13 @@ class SpectralConfig:
     def min_frames(self) -> int:
         """The fewest frames a forward takes: reflection needs more samples than it pads."""
         return max(least_frames(self.mel), self.n_fft // 2 // self.mel.hop + 1)
+
+    @property
+    def context(self) -> int:
+        """Frames to each side that a frame's samples depend on, at most: each round of Griffin-Lim
+        mixes the frames whose windows overlap."""
+        rounds = (self.iterations + 1) * math.ceil(self.mel.n_fft / self.mel.hop)
+        return rounds + self.blocks * (self.kernel // 2) + 2 * math.ceil(self.n_fft / self.mel.hop)
 
 
 class FrameBlock(nn.Module):
@@ -111,7 +119,7 @@ class SpectralVocoder(nn.Module):
             spectrum = self._stft(source)  # [B, T, bins]
             loudness = spectrum.abs().clamp(min=_QUIET).log()
         seen = (torch.cat([mel[:, 0], loudness], dim=-1) - config.mel_mean) / config.mel_std
-        x = self.input(seen)
+        x = self.input(seen.to(self.input.weight.dtype))
         for block in self.blocks:
             x = block(x)
         mended = self.output(self.norm(x))

@@ -145,20 +145,34 @@ class UNet(nn.Module):
 
     def denoise(self, latent: Tensor, emb: Tensor) -> Tensor:
         """`forward` with what `embed` returned: latent [B, C, T, F] -> [B, C, T, F]."""
+        return self.denoise_from(latent, emb)[0]
+
+    def denoise_from(
+        self, latent: Tensor, emb: Tensor, inner: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`denoise`, and what the last level took from the levels below it, [B, C', T, F].
+
+        With such an `inner` of another time step only the outermost level is computed.
+        """
         check_sides(latent, (1, 1), "latent")
         embs, frames = [], latent.shape[2]
         for time_stride, _ in self.config.strides:
             frames = math.ceil(frames / time_stride)
             embs.append(resample_time(emb, frames))
         x = self.conv_in(latent.to(self.conv_in.weight.dtype))
-        skips = [x]
-        for level, level_emb in zip(self.down, embs, strict=True):
+        skips, below = [x], len(embs) if inner is None else 1
+        for level, level_emb in zip(self.down[:below], embs, strict=False):
             x = level(x, level_emb, skips, self.checkpointing)
-        for block in self.middle:
-            x = checkpointed(block, self.checkpointing, x, embs[-1])
-        for level, level_emb in zip(self.up, reversed(embs), strict=True):
-            x = level(x, level_emb, skips, self.checkpointing)
-        return self.conv_out(norm_silu(self.norm_out, x)).to(latent.dtype)
+        if inner is None:
+            for block in self.middle:
+                x = checkpointed(block, self.checkpointing, x, embs[-1])
+            for level, level_emb in zip(self.up[:-1], reversed(embs), strict=False):
+                x = level(x, level_emb, skips, self.checkpointing)
+            inner = x
+        elif len(embs) > 1:
+            skips.pop()  # the way down, which nothing follows
+        x = self.up[-1](inner, embs[0], skips, self.checkpointing)
+        return self.conv_out(norm_silu(self.norm_out, x)).to(latent.dtype), inner
 
     def _init_weights(self) -> None:
         # Every residual branch starts at zero, and so does the output (Dhariwal & Nichol 2021).
@@ -171,6 +185,36 @@ class UNet(nn.Module):
         if self.config.conditioning == "film":
             # A unit-norm CLAP vector then gives features of variance 1, not 1 / (3 E).
             nn.init.normal_(self.cond_proj.weight)
+
+
+class ReusingUNet:
+    """A U-Net whose inner levels are computed at every `every`-th time step, and kept in between:
+    they change slowly from step to step (DeepCache: Ma et al., 2023). One object a sampling.
+
+    Called as the U-Net is, in the same order at each time step.
+    """
+
+    def __init__(self, unet: UNet, every: int) -> None:
+        """Raises ValueError for `every` below 1."""
+        if every < 1:
+            raise ValueError(f"reuse: got {every}; at least 1, which reuses nothing")
+        self.unet, self.every = unet, every
+        self._time: float | None = None
+        self._step = -1
+        self._call = 0
+        self._kept: dict[int, Tensor] = {}  # of each call of a time step
+
+    def __call__(self, latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """latent [B, C, T, F], t [B] all equal, cond [B, E] or [B, T', E] -> [B, C, T, F]."""
+        time = float(t[0])
+        if time != self._time:
+            self._time, self._step, self._call = time, self._step + 1, 0
+        kept = None if self._step % self.every == 0 else self._kept[self._call]
+        result, self._kept[self._call] = self.unet.denoise_from(
+            latent, self.unet.embed(t, cond), kept
+        )
+        self._call += 1
+        return result
 
 
 class _DownLevel(nn.Module):

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from soundcrafter.pipeline import choose_device
+from soundcrafter.precision import cpu_has_bf16
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.sharding import shard, shared_as, whole
@@ -50,7 +51,7 @@ class Engine:
         self.accelerator = _accelerator(choose_device(device), _PRECISION[config.precision])
         self.device: torch.device = self.accelerator.device
         self.config = config
-        if config.precision == "bf16" and self.device.type == "cpu" and not _cpu_has_bf16():
+        if config.precision == "bf16" and self.device.type == "cpu" and not cpu_has_bf16():
             _log.warning("precision: bf16 in software, many times slower than fp32, on this CPU")
         self.players = dict(players)
         self._wrapped: dict[str, nn.Module] = {}
@@ -316,11 +317,6 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
             f"device: asked for {device}, but this process is set up on {state.device}"
         )
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether torch's convolutions have bf16 instructions here (AVX-512, and not AVX2)."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _leave_group() -> None:

@@ -72,7 +72,7 @@ class Scorer:
         # what a killed run left is of weights that will not come again to the last bit
         shutil.rmtree(out, ignore_errors=True)
         report = evaluate_prompts(
-            SoundCrafter.from_pretrained(self.folder, self.device),
+            SoundCrafter.from_pretrained(self.folder, self.device, precision="fp32"),
             self.prompts,
             self.reference,
             [self.embedder],

@@ -1,0 +1,1 @@
+"""How fast a model is: times, arithmetic and memory, beside a peer in the same run."""

@@ -1,0 +1,55 @@
+"""From latent to wave in pieces: a long sound takes no more memory than a short one."""
+
+import torch
+from torch import Tensor
+
+from soundcrafter.diffusion.guidance import blend_weights, window_starts
+from soundcrafter.models.griffin_lim import first_turns
+from soundcrafter.models.spectral import SpectralVocoder
+from soundcrafter.models.vae import VAE
+from soundcrafter.models.vocoder import Vocoder
+
+
+def decode(vae: VAE, latent: Tensor, window: int) -> Tensor:
+    """latent [B, C, T, F] -> log-mel [B, 1, T * time stride, F * frequency stride].
+
+    A latent longer than `window` frames goes through the decoder by overlapping windows, whose
+    spectrograms are blended: its group norms and attention look at all they are given, so that
+    windows alone would not meet.
+    """
+    frames = latent.shape[2]
+    if frames <= window:
+        return vae.decode(latent)
+    ratio = vae.config.stride[0]
+    starts = window_starts(frames, window, window // 4)
+    weights = blend_weights([ratio * start for start in starts], ratio * window, ratio * frames)
+    total = torch.zeros(len(latent), 1, ratio * frames, vae.config.mel.num_mels)
+    total = total.to(latent.device)
+    for start, weight in zip(starts, weights.to(latent.device), strict=True):
+        piece = vae.decode(latent[:, :, start : start + window])
+        total[:, :, ratio * start : ratio * (start + window)] += weight[:, None] * piece
+    return total
+
+
+def vocode(vocoder: Vocoder, mel: Tensor, frames: int) -> Tensor:
+    """log-mel [B, 1, T, F] -> wave [B, T * hop], `frames` of the mel at a time.
+
+    Each piece sees as far to both sides as the vocoder reaches (`config.context`), so that the
+    wave is the one of the whole but for rounding.
+    """
+    count, config = mel.shape[2], vocoder.config
+    context, hop = config.context, config.mel.hop
+    if count <= frames + context:
+        return vocoder(mel)
+    pieces = []
+    for start in range(0, count, frames):
+        end = min(start + frames, count)
+        low, high = max(start - context, 0), min(end + context, count)
+        piece = mel[:, :, low:high]
+        if isinstance(vocoder, SpectralVocoder):
+            turns = first_turns(count, config.mel)[:, low : high + 2]
+            wave = vocoder(piece, turns)
+        else:
+            wave = vocoder(piece)
+        pieces.append(wave[:, (start - low) * hop : (end - low) * hop])
+    return torch.cat(pieces, dim=1)

@@ -1,0 +1,45 @@
+"""In which numbers a network computes on a device."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """The precision of that name; "auto" is bf16 where the device has instructions for it.
+
+    Raises ValueError for an unknown one, and for fp16 on a CPU, where convolutions lack it.
+    """
+    if name == "auto":
+        return "bf16" if _has_bf16(device) else "fp32"
+    for allowed in get_args(Precision):
+        if name == allowed and not (name == "fp16" and device.type == "cpu"):
+            return allowed
+    raise ValueError(
+        f"precision: got {name!r} on {device.type}; allowed: auto, fp32, bf16, fp16 (not on a CPU)"
+    )
+
+
+def cast_weights(module: nn.Module, precision: Precision) -> None:
+    """Change the parameters, and leave the buffers (scales, windows, filters) as they are."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(DTYPES[precision])
+
+
+def cpu_has_bf16() -> bool:
+    """Whether torch's convolutions have bf16 instructions here (AVX-512, and not AVX2)."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and cpu_has_bf16()
