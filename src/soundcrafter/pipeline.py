@@ -23,6 +23,7 @@ from soundcrafter.diffusion.guidance import (
 from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC, Noise
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.hub import find_model
+from soundcrafter.memory import returned_at_once
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
@@ -242,13 +243,15 @@ class SoundCrafter:
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """latent [B, C, T, F] -> log-mel [B, 1, T', F'], float32."""
-        return chunks.decode(self.vae, latent, self._latent_frames(PIECE_SECONDS))
+        with returned_at_once():
+            return chunks.decode(self.vae, latent, self._latent_frames(PIECE_SECONDS))
 
     def vocode(self, mel: torch.Tensor) -> torch.Tensor:
         """log-mel [B, 1, T, F] -> wave [B, N], float32."""
         config = self.vocoder.config.mel
-        frames = round(PIECE_SECONDS * config.sample_rate / config.hop)
-        return chunks.vocode(self.vocoder, mel, frames)
+        frames = round(PIECE_SECONDS / 2 * config.sample_rate / config.hop)
+        with returned_at_once():
+            return chunks.vocode(self.vocoder, mel, frames)
 
     def _sample(
         self,
@@ -329,7 +332,11 @@ class SoundCrafter:
         if audio.config.tower == "conv" and audio.config.mel == config:
             # what it reads is what the VAE makes: no need of a wave
             frames = config.num_frames(round(seconds * self.sample_rate))
-            return float(audio.embed_mel(mel[:, :, :frames])[0] @ cond)
+            most = config.num_frames(audio.config.max_samples)
+            starts = [min(start, max(frames - most, 0)) for start in range(0, frames, most)]
+            pieces = [mel[:, :, start : min(start + most, frames)] for start in starts]
+            embedding = torch.stack([audio.embed_mel(piece)[0] for piece in pieces]).mean(0)
+            return float(torch.nn.functional.normalize(embedding, dim=0) @ cond)
         samples = self._cut(self.vocode(mel), seconds)
         return float(self.clap.embed_audio(samples, self.sample_rate)[0] @ cond)
 

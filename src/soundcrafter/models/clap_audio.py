@@ -118,8 +118,9 @@ class ClapAudio(nn.Module):
         if wave.ndim != 2 or not wave.shape[1]:
             raise ValueError(f"wave: got shape {tuple(wave.shape)}; expected [B, N], N > 0")
         windows = self._windows(self._fill(wave))  # [B, W, n]
-        embeddings = self.embed_mel(self.log_mel(windows.flatten(0, 1)))
-        return F.normalize(embeddings.unflatten(0, windows.shape[:2]).mean(1), dim=-1)
+        # a window after another: a long sound takes no more memory than a short one
+        embeddings = [self.embed_mel(self.log_mel(window)) for window in windows.unbind(1)]
+        return F.normalize(torch.stack(embeddings, dim=1).mean(1), dim=-1)
 
     def spectrogram(self, wave: Tensor) -> Tensor:
         """wave [B, N], of which the first max_seconds count -> for `embed_mel` [B, 1, T, F]."""

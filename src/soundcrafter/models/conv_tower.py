@@ -57,7 +57,10 @@ class ConvTower(nn.Module):
 
     def pool(self, mel: Tensor) -> Tensor:
         """Normalised mel [B, 1, T, F] -> what the projection reads [B, 2 C], any T."""
-        x = F.silu(self.norm(self.maps(mel)[-1]))
+        x = self.stem(mel) + self.frequency
+        for block in self.blocks:  # not by `maps`, which keeps them all
+            x = block(x)
+        x = F.silu(self.norm(x))
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
 
     def maps(self, mel: Tensor) -> list[Tensor]:

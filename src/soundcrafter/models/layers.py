@@ -13,6 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 Stride = tuple[int, int]
 Conditioning = Literal["film", "shift"]
+# Numbers in a map from which it is worked through in slabs of so many, which fit a CPU's cache.
+_SLABS_FROM = 2**22
+_SLAB = 2**20
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -133,28 +136,73 @@ class Conv1d(nn.Conv1d):
 
 
 class ConvTranspose1d(nn.ConvTranspose1d):
-    """nn.ConvTranspose1d, computed as `Conv1d` is."""
+    """nn.ConvTranspose1d; on a CPU one ordinary convolution, whose channels are the phases.
+
+    Output position q * stride + p takes tap j * stride + p from input q - j, for every j. In
+    channels-last order the phases p already lie in their places, so nothing is moved; torch's own
+    form writes out a column for every tap.
+    """
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """x [B, C, N] -> [B, C', N']."""
-        if x.device.type != "cpu" or output_size is not None:
+        plain = self.groups == 1 and self.dilation == (1,) and output_size is None
+        if x.device.type != "cpu" or not plain:
             return super().forward(x, output_size)
         assert isinstance(self.padding, tuple), "torch has no padding by name here"
-        return F.conv_transpose2d(
-            _flat(x),
-            self.weight[:, :, None],
-            self.bias,
-            (1, self.stride[0]),
-            (0, self.padding[0]),
-            (0, self.output_padding[0]),
-            self.groups,
-            (1, self.dilation[0]),
-        ).squeeze(2)
+        (stride,), (padding,), (extra,) = self.stride, self.padding, self.output_padding
+        inputs, outputs, kernel = self.weight.shape
+        taps = math.ceil(kernel / stride)
+        weight = F.pad(self.weight, (0, taps * stride - kernel))
+        # [C, C', taps * stride] -> [stride * C', C, 1, taps], the taps from last to first
+        weight = weight.unflatten(2, (taps, stride)).flip(2).permute(3, 1, 0, 2)
+        weight = weight.reshape(stride * outputs, inputs, 1, taps)
+        bias = None if self.bias is None else self.bias.repeat(stride)
+        phases = F.conv2d(_flat(x), weight, bias, padding=(0, taps - 1))[:, :, 0]
+        wave = phases.mT.reshape(len(x), -1, outputs).mT  # [B, C', (N + taps - 1) * stride]
+        length = (x.shape[2] - 1) * stride - 2 * padding + kernel + extra
+        if padding + length > wave.shape[2]:
+            # output_padding may reach beyond the last tap, where only the bias is
+            return super().forward(x)
+        return wave[:, :, padding : padding + length]
 
 
 def _flat(x: Tensor) -> Tensor:
     """[B, C, N] -> [B, C, 1, N] in channels-last order: no copy where x is in that order."""
     return x[:, :, None].contiguous(memory_format=torch.channels_last)
+
+
+def norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, out: Tensor) -> None:
+    """Add conv(silu(norm(x))), a 3x3 convolution, to `out` in place, a slab of time after another:
+    beside the two maps x [B, C, T, F] and out [B, C', T, F] it needs next to no memory."""
+    frames = x.shape[2]
+    rows = max(1, _SLAB // (x[:, :, 0].numel()))
+    spans = [(start, min(start + rows, frames)) for start in range(0, frames, rows)]
+    scale, shift = _affine(norm, x, spans)
+    for start, end in spans:
+        low, high = max(start - 1, 0), min(end + 1, frames)
+        seen = F.silu(torch.addcmul(shift, x[:, :, low:high], scale), inplace=True)
+        ends = (low - start + 1, end + 1 - high)  # rows beyond the map, which are zero
+        if any(ends):
+            seen = F.pad(seen, (0, 0, *ends))
+        out[:, :, start:end] += F.conv2d(seen, conv.weight, conv.bias, padding=(0, 1))
+
+
+def _affine(norm: nn.GroupNorm, x: Tensor, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Scale and shift [B, C, 1, 1] that a group norm is for this x."""
+    total = torch.zeros(x.shape[:2], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for start, end in spans:
+        slab = x[:, :, start:end].float()
+        total += slab.sum((2, 3))
+        squares += slab.square().sum((2, 3))
+    groups = (norm.num_groups, -1)
+    mean = total.unflatten(1, groups).mean(2, keepdim=True) / x[0, 0].numel()
+    power = squares.unflatten(1, groups).mean(2, keepdim=True) / x[0, 0].numel()
+    spread = (power - mean.square() + norm.eps).rsqrt()
+    each = norm.weight.double().unflatten(0, groups)
+    scale = (spread * each).flatten(1)
+    shift = norm.bias.double() - (mean * spread * each).flatten(1)
+    return scale.to(x.dtype)[..., None, None], shift.to(x.dtype)[..., None, None]
 
 
 class ResBlock(nn.Module):
@@ -190,7 +238,13 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        """x [B, C, T, F], emb [B, D] or [B, T, D] after its SiLU -> [B, C', T, F]."""
+        """x [B, C, T, F], emb [B, D] or [B, T, D] after its SiLU -> [B, C', T, F].
+
+        A large map without gradients and conditioning may be used up, for the result.
+        """
+        large = x.numel() >= _SLABS_FROM and x.device.type == "cpu"
+        if large and self.conditioning is None and not torch.is_grad_enabled():
+            return self._in_slabs(x)
         h = self.conv1(norm_silu(self.norm1, x))
         if self.conditioning is None:
             h = norm_silu(self.norm2, h)
@@ -199,6 +253,14 @@ class ResBlock(nn.Module):
             h = self._condition(h, self.emb_proj(emb))
         h = self.conv2(self.dropout(h))
         return (x if self.shortcut is None else self.shortcut(x)) + h
+
+    def _in_slabs(self, x: Tensor) -> Tensor:
+        shape = (len(x), self.conv1.out_channels, *x.shape[2:])
+        h = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last).zero_()
+        norm_silu_conv(self.norm1, self.conv1, x, h)
+        out = x if self.shortcut is None else self.shortcut(x)
+        norm_silu_conv(self.norm2, self.conv2, h, out)
+        return out
 
     def _condition(self, h: Tensor, vector: Tensor) -> Tensor:
         # [B, C] or [B, T, C] -> [B, C, 1, 1] or [B, C, T, 1]
