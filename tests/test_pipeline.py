@@ -440,3 +440,30 @@ def test_the_other_parts_under_their_public_names(model):
         assert model.unet(latent, torch.tensor([5, 900]), cond).shape == latent.shape
         assert model.unet(latent, torch.tensor([5, 900]), cond[:, None]).shape == latent.shape
         assert model.vocoder(mel).shape == wave.shape
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp", "euler", "heun", "lcm"])
+def test_every_sampler_makes_the_same_sound_in_any_batch(model, sampler):
+    alone = make(model, seed=5, steps=3, sampler=sampler)[0]
+    together = make(model, seed=4, count=3, steps=3, sampler=sampler)[1]
+    assert np.isfinite(alone.wave).all()
+    assert distance(together, alone) < 1e-3
+    other = make(model, seed=5, steps=3, sampler="ddim")[0]
+    assert not np.array_equal(alone.wave, other.wave)
+
+
+def test_shared_inner_levels_change_the_sound_and_nothing_else(model):
+    plain, again = (make(model, steps=4, reuse=1)[0] for _ in "12")
+    rough = make(model, steps=4, reuse=2)[0]
+    assert np.array_equal(plain.wave, again.wave)
+    assert rough.wave.shape == plain.wave.shape
+    assert not np.array_equal(rough.wave, plain.wave)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"sampler": "plms"}, "sampler: got 'plms'; allowed: ddim"), ({"reuse": 0}, "reuse: got 0")],
+)
+def test_samplings_that_are_not_there_are_refused(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(model, **options)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soundcrafter.diffusion.guidance import guided, stretch_timeline, windowed
+from soundcrafter.diffusion.guidance import guided, in_parts, stretch_timeline, windowed
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -167,3 +167,22 @@ def test_window_settings_that_cannot_work_are_value_errors():
     ):
         with pytest.raises(ValueError, match=name):
             windowed(Recorder(), window, overlap, batch)
+
+
+def test_outside_the_interval_the_condition_goes_alone():
+    model, latent, cond = Recorder(), randn(2, 1, 4, 2), torch.tensor([[1.0], [2.0]])
+    predict = guided(model, cond, torch.tensor([0.5]), 3.0, interval=(200.0, 800.0))
+    for t in (900, 800, 500, 200, 100):
+        predict(latent, torch.tensor([t, t]))
+    assert [len(call[0]) for call in model.calls] == [2, 4, 4, 4, 2]
+    torch.testing.assert_close(model.calls[0][2], cond)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8])
+def test_a_batch_in_parts_is_the_batch(rows):
+    model, latent, t, cond = Recorder(), randn(5, 1, 4, 2), torch.arange(5), randn(5, 3, seed=1)
+    whole = Recorder()(latent, t, cond)
+    assert torch.equal(in_parts(model, rows)(latent, t, cond), whole)
+    assert max(len(call[0]) for call in model.calls) == min(rows, 5)
+    with pytest.raises(ValueError, match="rows: got 0"):
+        in_parts(model, 0)

@@ -1,0 +1,120 @@
+"""What each way of computing gains on a CPU: the same network with it and without it.
+
+    python benchmarks/switches.py
+
+times the decoders at AudioLDM-S's size, of random weights, for 10.24 s of sound in fp32; both ways
+take turns, the median of --repeats. Prints the ratio without / with (above 1: it gains) and the
+largest difference of what they make. Rows: 1D convolutions as flat 2D ones in channels-last order
+and transposed ones by phases (HiFi-GAN, MelGAN); channels-last order, upsampling by phases, and
+slabs (VAE decoder).
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from soundcrafter.models import layers
+from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
+from soundcrafter.models.melgan import MelGAN, MelGANConfig
+from soundcrafter.models.vae import VAE, VAEConfig
+
+FRAMES = 1024  # of the mel, 10.24 s
+
+
+@contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """torch's own 1D convolutions for a while."""
+    ours = layers.Conv1d.forward, layers.ConvTranspose1d.forward
+    layers.Conv1d.forward = nn.Conv1d.forward
+    layers.ConvTranspose1d.forward = nn.ConvTranspose1d.forward
+    try:
+        yield
+    finally:
+        layers.Conv1d.forward, layers.ConvTranspose1d.forward = ours
+
+
+@contextmanager
+def without_slabs() -> Iterator[None]:
+    """Whole maps for a while."""
+    ours, layers._SLABS_FROM = layers._SLABS_FROM, 2**62
+    try:
+        yield
+    finally:
+        layers._SLABS_FROM = ours
+
+
+def decoder(*, channels_last: bool, folded: bool) -> VAE:
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig()).eval()
+    if channels_last:
+        vae.to(memory_format=torch.channels_last)
+    for module in vae.modules():
+        if folded and isinstance(module, layers.Upsample):
+            module.fold()
+    return vae
+
+
+def compare(
+    name: str, without: Callable[[], Tensor], with_it: Callable[[], Tensor], repeats: int
+) -> None:
+    difference = float((without() - with_it()).abs().max())
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    for _ in range(repeats):
+        for key, call in enumerate((without, with_it)):
+            start = time.perf_counter()
+            call()
+            seconds[key].append(time.perf_counter() - start)
+    before, after = (statistics.median(runs) for runs in seconds.values())
+    print(f"{name:44} {before / after:5.2f}  {before:7.3f} s -> {after:7.3f} s  {difference:.1e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    torch.manual_seed(0)
+    mel, latent = torch.randn(1, 1, FRAMES, 64), torch.randn(1, 8, FRAMES // 4, 16)
+    print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    print(f"{'':44} ratio, seconds, largest difference; N {repeats} (median), seed 0")
+    with torch.inference_mode():
+        for vocoder in (HiFiGAN(HiFiGANConfig()).eval(), MelGAN(MelGANConfig()).eval()):
+
+            def plain(vocoder: nn.Module = vocoder) -> Tensor:
+                with plain_convolutions():
+                    return vocoder(mel)
+
+            def flat(vocoder: nn.Module = vocoder) -> Tensor:
+                return vocoder(mel)
+
+            compare(f"1D convolutions, {type(vocoder).__name__}", plain, flat, repeats)
+        torchs = decoder(channels_last=False, folded=False)
+        ordered = decoder(channels_last=True, folded=False)
+        folded = decoder(channels_last=True, folded=True)
+        with without_slabs():
+            compare(
+                "channels-last, VAE decoder",
+                lambda: torchs.decode(latent),
+                lambda: ordered.decode(latent),
+                repeats,
+            )
+            compare(
+                "upsampling by phases, VAE decoder",
+                lambda: ordered.decode(latent),
+                lambda: folded.decode(latent),
+                repeats,
+            )
+
+        def whole() -> Tensor:
+            with without_slabs():
+                return folded.decode(latent)
+
+        compare("slabs, VAE decoder", whole, lambda: folded.decode(latent), repeats)
+
+
+if __name__ == "__main__":
+    main()
