@@ -172,11 +172,11 @@ def test_every_option_reaches_the_model(run, tiny_model, tmp_path, monkeypatch):
     run(
         *("generate", "dog", "--model", tiny_model, "-o", tmp_path / "a.wav", "--seconds", ".25"),
         *("--count", 2, "--seed", 9, "--steps", 2, "--guidance", "1.5", "--negative", "rain"),
-        *("--candidates", 3, "--device", "cpu"),
+        *("--candidates", 3, "--sampler", "euler", "--reuse", 2, "--device", "cpu"),
     )
     del seen["progress"]
     wanted = {"seconds": 0.25, "count": 2, "seed": 9, "steps": 2, "guidance": 1.5}
-    wanted["candidates"] = 3
+    wanted |= {"candidates": 3, "sampler": "euler", "reuse": 2}
     assert seen == {**wanted, "negative": "rain", "prompts": ["dog"], "device": "cpu"}
     seen.clear()
     run("generate", "dog", "--model", tiny_model, "-o", tmp_path / "b.wav")

@@ -462,7 +462,11 @@ def test_shared_inner_levels_change_the_sound_and_nothing_else(model):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"sampler": "plms"}, "sampler: got 'plms'; allowed: ddim"), ({"reuse": 0}, "reuse: got 0")],
+    [
+        ({"sampler": "plms"}, "sampler: got 'plms'; allowed: ddim"),
+        ({"reuse": 0}, "reuse: got 0"),
+        ({"reuse": 2, "sampler": "heun"}, "reuse: got 2 with sampler heun"),
+    ],
 )
 def test_samplings_that_are_not_there_are_refused(model, options, message):
     with pytest.raises(ValueError, match=message):

@@ -41,7 +41,7 @@ def vocode(vocoder: Vocoder, mel: Tensor, frames: int) -> Tensor:
     context, hop = config.context, config.mel.hop
     if count <= frames + context:
         return vocoder(mel)
-    pieces = []
+    out = torch.empty(len(mel), count * hop, device=mel.device)
     for start in range(0, count, frames):
         end = min(start + frames, count)
         low, high = max(start - context, 0), min(end + context, count)
@@ -51,5 +51,5 @@ def vocode(vocoder: Vocoder, mel: Tensor, frames: int) -> Tensor:
             wave = vocoder(piece, turns)
         else:
             wave = vocoder(piece)
-        pieces.append(wave[:, (start - low) * hop : (end - low) * hop])
-    return torch.cat(pieces, dim=1)
+        out[:, start * hop : end * hop] = wave[:, (start - low) * hop : (end - low) * hop]
+    return out

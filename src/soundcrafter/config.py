@@ -39,8 +39,9 @@ class SamplingConfig:
     end: Literal["clean", "first_step"] = "clean"
     steps: int = 25  # U-Net evaluations (guided: pairs)
     guidance: float = 2.5  # classifier-free guidance; 1 is none
-    # Fractions of the training steps, from none to all noise, between which guidance is applied.
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    # Guidance is applied between these fractions of the training steps, from none to all noise.
+    guidance_from: float = 0.0
+    guidance_until: float = 1.0
     reuse: int = 1  # steps that share the U-Net's inner levels; 1: none, each computes its own
     negative: str = ""  # what guidance leads away from; empty: the null condition
     candidates: int = 1  # initial noises tried for each sound, of which CLAP chooses one
@@ -59,10 +60,10 @@ class SamplingConfig:
             )
         if self.reuse < 1:
             raise ValueError(f"reuse: got {self.reuse}; at least 1")
-        low, high = self.guidance_interval
-        if not 0 <= low < high <= 1:
+        if not 0 <= self.guidance_from < self.guidance_until <= 1:
             raise ValueError(
-                f"guidance_interval: got {low}, {high}; two rising numbers from 0 to 1"
+                f"guidance_from, guidance_until: got {self.guidance_from}, {self.guidance_until}; "
+                "two rising numbers from 0 to 1"
             )
         if self.guidance < 0:
             raise ValueError(f"guidance: got {self.guidance}; at least 0")

@@ -234,8 +234,7 @@ class SoundCrafter:
         )
         for i, (prompt, seed) in enumerate(jobs):
             # one at a time, for the mel's full size is what costs
-            wave = self.vocode(self.decode(latent[i : i + 1]))
-            samples = self._cut(wave, settings.seconds)
+            samples = self._cut(self.vocode(self.decode(latent[i : i + 1])), settings.seconds)
             score = None
             if self.clap.has_audio:
                 score = float(cond[i] @ self.clap.embed_audio(samples, self.sample_rate)[0])
@@ -271,7 +270,7 @@ class SoundCrafter:
             options["noise"] = _step_noise(seeds, noise)
         elif self.sampling.end == "first_step" and settings.sampler == "ddim":
             options["final_alpha_bar"] = float(self.schedule.alpha_bar[0])
-        low, high = self.sampling.guidance_interval
+        low, high = self.sampling.guidance_from, self.sampling.guidance_until
         last = self.schedule.config.steps
         interval = None if (low, high) == (0.0, 1.0) else (low * last, high * last)
         model = self._model(noise.shape[2], settings.reuse)
@@ -431,6 +430,8 @@ def check_sampler(sampler: str, reuse: int) -> None:
         raise ValueError(f"sampler: got {sampler!r}; allowed: {', '.join(SAMPLERS)}")
     if reuse < 1:
         raise ValueError(f"reuse: got {reuse}; at least 1, which reuses nothing")
+    if reuse > 1 and sampler == "heun":  # which evaluates each time twice
+        raise ValueError(f"reuse: got {reuse} with sampler heun; allowed: 1")
 
 
 def choose_device(name: str | torch.device) -> torch.device:

@@ -101,7 +101,7 @@ def test_an_adapter_lowers_the_loss_and_is_all_that_is_saved(
     base: Path, bark: Path, adapter: Path
 ) -> None:
     before = loss(base, bark)
-    assert loss(base, bark, {str(adapter): 1.0}) < 0.995 * before
+    assert loss(base, bark, {str(adapter): 1.0}) < 0.997 * before
     assert loss(base, bark, {str(adapter): 0.0}) == before
     names = {file.name for file in adapter.iterdir()}
     assert names == {"adapter.safetensors", "config.json", "training"}

@@ -59,7 +59,12 @@ class Ours:
         crafter = self.crafter
         # every step the same work, whatever the model would choose
         crafter.sampling = replace(
-            crafter.sampling, guidance_interval=(0.0, 1.0), reuse=1, negative="", candidates=1
+            crafter.sampling,
+            guidance_from=0.0,
+            guidance_until=1.0,
+            reuse=1,
+            negative="",
+            candidates=1,
         )
         self.request, self.device = request, crafter.device
         self.modules: tuple[nn.Module, ...] = (

@@ -117,9 +117,10 @@ class ClapAudio(nn.Module):
         """
         if wave.ndim != 2 or not wave.shape[1]:
             raise ValueError(f"wave: got shape {tuple(wave.shape)}; expected [B, N], N > 0")
-        windows = self._windows(self._fill(wave))  # [B, W, n]
         # a window after another: a long sound takes no more memory than a short one
-        embeddings = [self.embed_mel(self.log_mel(window)) for window in windows.unbind(1)]
+        embeddings = [
+            self.embed_mel(self.log_mel(window)) for window in self._windows(self._fill(wave))
+        ]
         return F.normalize(torch.stack(embeddings, dim=1).mean(1), dim=-1)
 
     def spectrogram(self, wave: Tensor) -> Tensor:
@@ -194,12 +195,12 @@ class ClapAudio(nn.Module):
             return wave[:, : self.config.min_samples]
         return wave
 
-    def _windows(self, wave: Tensor) -> Tensor:
+    def _windows(self, wave: Tensor) -> list[Tensor]:
         num_samples, size = wave.shape[1], self.config.max_samples
         if num_samples <= size:
-            return wave[:, None]
+            return [wave]
         starts = [min(start, num_samples - size) for start in range(0, num_samples, size)]
-        return torch.stack([wave[:, start : start + size] for start in starts], dim=1)
+        return [wave[:, start : start + size] for start in starts]
 
 
 def _conv(config: ClapAudioConfig) -> nn.Module:
