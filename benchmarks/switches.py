@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from soundcrafter.models import layers
+from soundcrafter.models import conv1d, layers
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
 from soundcrafter.models.vae import VAE, VAEConfig
@@ -29,13 +29,13 @@ FRAMES = 1024  # of the mel, 10.24 s
 @contextmanager
 def plain_convolutions() -> Iterator[None]:
     """torch's own 1D convolutions for a while."""
-    ours = layers.Conv1d.forward, layers.ConvTranspose1d.forward
-    layers.Conv1d.forward = nn.Conv1d.forward
-    layers.ConvTranspose1d.forward = nn.ConvTranspose1d.forward
+    ours = conv1d.Conv1d.forward, conv1d.ConvTranspose1d.forward
+    conv1d.Conv1d.forward = nn.Conv1d.forward
+    conv1d.ConvTranspose1d.forward = nn.ConvTranspose1d.forward
     try:
         yield
     finally:
-        layers.Conv1d.forward, layers.ConvTranspose1d.forward = ours
+        conv1d.Conv1d.forward, conv1d.ConvTranspose1d.forward = ours
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from soundcrafter.data.dataset import Sounds, prefetch
 from soundcrafter.data.encode import encode
 from soundcrafter.files import write_json
 from soundcrafter.pipeline import choose_device
+from soundcrafter.precision import cpu_has_bf16
 from soundcrafter.train import STAGES, Recipe, read_recipe
 from soundcrafter.train.loop import train_step
 from soundcrafter.train.sounds import open_sounds
@@ -316,7 +317,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON of every turn")
     args = parser.parse_args()
     device = choose_device(args.device)
-    bf16 = args.bf16 or device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    bf16 = args.bf16 or device.type != "cpu" or cpu_has_bf16()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     machine = f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
     print(

@@ -37,7 +37,7 @@ class SamplingConfig:
     spacing: Literal["trailing", "leading", "linspace"] = "trailing"  # choice of time steps
     # What the last step leaves: no noise, or that of the first training step (AudioLDM's ddim).
     end: Literal["clean", "first_step"] = "clean"
-    steps: int = 25  # U-Net evaluations (guided: pairs)
+    steps: int = 25  # U-Net evaluations (guided: pairs; heun: two a step)
     guidance: float = 2.5  # classifier-free guidance; 1 is none
     # Guidance is applied between these fractions of the training steps, from none to all noise.
     guidance_from: float = 0.0

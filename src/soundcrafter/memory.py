@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TRIM, _MAP = -1, -3  # glibc's names for the settings: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-_LARGE = 2**20  # bytes
+_LARGE = 4 * 2**20  # bytes
 _MOST = 32 * 2**20  # where glibc's own setting ends up after a few large blocks
 
 
@@ -15,11 +15,11 @@ def returned_at_once() -> Iterator[None]:
     """Within, large blocks that are freed go back to the system, and so does what was freed before.
 
     glibc keeps freed blocks for others of their size; the maps of a decoder have a size for each
-    level, and what all of them leave adds up to three times what is ever in use. It costs a tenth
-    of a decoder's time, so it is not for the U-Net. Does nothing but on Linux with glibc.
+    level, and what all of them leave adds up to far more than is ever in use. To get every block
+    anew takes time, so this is not for the U-Net. Does nothing but on Linux with glibc.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is None or not hasattr(libc, "mallopt"):
+    libc = _glibc()
+    if libc is None:
         yield
         return
     libc.malloc_trim(0)
@@ -29,3 +29,15 @@ def returned_at_once() -> Iterator[None]:
     finally:
         libc.mallopt(_MAP, _MOST)
         libc.mallopt(_TRIM, 2 * _MOST)  # else a heap is given back and got again at every step
+
+
+def return_freed() -> None:
+    """Give what was freed back to the system, where glibc has kept it."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "malloc_trim") else None

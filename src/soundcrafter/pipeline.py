@@ -267,7 +267,7 @@ class SoundCrafter:
         uncond = self.clap.embed_text([avoid])[0] if avoid else self.unet.null_cond
         options: dict[str, Any] = {}
         if settings.sampler in STOCHASTIC:
-            options["noise"] = _step_noise(seeds, noise)
+            options["noise"] = step_noise(seeds, noise)
         elif self.sampling.end == "first_step" and settings.sampler == "ddim":
             options["final_alpha_bar"] = float(self.schedule.alpha_bar[0])
         low, high = self.sampling.guidance_from, self.sampling.guidance_until
@@ -376,8 +376,8 @@ def _arrange(network: torch.nn.Module) -> None:
             module.fold()
 
 
-def _step_noise(seeds: Sequence[int], like: torch.Tensor) -> Noise:
-    """What a sampler adds at each step, [B, ...] as `like`: of a sample's seed and step alone."""
+def step_noise(seeds: Sequence[int], like: torch.Tensor) -> Noise:
+    """What a sampler adds at each step, as `like` [B, ...]: of a sample's seed and step alone."""
 
     def noise(step: int) -> torch.Tensor:
         rows = []

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from soundcrafter.models import layers
-from soundcrafter.models.layers import Conv1d, ConvTranspose1d, ResBlock, Upsample
+from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d
+from soundcrafter.models.layers import ResBlock, Upsample
 from soundcrafter.models.unet import ReusingUNet, UNet, UNetConfig
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

@@ -150,6 +150,17 @@ def test_samples_are_seen_and_heard(source, make_stage, tiny_model):
         assert torch.allclose(torch.from_numpy(samples.waves[name]), wave, atol=1e-6)
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "lcm"])
+def test_samplers_that_add_noise_can_be_trained_with(make_stage, sampler):
+    def mels():
+        stage = make_stage("encoded", f"model.sampling.sampler='{sampler}'")
+        return stage.samples(stage.network, torch.device("cpu")).mels
+
+    first, again = mels(), mels()
+    assert len(first) == 4
+    assert all((first[name] == again[name]).all() for name in first)
+
+
 def test_samples_show_what_the_folder_allows(make_recipe, encoded, tiny_model, tmp_path):
     def show(folder):
         stage = build_stage("diffusion", make_recipe(), encoded, folder)

@@ -1,12 +1,10 @@
 """What a benchmark measures, and its meters: time, arithmetic and memory of a call, and what the
 machine can do at most."""
 
-import ctypes
 import gc
 import multiprocessing
 import os
 import platform
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from soundcrafter.memory import return_freed
 from soundcrafter.pipeline import check_request, choose_device
 from soundcrafter.precision import choose_precision
 
@@ -195,18 +194,10 @@ def memory_rise(modules: Iterable[nn.Module], work: Work, device: torch.device) 
         work()
         synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    _return_freed_memory()
+    return_freed()  # what loading has freed would count as the model's
     before = _resident()
     peak = _peak_by_kernel(work) if _reset_kernel_peak() else _peak_by_sampling(work)
     return max(0, peak - before) / 1e6
-
-
-def _return_freed_memory() -> None:
-    """What loading has freed but malloc has kept would count as the model's."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-        if trim is not None:
-            trim(0)
 
 
 def _resident() -> int:

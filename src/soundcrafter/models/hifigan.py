@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundcrafter.mel import MelConfig
-from soundcrafter.models.layers import Conv1d, ConvTranspose1d
+from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d
 
 _SLOPE = 0.1  # of every leaky ReLU but the last, which has torch's default, .01
 

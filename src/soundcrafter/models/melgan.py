@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from soundcrafter.mel import MelConfig
-from soundcrafter.models.layers import Conv1d, ConvTranspose1d
+from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d
 from soundcrafter.models.pqmf import PQMF
 
 _SLOPE = 0.2  # of every leaky ReLU

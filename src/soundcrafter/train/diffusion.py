@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from soundcrafter.config import ModelConfig
 from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser
 from soundcrafter.diffusion.loss import diffusion_loss
-from soundcrafter.diffusion.samplers import SAMPLERS
+from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.models.unet import UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
+from soundcrafter.pipeline import step_noise
 from soundcrafter.settings import to_dict
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.train.recipe import DiffusionStageConfig, Recipe
@@ -170,8 +171,11 @@ class DiffusionStage(Stage):
         batch = self.prepare(self.load_batch(range(first, first + 4)), device)
         predict = guided(unet, batch["cond"], unet.null_cond, sampling.guidance)
         times = self.schedule.sampling_times(sampling.steps, sampling.spacing)
+        start, options = batch["noise"], {}
+        if sampling.sampler in STOCHASTIC:
+            options["noise"] = step_noise(range(first, first + len(start)), start)
         latent = SAMPLERS[sampling.sampler](
-            prediction_to_denoiser(predict, self.schedule), batch["noise"], times, self.schedule
+            prediction_to_denoiser(predict, self.schedule), start, times, self.schedule, **options
         )
         mel = vae.to(device).decode(latent)
         wave = () if vocoder is None else vocoder.to(device)(mel).cpu().numpy()

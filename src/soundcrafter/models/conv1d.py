@@ -1,0 +1,70 @@
+"""1D convolutions for vocoders, fast on a CPU. What they take and give is [B, C, N]."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Conv1d(nn.Conv1d):
+    """nn.Conv1d; on a CPU a flat 2D convolution over [B, C, 1, N] in channels-last order.
+
+    oneDNN's kernels for that order keep their speed with the few channels and many samples of a
+    vocoder's last stages, where those for torch's own order lose most of it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, N] -> [B, C', N'], in channels-last order too."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        flat = _flat(x)
+        (padding,) = self.padding if isinstance(self.padding, tuple) else (0,)
+        assert self.padding_mode in ("zeros", "reflect"), "what vocoders use"
+        if self.padding_mode == "reflect" and padding:
+            flat, padding = F.pad(flat, (padding, padding, 0, 0), mode="reflect"), 0
+        return F.conv2d(
+            flat,
+            self.weight[:, :, None],
+            self.bias,
+            (1, self.stride[0]),
+            (0, padding),
+            (1, self.dilation[0]),
+            self.groups,
+        ).squeeze(2)
+
+
+class ConvTranspose1d(nn.ConvTranspose1d):
+    """nn.ConvTranspose1d; on a CPU one ordinary convolution, whose channels are the phases.
+
+    Output position q * stride + p takes tap j * stride + p from input q - j, for every j. In
+    channels-last order the phases p already lie in their places, so nothing is moved; torch's own
+    form writes out a column for every tap.
+    """
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """x [B, C, N] -> [B, C', N']."""
+        plain = self.groups == 1 and self.dilation == (1,) and output_size is None
+        if x.device.type != "cpu" or not plain:
+            return super().forward(x, output_size)
+        assert isinstance(self.padding, tuple), "torch has no padding by name here"
+        (stride,), (padding,), (extra,) = self.stride, self.padding, self.output_padding
+        inputs, outputs, kernel = self.weight.shape
+        taps = math.ceil(kernel / stride)
+        weight = F.pad(self.weight, (0, taps * stride - kernel))
+        # [C, C', taps * stride] -> [stride * C', C, 1, taps], the taps from last to first
+        weight = weight.unflatten(2, (taps, stride)).flip(2).permute(3, 1, 0, 2)
+        weight = weight.reshape(stride * outputs, inputs, 1, taps)
+        bias = None if self.bias is None else self.bias.repeat(stride)
+        phases = F.conv2d(_flat(x), weight, bias, padding=(0, taps - 1))[:, :, 0]
+        wave = phases.mT.reshape(len(x), -1, outputs).mT  # [B, C', (N + taps - 1) * stride]
+        length = (x.shape[2] - 1) * stride - 2 * padding + kernel + extra
+        if padding + length > wave.shape[2]:
+            # output_padding may reach beyond the last tap, where only the bias is
+            return super().forward(x)
+        return wave[:, :, padding : padding + length]
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[B, C, N] -> [B, C, 1, N] in channels-last order: no copy where x is in that order."""
+    return x[:, :, None].contiguous(memory_format=torch.channels_last)
