@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from soundcrafter.diffusion.guidance import blend_weights, window_starts
-from soundcrafter.models.griffin_lim import first_turns
+from soundcrafter.models.griffin_lim import Turns
 from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
@@ -32,24 +32,25 @@ def decode(vae: VAE, latent: Tensor, window: int) -> Tensor:
 
 
 def vocode(vocoder: Vocoder, mel: Tensor, frames: int) -> Tensor:
-    """log-mel [B, 1, T, F] -> wave [B, T * hop], `frames` of the mel at a time.
+    """log-mel [B, 1, T, F] -> wave [B, T * hop], by pieces that see `frames` and one context more.
 
     Each piece sees as far to both sides as the vocoder reaches (`config.context`), so that the
     wave is the one of the whole but for rounding.
     """
     count, config = mel.shape[2], vocoder.config
     context, hop = config.context, config.mel.hop
+    frames = max(frames, 2 * context)  # else most of a piece would be made twice
     if count <= frames + context:
         return vocoder(mel)
+    turns = Turns(config.mel) if isinstance(vocoder, SpectralVocoder) else None
     out = torch.empty(len(mel), count * hop, device=mel.device)
-    for start in range(0, count, frames):
-        end = min(start + frames, count)
-        low, high = max(start - context, 0), min(end + context, count)
+    end = 0
+    while end < count:
+        start, low = end, max(end - context, 0)
+        end = min(low + frames, count)
+        high = min(end + context, count)
         piece = mel[:, :, low:high]
-        if isinstance(vocoder, SpectralVocoder):
-            turns = first_turns(count, config.mel)[:, low : high + 2]
-            wave = vocoder(piece, turns)
-        else:
-            wave = vocoder(piece)
+        extra = () if turns is None else (turns.between(low, high + 2),)
+        wave = vocoder(piece, *extra)
         out[:, start * hop : end * hop] = wave[:, (start - low) * hop : (end - low) * hop]
     return out

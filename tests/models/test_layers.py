@@ -52,7 +52,7 @@ def test_upsampling_by_phases_is_the_plain_one(stride):
     torch.testing.assert_close(upsample(x, odd), plain_odd, **CLOSE)
 
 
-@pytest.mark.parametrize("out_channels", [8, 16])
+@pytest.mark.parametrize("out_channels", [4, 8, 16])
 @pytest.mark.parametrize("slab", [1, 200, 10**6])
 def test_a_block_in_slabs_is_the_plain_one(monkeypatch, out_channels, slab):
     torch.manual_seed(0)

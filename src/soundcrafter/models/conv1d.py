@@ -51,10 +51,12 @@ class ConvTranspose1d(nn.ConvTranspose1d):
         (stride,), (padding,), (extra,) = self.stride, self.padding, self.output_padding
         inputs, outputs, kernel = self.weight.shape
         taps = math.ceil(kernel / stride)
-        weight = F.pad(self.weight, (0, taps * stride - kernel))
-        # [C, C', taps * stride] -> [stride * C', C, 1, taps], the taps from last to first
-        weight = weight.unflatten(2, (taps, stride)).flip(2).permute(3, 1, 0, 2)
-        weight = weight.reshape(stride * outputs, inputs, 1, taps)
+        # one copy, for the first weights of a vocoder are larger than any of its maps
+        phased = self.weight.new_zeros(stride, outputs, taps, inputs)
+        for j in range(taps):  # the taps from last to first
+            of_tap = self.weight[:, :, j * stride : (j + 1) * stride].permute(2, 1, 0)
+            phased[: len(of_tap), :, taps - 1 - j] = of_tap
+        weight = phased.view(-1, 1, taps, inputs).permute(0, 3, 1, 2)  # [stride * C', C, 1, taps]
         bias = None if self.bias is None else self.bias.repeat(stride)
         phases = F.conv2d(_flat(x), weight, bias, padding=(0, taps - 1))[:, :, 0]
         wave = phases.mT.reshape(len(x), -1, outputs).mT  # [B, C', (N + taps - 1) * stride]

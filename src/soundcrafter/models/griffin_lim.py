@@ -53,8 +53,28 @@ def first_turns(frames: int, config: MelConfig, seed: int = 0) -> Tensor:
     Those of a shorter mel begin those of a longer one, and a batch shares them, so that neither
     length nor batch changes what a sound is made from.
     """
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(1, frames + 2, config.n_fft // 2 + 1, generator=generator)
+    return Turns(config, seed).between(0, frames + 2)
+
+
+class Turns:
+    """`first_turns` of a mel of any length, a stretch after another: those of a long sound at once
+    would be its largest tensor."""
+
+    def __init__(self, config: MelConfig, seed: int = 0) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._kept = torch.empty(1, 0, config.n_fft // 2 + 1)
+        self._start = 0  # the row of the first that is kept
+
+    def between(self, low: int, high: int) -> Tensor:
+        """Rows low to high [1, high - low, n_fft / 2 + 1]. Later calls must not go back: what is
+        before `low` is forgotten."""
+        assert self._start <= low <= high, "rows come in order"
+        missing = high - self._start - self._kept.shape[1]
+        rows = (1, max(missing, 0), self._kept.shape[2])
+        drawn = torch.rand(rows, generator=self._generator)
+        self._kept = torch.cat([self._kept, drawn], dim=1)[:, low - self._start :]
+        self._start = low
+        return self._kept[:, : high - low]
 
 
 def check_invertible(config: MelConfig) -> None:

@@ -111,9 +111,7 @@ def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
 def norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, out: Tensor) -> None:
     """Add conv(silu(norm(x))), a 3x3 convolution, to `out` in place, a slab of time after another:
     beside the two maps x [B, C, T, F] and out [B, C', T, F] it needs next to no memory."""
-    frames = x.shape[2]
-    rows = max(1, _SLAB // (x[:, :, 0].numel()))
-    spans = [(start, min(start + rows, frames)) for start in range(0, frames, rows)]
+    frames, spans = x.shape[2], _slabs(x)
     scale, shift = _affine(norm, x, spans)
     for start, end in spans:
         low, high = max(start - 1, 0), min(end + 1, frames)
@@ -122,6 +120,18 @@ def norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, out: Tensor) 
         if any(ends):
             seen = F.pad(seen, (0, 0, *ends))
         out[:, :, start:end] += F.conv2d(seen, conv.weight, conv.bias, padding=(0, 1))
+
+
+def in_slabs(x: Tensor) -> bool:
+    """Whether the map x [B, C, T, F] is so large that it is worked through in slabs: on a CPU,
+    where no gradient needs what lies between."""
+    return x.numel() >= _SLABS_FROM and x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _slabs(x: Tensor) -> list[tuple[int, int]]:
+    """The stretches of time that x [B, C, T, F] is worked through in."""
+    frames, rows = x.shape[2], max(1, _SLAB // x[:, :, 0].numel())
+    return [(start, min(start + rows, frames)) for start in range(0, frames, rows)]
 
 
 def _affine(norm: nn.GroupNorm, x: Tensor, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
@@ -179,8 +189,7 @@ class ResBlock(nn.Module):
 
         A large map without gradients and conditioning may be used up, for the result.
         """
-        large = x.numel() >= _SLABS_FROM and x.device.type == "cpu"
-        if large and self.conditioning is None and not torch.is_grad_enabled():
+        if self.conditioning is None and in_slabs(x):
             return self._in_slabs(x)
         h = self.conv1(norm_silu(self.norm1, x))
         if self.conditioning is None:
@@ -192,10 +201,16 @@ class ResBlock(nn.Module):
         return (x if self.shortcut is None else self.shortcut(x)) + h
 
     def _in_slabs(self, x: Tensor) -> Tensor:
-        shape = (len(x), self.conv1.out_channels, *x.shape[2:])
+        outputs = self.conv1.out_channels
+        shape = (len(x), outputs, *x.shape[2:])
         h = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last).zero_()
         norm_silu_conv(self.norm1, self.conv1, x, h)
-        out = x if self.shortcut is None else self.shortcut(x)
+        out = x
+        if self.shortcut is not None:
+            # a 1x1 convolution looks at no neighbours, so that its result can lie where x lay
+            out = x[:, :outputs] if outputs < x.shape[1] else torch.empty_like(h)
+            for start, end in _slabs(x):
+                out[:, :, start:end] = self.shortcut(x[:, :, start:end])
         norm_silu_conv(self.norm2, self.conv2, h, out)
         return out
 

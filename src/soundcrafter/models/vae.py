@@ -18,7 +18,9 @@ from soundcrafter.models.layers import (
     check_levels,
     check_sides,
     checkpointed,
+    in_slabs,
     norm_silu,
+    norm_silu_conv,
     total_stride,
 )
 
@@ -191,7 +193,11 @@ class Decoder(nn.Module):
         x = _run_all(self.middle, checkpointing, self.conv_in(x))
         for level in self.levels:
             x = _run_all(level, checkpointing, x)
-        return self.conv_out(norm_silu(self.norm_out, x))
+        if not in_slabs(x):
+            return self.conv_out(norm_silu(self.norm_out, x))
+        out = x.new_zeros(len(x), self.conv_out.out_channels, *x.shape[2:])
+        norm_silu_conv(self.norm_out, self.conv_out, x, out)
+        return out
 
 
 def _blocks(config: VAEConfig, inputs: int, width: int, count: int) -> list[nn.Module]:
