@@ -2,14 +2,17 @@
 
     python benchmarks/switches.py
 
-times the decoders at AudioLDM-S's size, of random weights, for 10.24 s of sound in fp32; both ways
-take turns, the median of --repeats. Prints the ratio without / with (above 1: it gains) and the
-largest difference of what they make. Rows: 1D convolutions as flat 2D ones in channels-last order
-and transposed ones by phases (HiFi-GAN, MelGAN); channels-last order, upsampling by phases, and
-slabs (VAE decoder).
+times networks for 10.24 s of sound in fp32; both ways take turns, the median of --repeats. Prints
+the ratio without / with (above 1: it gains) and the largest difference of what they make. Rows: 1D
+convolutions as flat 2D ones in channels-last order and transposed ones by phases (HiFi-GAN,
+MelGAN); channels-last order, upsampling by phases, slabs, blocks given back at once (VAE decoder);
+prompt and no prompt as one batch, channels-last order, the vectors of FiLM known before the loop
+(U-Net). Decoders have AudioLDM-S's size and random weights; U-Nets are the paper's, of random
+weights, and the bundled model's. --compile adds torch.compile of the U-Nets, minutes each.
 """
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,10 +21,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from soundcrafter.memory import returned_at_once
 from soundcrafter.models import conv1d, layers
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
+from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.models.vae import VAE, VAEConfig
+from soundcrafter.pipeline import SoundCrafter
 
 FRAMES = 1024  # of the mel, 10.24 s
 
@@ -59,6 +65,45 @@ def decoder(*, channels_last: bool, folded: bool) -> VAE:
     return vae
 
 
+class Known(nn.Module):
+    """A layer whose result is known: what a sampler that computed it before its loop would read."""
+
+    def __init__(self, layer: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self.result = layer(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.result
+
+
+def unet_rows(name: str, unet: UNet, latent: Tensor, repeats: int, *, compiling: bool) -> None:
+    """The ways of a guided step: latent [1, C, T, F] with a prompt and without one."""
+    pair, t = latent.repeat(2, 1, 1, 1), torch.full((2,), 500.0)
+    cond = torch.randn(2, unet.config.embed_dim)
+    own = copy.deepcopy(unet).to(memory_format=torch.contiguous_format)
+    last = copy.deepcopy(unet).to(memory_format=torch.channels_last)
+
+    def one_by_one() -> Tensor:
+        return torch.cat([last(pair[i : i + 1], t[:1], cond[i : i + 1]) for i in range(2)])
+
+    def together() -> Tensor:
+        return last(pair, t, cond)
+
+    compare(f"prompt and no prompt at once, {name}", one_by_one, together, repeats)
+    compare(f"channels-last, {name}", lambda: own(pair, t, cond), together, repeats)
+    known, emb = copy.deepcopy(last), last.embed(t, cond)
+    for module in known.modules():
+        if isinstance(module, layers.ResBlock):
+            module.emb_proj = Known(module.emb_proj, emb)
+    compare(f"FiLM vectors known, {name}", together, lambda: known.denoise(pair, emb), repeats)
+    if compiling:
+        faster = torch.compile(last)
+        began = time.perf_counter()
+        faster(pair, t, cond)
+        print(f"compiling, {name}: {time.perf_counter() - began:.0f} s")
+        compare(f"torch.compile, {name}", together, lambda: faster(pair, t, cond), repeats)
+
+
 def compare(
     name: str, without: Callable[[], Tensor], with_it: Callable[[], Tensor], repeats: int
 ) -> None:
@@ -76,7 +121,9 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+    repeats = options.repeats
     torch.manual_seed(0)
     mel, latent = torch.randn(1, 1, FRAMES, 64), torch.randn(1, 8, FRAMES // 4, 16)
     print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
@@ -114,6 +161,22 @@ def main() -> None:
                 return folded.decode(latent)
 
         compare("slabs, VAE decoder", whole, lambda: folded.decode(latent), repeats)
+
+        def returning() -> Tensor:
+            with returned_at_once():
+                return folded.decode(latent)
+
+        compare("blocks given back, VAE decoder", lambda: folded.decode(latent), returning, repeats)
+        bundled = SoundCrafter.from_pretrained(device="cpu", precision="fp32")
+        paper = UNet(UNetConfig()).eval()
+        for network in paper.modules():  # else its branches are zero, and any way would be equal
+            if isinstance(network, nn.Conv2d):
+                nn.init.normal_(network.weight, std=network.weight[0].numel() ** -0.5)
+        for name, unet, noise in (
+            ("paper's U-Net", paper, latent),
+            ("bundled U-Net", bundled.unet, bundled.noise(0, FRAMES / 100)),
+        ):
+            unet_rows(name, unet, noise, repeats, compiling=options.compile)
 
 
 if __name__ == "__main__":

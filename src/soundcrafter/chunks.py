@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from soundcrafter.diffusion.guidance import blend_weights, window_starts
+from soundcrafter.memory import return_freed
 from soundcrafter.models.griffin_lim import Turns
 from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.vae import VAE
@@ -39,7 +40,7 @@ def vocode(vocoder: Vocoder, mel: Tensor, frames: int) -> Tensor:
     """
     count, config = mel.shape[2], vocoder.config
     context, hop = config.context, config.mel.hop
-    frames = max(frames, 2 * context)  # else most of a piece would be made twice
+    frames = max(frames, 6 * context)  # else too much of a piece would be made twice
     if count <= frames + context:
         return vocoder(mel)
     turns = Turns(config.mel) if isinstance(vocoder, SpectralVocoder) else None
@@ -53,4 +54,5 @@ def vocode(vocoder: Vocoder, mel: Tensor, frames: int) -> Tensor:
         extra = () if turns is None else (turns.between(low, high + 2),)
         wave = vocoder(piece, *extra)
         out[:, start * hop : end * hop] = wave[:, (start - low) * hop : (end - low) * hop]
+        return_freed()  # what pieces of several sizes leave would add up
     return out

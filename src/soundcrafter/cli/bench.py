@@ -25,7 +25,7 @@ def bench(
         str | None, typer.Option(help="diffusers: measure its AudioLDM in turns, random weights.")
     ] = None,
     cold: Annotated[
-        bool, typer.Option("--cold", help="Also `soundcrafter generate` in a fresh process.")
+        bool, typer.Option("--cold", help="Also by its own settings: here, and in a fresh process.")
     ] = False,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Also by length, batch and steps; needs --out.")
@@ -124,7 +124,8 @@ def _rows(report: Mapping[str, Any]) -> list[list[str]]:
             value = peer["ratios"].get(ratio)
             row += [f"{peer[key]:{shown}}", "" if value is None else f"{value:.2f}"]
         rows.append(row)
-    if "cold" in report:
-        cold = [f"{report['cold']:.2f}", "", "", ""]
-        rows.append(["fresh process", *cold, *(["", ""] * len(peers))])
+    shipped = {"as_shipped": "by the model's own settings", "cold": "the same, fresh process"}
+    for key, words in shipped.items():
+        if key in report:
+            rows.append([words, f"{report[key]:.2f}", "", "", "", *(["", ""] * len(peers))])
     return rows
