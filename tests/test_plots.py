@@ -1,12 +1,14 @@
 """The spectrogram picture: it is written whole, and its axes are in seconds and hertz."""
 
+import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from soundcrafter.plots import plot_grid, plot_mel
+from soundcrafter.plots import mel_thumbnail, plot_grid, plot_mel
 
 
 def tone(seconds: float, rate: int) -> np.ndarray:
@@ -68,3 +70,20 @@ def test_a_grid_fills_its_rows(tmp_path):
 def read_png_size(path):
     data = path.read_bytes()
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+def test_a_thumbnail_shows_a_tone_and_nothing_of_silence():
+    wave = np.concatenate([np.zeros(16000, "f4"), tone(1.0, 16000)])
+    data = mel_thumbnail(wave, 16000, 100, 48)
+    assert data.startswith(b"\x89PNG\r\n")
+    assert len(data) < 4000
+    with Image.open(io.BytesIO(data)) as picture:
+        assert (picture.size, picture.mode) == ((100, 48), "P")
+        light = np.asarray(picture.convert("L"), dtype="f4")
+    assert light[:, :45].mean() < 0.2 * light[:, 55:].mean()
+    # 1000 Hz is below the middle of the mel scale up to 8 kHz
+    assert 24 < light[:, 55:].mean(1).argmax() < 40
+    with Image.open(io.BytesIO(mel_thumbnail(np.zeros(400, "f4"), 16000))) as picture:
+        assert np.asarray(picture).max() == 0
+    with pytest.raises(ValueError, match="empty"):
+        mel_thumbnail(np.zeros(0, dtype="f4"), 16000)

@@ -1,5 +1,6 @@
 """Pictures of sounds: the log-mel spectrogram as a PNG or a figure."""
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ LOG_FACTS = (
 
 _TICKS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
 _RANGE = 80.0  # dB below the loudest point that the colours span
+_SHADES = 64  # of a thumbnail: more cannot be told apart, and make its file larger
 
 
 def plot_mel(
@@ -42,6 +44,28 @@ def plot_mel(
         return figure
     _save(figure, Path(path))
     return None
+
+
+def mel_thumbnail(wave: Wave, sample_rate: int, width: int = 320, height: int = 96) -> bytes:
+    """The log-mel spectrogram of wave [N] without axes: a PNG of `width` x `height` pixels.
+
+    It spans the whole wave and 0 Hz to half the rate, in the colours of `plot_mel`; silence is
+    black. Raises ValueError for a wave that is empty or not [N].
+    """
+    from matplotlib import colormaps
+    from PIL import Image
+
+    if not np.size(wave):
+        raise ValueError("wave: it is empty, there is nothing to plot")
+    levels = _levels(wave, _config(sample_rate))[::-1]  # low frequencies at the bottom
+    shares = np.clip((levels - levels.max()) / _RANGE + 1.0, 0.0, 1.0) * np.any(wave)
+    shades = np.rint(shares * (_SHADES - 1)).astype(np.uint8)
+    palette = colormaps["magma"](np.linspace(0, 1, _SHADES), bytes=True)[:, :3]
+    picture = Image.fromarray(shades).resize((width, height))
+    picture.putpalette(palette.tobytes())
+    stream = io.BytesIO()
+    picture.save(stream, "png", optimize=True)
+    return stream.getvalue()
 
 
 def plot_grid(
@@ -126,11 +150,7 @@ def _draw(wave: Wave, sample_rate: int, title: str) -> Any:
 
 def _draw_on(axes: Any, wave: Wave, sample_rate: int, title: str) -> Any:
     config = _config(sample_rate)
-    padded = fit_length(wave, max(len(wave), config.reflect_pad + 1))
-    with torch.inference_mode():
-        levels = LogMel(config)(torch.from_numpy(padded)[None])[0, 0]
-    # frame i is centred on sample i * hop: cut what lies in the padding of a very short wave
-    levels = levels[: len(wave) // config.hop + 1].T.numpy()
+    levels = _levels(wave, config)
     image = axes.imshow(
         levels,
         origin="lower",
@@ -146,6 +166,15 @@ def _draw_on(axes: Any, wave: Wave, sample_rate: int, title: str) -> Any:
     axes.set_ylabel("Frequency (Hz)")
     axes.set_title(title, wrap=True, parse_math=False)  # a prompt may hold $
     return image
+
+
+def _levels(wave: Wave, config: MelConfig) -> NDArray[np.float32]:
+    """The log-mel spectrogram of wave [N] in dB, frequency first: [F, T]."""
+    padded = fit_length(wave, max(len(wave), config.reflect_pad + 1))
+    with torch.inference_mode():
+        levels = LogMel(config)(torch.from_numpy(padded)[None])[0, 0]
+    # frame i is centred on sample i * hop: cut what lies in the padding of a very short wave
+    return levels[: len(wave) // config.hop + 1].T.numpy()
 
 
 def _figure(width: float, height: float) -> Any:

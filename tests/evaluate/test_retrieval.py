@@ -331,7 +331,7 @@ class TestCommand:
             (["--retrieval"], "--retrieval: needs --data"),
             (["--retrieval", "--data", "CLIPS", "--reference", "x"], "no --reference"),
             (["--retrieval", "--chain", "--data", "CLIPS"], "give one of"),
-            (["--retrieval", "--prompts", "free", "--data", "CLIPS"], "--chain and --retrieval"),
+            (["--retrieval", "--prompts", "free", "--data", "CLIPS"], "give one of --generated"),
             (["absent", "--retrieval", "--data", "CLIPS"], "absent: no such model folder"),
             (["MODEL", "--retrieval", "--data", "absent"], "absent: no such file or folder"),
             (["MODEL", "--retrieval", "--data", "CLIPS"], "no split 'test'; it has: train (6)"),

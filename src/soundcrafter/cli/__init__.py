@@ -10,6 +10,7 @@ from soundcrafter.cli.bench import bench
 from soundcrafter.cli.evaluate import evaluate
 from soundcrafter.cli.generate import demo, generate
 from soundcrafter.cli.model import import_model, info, ship
+from soundcrafter.cli.report import report
 from soundcrafter.cli.train import plot, train
 from soundcrafter.version import __version__
 
@@ -24,6 +25,7 @@ app.command()(plot)
 app.command()(demo)
 app.command()(ship)
 app.command()(evaluate)
+app.command()(report)
 app.command()(info)
 app.command()(bench)
 app.command("import")(import_model)

@@ -11,6 +11,7 @@ from soundcrafter.audio import AUDIO_SUFFIXES, audio_info, read_audio
 from soundcrafter.data.manifest import read_manifest
 from soundcrafter.evaluate.embedders import ClapEmbedder
 from soundcrafter.evaluate.embedding import Embedder
+from soundcrafter.evaluate.embeddings import Embedded, embed
 from soundcrafter.evaluate.metrics import (
     clap_score,
     density_coverage,
@@ -32,19 +33,6 @@ class SoundFiles:
     files: Mapping[str, Path]
     sample_rate: int  # Hz; 0 where rates may be mixed
     skipped: Mapping[str, str]  # file -> reason
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """What one embedder says of all sounds of a folder, in their order."""
-
-    rows: list[np.ndarray]  # features [R, D] of each sound
-    probabilities: np.ndarray | None  # [N, K]
-
-    @property
-    def features(self) -> np.ndarray:
-        """All rows [sum R, D]."""
-        return np.concatenate(self.rows)
 
 
 def find_sounds(folder: Path, *, mixed_rates: bool = False) -> SoundFiles:
@@ -89,20 +77,6 @@ def find_recordings(data: Path, split: str) -> SoundFiles:
     return SoundFiles(files, 0, dict(manifest.skipped))
 
 
-def embed(embedder: Embedder, sounds: SoundFiles, progress: Progress | None = None) -> Embedded:
-    """Every sound through one embedder, each read at its own rate."""
-    rows, probabilities = [], []
-    for done, file in enumerate(sounds.files.values(), 1):
-        rate = audio_info(file).sample_rate
-        found = embedder(read_audio(file, rate), rate)
-        rows.append(found.features)
-        if found.probabilities is not None:
-            probabilities.append(found.probabilities)
-        if progress is not None:
-            progress(done, len(sounds.files))
-    return Embedded(rows, np.stack(probabilities) if probabilities else None)
-
-
 def compare(
     generated: SoundFiles,
     reference: SoundFiles,
@@ -112,13 +86,15 @@ def compare(
     splits: int = 10,
     seed: int = 0,
     paired: bool = False,
+    kept: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """All figures of generated against reference sounds, by embedder.
 
     `prompts` (file stem -> text) allow a CLAP score. KL needs sounds of equal names; `paired`
     insists on them. Every distance stands beside its floor: halves of the reference, drawn by
-    `seed`, against each other, and the generated ones at that N, for distances depend on N.
+    `seed`, against each other, and the generated ones at that N, for distances depend on N. `kept`
+    is a folder of embeddings, see `embed_file`.
     Raises ValueError where names have no partner but `paired` asks for it.
     """
     names = [name for name in generated.files if name in reference.files]
@@ -126,7 +102,7 @@ def compare(
     if paired and lonely:
         raise ValueError(f"{len(lonely)} sounds have no partner, the first: {lonely[0]}")
     results = [
-        _figures(embedder, generated, reference, names, prompts or {}, splits, seed, progress)
+        _figures(embedder, generated, reference, names, prompts or {}, splits, seed, kept, progress)
         for embedder in embedders
     ]
     return {
@@ -149,9 +125,13 @@ def _figures(
     prompts: Mapping[str, str],
     splits: int,
     seed: int,
+    kept: Path | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    made, real = embed(embedder, generated, progress), embed(embedder, reference, progress)
+    made, real = (
+        embed(embedder, side.files.values(), kept=kept, progress=progress)
+        for side in (generated, reference)
+    )
     result: dict[str, Any] = {
         "embedder": embedder.name,
         "sha256": embedder.sha256,
@@ -246,6 +226,32 @@ def compare_markdown(report: Mapping[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, *_families_markdown(report)]) + "\n"
+
+
+def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report as figures of a model card: name -> facts."""
+    of = f", {report['split']}" if report.get("split") else ""
+    figures: dict[str, Any] = {}
+    for found in report["embedders"]:
+        floor = found.get("floor") or {}
+        facts = {
+            "FD": found.get("fd"),
+            "floor": floor.get("fd"),
+            "FD at the floor's N": floor.get("fd_generated"),
+            "N of the floor": floor.get("n"),
+            **{name.upper(): (found.get(name) or {}).get("mean") for name in ("is", "kl", "clap")},
+            "generated": report["generated"],
+            "reference": report["reference"],
+            "pairs": report["pairs"],
+        }
+        named = f"sounds for prompts, by {found['embedder']} {found['sha256'][:12]}{of}"
+        figures[named] = {name: value for name, value in facts.items() if value is not None}
+    if found := report.get("recognised"):
+        figures[f"taken for their family by the tagger{of}, prompts"] = {
+            "accuracy": found["accuracy"],
+            "n": found["n"],
+        }
+    return figures
 
 
 def _families_markdown(report: Mapping[str, Any]) -> list[str]:

@@ -4,16 +4,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from soundcrafter.audio import audio_info
 from soundcrafter.evaluate.chain import recognised
 from soundcrafter.evaluate.compare import (
     SoundFiles,
+    card_figures,
     compare,
     compare_markdown,
-    embed,
     find_sounds,
 )
+from soundcrafter.evaluate.embedders import ClapEmbedder
 from soundcrafter.evaluate.embedding import Embedder
-from soundcrafter.evaluate.generate import generate_prompts
+from soundcrafter.evaluate.embeddings import embed
+from soundcrafter.evaluate.generate import Batch, draw_prompts, plan_batches
+from soundcrafter.evaluate.html import write_html
+from soundcrafter.evaluate.jobs import EMBEDDINGS, GENERATED, Tools, make_and_embed
+from soundcrafter.evaluate.metrics import clap_score
 from soundcrafter.evaluate.prompts import (
     Prompt,
     caption_prompts,
@@ -23,6 +31,7 @@ from soundcrafter.evaluate.prompts import (
 )
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.evaluate.variety import variety_report
+from soundcrafter.evaluate.workers import Workers
 from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.pipeline import Progress, SoundCrafter
 from soundcrafter.version import __version__
@@ -60,34 +69,136 @@ def evaluate_prompts(
     embedders: Sequence[Embedder],
     out: Path,
     *,
+    name: str = "model",
+    limit: int | None = None,
     data: Path | None = None,
     split: str = "test",
     seeds: int = 1,
     seed: int = 0,
     splits: int = 10,
+    workers: Workers[Tools] | None = None,
+    machine: Mapping[str, Any] | None = None,
+    page: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Generate for prompts into out/generated, compare with real sounds; where the
     prompts name families, the tagger says how many it recognises, and with the manifest `data`
-    how varied they are, and how many are copies of its training recordings."""
-    stems = generate_prompts(
-        model, prompts, out / "generated", seeds=seeds, seed=seed, progress=progress
-    )
-    found = find_sounds(out / "generated")
-    made = SoundFiles({s: found.files[s] for s in stems}, found.sample_rate, found.skipped)
+    how varied they are, and how many are copies of its training recordings.
+
+    Writes report.json, report.md, figures.json (for a model card), timing.json and, unless `page`
+    is False, report.html. `name` is the model's in tables; `limit`: see `draw_prompts`; `workers`
+    open the same model and embedders; `machine`: facts for timing.json. Called again after a kill
+    it goes on where it was, and writes the same report. Raises ValueError where `out` holds sounds
+    of another model or other prompts.
+    """
+    batches = plan_batches(draw_prompts(prompts, limit, seed), seeds, seed)
+    tools = Tools(model, tuple(embedders))
+    seconds = make_and_embed(tools, batches, reference.files.values(), out, workers, progress)
+    stems = {planned.stem: planned.prompt for batch in batches for planned in batch}
+    made = SoundFiles({s: out / GENERATED / f"{s}.wav" for s in stems}, model.sample_rate, {})
+    kept = out / EMBEDDINGS
     texts = {stem: prompt.text for stem, prompt in stems.items()}
-    report = compare(
-        made, reference, embedders, prompts=texts, splits=splits, seed=seed, progress=progress
+    figures = compare(
+        made, reference, embedders, prompts=texts, splits=splits, seed=seed, kept=kept
     )
-    taggers = [embedder for embedder in embedders if isinstance(embedder, Tagger)]
-    if taggers and all(prompt.family in taggers[0].classes for prompt in prompts):
-        heard = embed(taggers[0], made).probabilities
-        families = [prompt.family for prompt in stems.values()]
-        report["recognised"] = recognised(heard, families, taggers[0].classes)
-        if data is not None:
-            files = list(made.files.values())
-            report |= variety_report(model.clap.audio, files, families, data, split)
-    return _write(out, {"model": dict(model.training_ids), **report})
+    families = [prompt.family for prompt in stems.values()]
+    report = _write(
+        out,
+        {
+            "name": name,
+            "model": dict(model.training_ids),
+            "parameters": _parameters(model),
+            "split": None if data is None else split,
+            "limit": limit,
+            **figures,
+            **_by_family(tools, families, made, kept, data, split),
+            "sounds": _rows(batches, made, reference, embedders, kept),
+        },
+    )
+    write_json(out / "figures.json", card_figures(report))
+    write_json(out / "timing.json", _timing(model, seconds, workers, machine or {}))
+    if page:
+        write_html([out], out / "report.html", progress)
+    return report
+
+
+def _by_family(
+    tools: Tools,
+    families: Sequence[str],
+    made: SoundFiles,
+    kept: Path,
+    data: Path | None,
+    split: str,
+) -> dict[str, Any]:
+    """How many sounds are taken for their family, and with `data` their variety and how many are
+    copies; nothing where no tagger knows the families [N]."""
+    tagger = next((found for found in tools.embedders if isinstance(found, Tagger)), None)
+    if tagger is None or not set(families) <= set(tagger.classes):
+        return {}
+    files = list(made.files.values())
+    heard = embed(tagger, files, kept=kept).probabilities
+    report: dict[str, Any] = {"recognised": recognised(heard, families, tagger.classes)}
+    if data is not None:
+        report |= variety_report(tools.model.clap.audio, files, families, data, split)
+    return report
+
+
+def _rows(
+    batches: Sequence[Batch],
+    made: SoundFiles,
+    reference: SoundFiles,
+    embedders: Sequence[Embedder],
+    kept: Path,
+) -> list[dict[str, Any]]:
+    """What is known of each sound, in the order in which they were planned."""
+    planned = [one for batch in batches for one in batch]
+    partners = {stem: f"{stem}{file.suffix}" for stem, file in reference.files.items()}
+    rows: list[dict[str, Any]] = [
+        {
+            "file": f"{GENERATED}/{one.stem}.wav",
+            "prompt": one.prompt.text,
+            "family": one.prompt.family,
+            "seed": one.seed,
+            "seconds": audio_info(made.files[one.stem]).seconds,
+            "reference": partners.get(one.prompt.name or one.stem),
+            **dict.fromkeys(("clap", "heard", "probability", "expected")),
+        }
+        for one in planned
+    ]
+    for embedder in embedders:
+        found = embed(embedder, made.files.values(), kept=kept)
+        if isinstance(embedder, ClapEmbedder):
+            texts = embedder.embed_text([one.prompt.text for one in planned])
+            for row, text, audio in zip(rows, texts, found.rows, strict=True):
+                row["clap"] = clap_score(text[None], audio)
+        if isinstance(embedder, Tagger) and found.probabilities is not None:
+            for row, shares in zip(rows, found.probabilities, strict=True):
+                shown = dict(zip(embedder.classes, shares.tolist(), strict=True))
+                row["heard"] = max(shown, key=shown.__getitem__)
+                row["probability"] = shown[row["heard"]]
+                row["expected"] = shown.get(row["family"])
+    return rows
+
+
+def _parameters(model: SoundCrafter) -> int:
+    """The parameters of all parts that make a sound from a text."""
+    parts = (model.clap.text, model.unet, model.vae, model.vocoder)
+    return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+
+def _timing(
+    model: SoundCrafter,
+    seconds: float | None,
+    workers: Workers[Tools] | None,
+    machine: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
+        **machine,
+        "seconds_per_clip": seconds,
+        "processes": workers.processes if workers else 1,
+        "threads": workers.threads if workers else torch.get_num_threads(),
+        "device": machine.get("gpu") or model.device.type,
+    }
 
 
 def prompts_named(name: str, data: Path | None, split: str) -> tuple[Prompt, ...]:

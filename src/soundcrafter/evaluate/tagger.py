@@ -48,24 +48,59 @@ class Tagger:
         Probabilities are the softmax of the windows' mean logits. Raises ValueError for a wave
         that is empty or not one finite dimension.
         """
-        wave = np.asarray(wave, dtype=np.float32)
-        if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
-            raise ValueError(f"wave: got shape {wave.shape}; expected finite samples [N], N >= 1")
-        windows = self._windows(normalize_peak(resample(wave, sample_rate, self.sample_rate)))
-        mel = self._log_mel(torch.from_numpy(windows).to(self._device))
-        features = self.network.features(mel)
+        windows, loud = self._windows(self._levelled(wave, sample_rate), WINDOW, WINDOW / 2)
+        features = self._features(windows[loud])
         logits = self.network.logits(features).mean(0)
         return Embedding(
             features.mean(0, keepdim=True).cpu().numpy(), logits.softmax(0).cpu().numpy()
         )
 
-    def _windows(self, wave: np.ndarray) -> np.ndarray:
-        """The windows that hold sound, [R, N]."""
-        size = round(WINDOW * self.sample_rate)
-        starts = range(0, max(len(wave) - size // 2, 1), size // 2)
-        windows = np.stack([fit_length(wave[start : start + size], size) for start in starts])
+    @torch.inference_mode()
+    def log_probabilities(
+        self,
+        wave: np.ndarray,
+        sample_rate: int,
+        *,
+        seconds: float = WINDOW,
+        hop: float = WINDOW / 2,
+    ) -> np.ndarray:
+        """wave [N] at `sample_rate` Hz -> ln of each class's probability in each window [R, K].
+
+        Window r begins at r * hop s and is `seconds` long, padded with silence to WINDOW; -inf in
+        those that do not count. Raises ValueError as a call does, and for windows longer than
+        WINDOW or a hop of nothing.
+        """
+        if not 0 < seconds <= WINDOW or hop <= 0:
+            raise ValueError(
+                f"seconds, hop: got {seconds:g}, {hop:g}; allowed: 0 to {WINDOW:g}, and above 0"
+            )
+        windows, loud = self._windows(self._levelled(wave, sample_rate), seconds, hop)
+        found = np.full((len(windows), len(self.classes)), -np.inf, dtype=np.float32)
+        logits = self.network.logits(self._features(windows[loud]))
+        found[loud] = logits.log_softmax(1).cpu().numpy()
+        return found
+
+    def _levelled(self, wave: np.ndarray, sample_rate: int) -> np.ndarray:
+        """wave [N] as the network was trained to hear it: its rate, a peak of .5."""
+        wave = np.asarray(wave, dtype=np.float32)
+        if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
+            raise ValueError(f"wave: got shape {wave.shape}; expected finite samples [N], N >= 1")
+        return normalize_peak(resample(wave, sample_rate, self.sample_rate))
+
+    def _features(self, windows: np.ndarray) -> torch.Tensor:
+        """Windows [R, N] -> features [R, D]."""
+        return self.network.features(self._log_mel(torch.from_numpy(windows).to(self._device)))
+
+    def _windows(
+        self, wave: np.ndarray, seconds: float, hop: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """All windows [R, N], and which of them hold sound [R]."""
+        size, step = round(seconds * self.sample_rate), max(round(hop * self.sample_rate), 1)
+        full = round(WINDOW * self.sample_rate)
+        starts = range(0, max(len(wave) - size + step, 1), step)
+        windows = np.stack([fit_length(wave[start : start + size], full) for start in starts])
         peaks = np.abs(windows).max(1)
-        return windows[peaks >= QUIET * peaks.max()]
+        return windows, peaks >= QUIET * peaks.max()
 
 
 @lru_cache(maxsize=1)

@@ -79,6 +79,7 @@ class Scorer:
             out,
             seed=self.options.seed,
             splits=1,  # the bound of the score is N / splits, and N is small
+            page=False,  # training waits; `soundcrafter report` makes one
         )
         return {**_figures(report), "scoring_seconds": round(time.perf_counter() - began, 2)}
 

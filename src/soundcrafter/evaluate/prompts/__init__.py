@@ -1,8 +1,8 @@
-"""Frozen prompts, the same for every model: four wordings of each scored family, and free ones.
-Beside them the captions of a manifest, and prompts of a file.
+"""Frozen prompts, the same for every model: four wordings of each scored family, free ones, and
+scenes of two families. Beside them the captions of a manifest, and prompts of a file.
 
-None equals a caption of the training data; recipes name the two files in `data.exclude_captions`
-all the same, for data that has not been seen here.
+None equals a caption of the training data; recipes name the files in `data.exclude_captions` all
+the same, for data that has not been seen here.
 """
 
 import csv
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from soundcrafter.data.manifest import read_manifest
+from soundcrafter.data.manifest import read_manifest, read_table
 
-FAMILIES, FREE = "families.csv", "free.csv"
+FAMILIES, FREE, COMPOSITION = "families.csv", "free.csv", "composition.csv"
+REVERSED = "-reversed"  # ends the name of a scene whose order is turned round
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,17 @@ class Prompt:
     name: str = ""  # of the recording whose caption it is: its partner in paired figures
 
 
+@dataclass(frozen=True)
+class Scene:
+    """Two families that one prompt asks for: overlap, both at once; order, one after the other."""
+
+    name: str
+    kind: str  # overlap or order
+    first: str
+    second: str
+    text: str  # what to type
+
+
 def family_prompts() -> tuple[Prompt, ...]:
     """4 wordings of each of the 52 scored families, family by family."""
     return read_prompts(_here(FAMILIES))
@@ -33,6 +45,23 @@ def family_prompts() -> tuple[Prompt, ...]:
 def free_prompts() -> tuple[Prompt, ...]:
     """100 looser wordings: slang, synonyms, descriptions."""
     return read_prompts(_here(FREE))
+
+
+def composition_prompts() -> tuple[Scene, ...]:
+    """40 overlapping scenes, then 40 ordered ones, each of these followed by its reversal.
+
+    The three examples of the paper's Fig. 5 are the first of each kind and overlap-02; the other
+    pairs are of families that the tagger knows from real recordings. A door is the family drawer
+    and cupboard, the nearest of the scored ones.
+    """
+    scenes = []
+    for row in read_table(_here(COMPOSITION))[1]:
+        name, first, second = row["id"], row["first"], row["second"]
+        scenes.append(Scene(name, row["kind"], first, second, row["prompt"]))
+        if row["reversed"]:
+            turned = Scene(name + REVERSED, row["kind"], second, first, row["reversed"])
+            scenes.append(turned)
+    return tuple(scenes)
 
 
 def caption_prompts(data: Path, split: str) -> tuple[Prompt, ...]:

@@ -1,0 +1,136 @@
+"""The figures and tables of the composition suite, from its rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from soundcrafter.evaluate.metrics import wilson_interval
+from soundcrafter.evaluate.presence import level_balance
+from soundcrafter.evaluate.prompts import REVERSED
+
+Row = Mapping[str, Any]
+
+BASELINES = {
+    "apart": "two real recordings, each heard for itself (ceiling)",
+    "real": "two real recordings, by hand",
+    "singles": "two single generations, by hand",
+    "prompt": "the plain prompt",
+    "alone": "one real recording, taken for both (floor)",
+    "reversed": "the reversed prompt, judged as the plain one (floor)",
+}
+_ROWS_OF = {"alone": ("first alone", "second alone"), "reversed": ("prompt",)}
+MADE = ("real", "singles", "prompt")  # sounds that should hold both sources
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """Rows of the ledger -> for each kind of scene the figures of each baseline, the thresholds'
+    recordings, and the sounds that should hold both sources, the worst margins first."""
+    heard = [row for row in rows if "baseline" in row]
+    kinds = {
+        kind: {
+            baseline: _figures(found)
+            for baseline in BASELINES
+            if (found := list(_of(heard, kind, baseline)))
+        }
+        for kind in ("overlap", "order")
+    }
+    made = [row for row in heard if row["baseline"] in MADE]
+    sounds = sorted(made, key=lambda row: (min(row["margins"]), row["key"]))
+    recordings = next((row["n"] for row in rows if row["key"] == "thresholds"), 0)
+    return {**kinds, "threshold_recordings": recordings, "sounds": sounds}
+
+
+def _of(rows: Sequence[Row], kind: str, baseline: str) -> Iterator[Row]:
+    """The rows of a baseline; the floors are made of those of others."""
+    names = _ROWS_OF.get(baseline, (baseline,))
+    for row in rows:
+        if row["kind"] != kind or row["baseline"] not in names:
+            continue
+        if baseline != "reversed":
+            yield row
+        elif row["name"].endswith(REVERSED):
+            yield {**row, "margins": row["margins"][::-1], "onsets": row["onsets"][::-1]}
+
+
+def _figures(rows: Sequence[Row]) -> dict[str, Any]:
+    """The figures of a baseline's rows of one kind."""
+    both = [row for row in rows if min(row["margins"]) > 0]
+    figures: dict[str, Any] = {"both": _share(len(both), len(rows))}
+    for place, name in enumerate(("first", "second")):
+        figures[name] = sum(row["margins"][place] > 0 for row in rows) / len(rows)
+    if rows[0]["kind"] == "overlap":
+        if rows[0]["baseline"] != "apart":  # these are not in one sound
+            balances = [-abs(level_balance(row["margins"])) for row in rows]
+            figures["balance"] = float(np.median(balances))
+        return figures
+    if "onsets" in rows[0]:
+        right = sum(row["onsets"][0] < row["onsets"][1] for row in both)
+        figures["order"] = _share(right, len(both)) if both else None
+        figures["both_in_order"] = _share(right, len(rows))
+        figures["onsets"] = (
+            [float(np.median([row["onsets"][place] for row in both])) for place in (0, 1)]
+            if both
+            else None
+        )
+    errors = [
+        abs(found - true)
+        for row in both
+        if "starts" in row
+        for found, true in zip(row["onsets"], row["starts"], strict=True)
+    ]
+    figures["onset_error"] = float(np.median(errors)) if errors else None
+    return figures
+
+
+def _share(hits: int, total: int) -> dict[str, Any]:
+    interval = list(wilson_interval(hits, total))
+    return {"share": hits / total, "interval": interval, "n": total}
+
+
+def composition_markdown(report: Mapping[str, Any]) -> str:
+    """The report as two tables, one for each kind of scene."""
+    lines = [
+        f"Tagger {report['tagger'][:12]}, split {report['split']}, seed {report['seed']}, "
+        f"{report['seeds']} a scene; thresholds from {report['threshold_recordings']} recordings "
+        "of dev. Balance and onsets are what the tagger hears, see evaluate/presence.py.",
+        "",
+        "Two at once:",
+        "",
+        "| made of | both present | 95% interval | N | weaker to stronger, median dB |",
+        "|---|---|---|---|---|",
+    ]
+    for baseline, found in report["overlap"].items():
+        cells = [*_cells(found["both"]), _number(found.get("balance"), 1)]
+        lines.append(f"| {BASELINES[baseline]} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "One after the other, each pair in both orders:",
+        "",
+        "| made of | both present | 95% interval | N | of these in order | 95% interval | N "
+        "| both and in order | begin at, median s | onset error, median s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for baseline, found in report["order"].items():
+        onsets = found.get("onsets")
+        cells = [
+            *_cells(found["both"]),
+            *_cells(found.get("order")),
+            _cells(found.get("both_in_order"))[0],
+            " and ".join(f"{onset:.2f}" for onset in onsets) if onsets else "-",
+            _number(found["onset_error"], 3),
+        ]
+        lines.append(f"| {BASELINES[baseline]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(share: Mapping[str, Any] | None) -> list[str]:
+    """A share, its interval and N."""
+    if share is None:
+        return ["-"] * 3
+    low, high = share["interval"]
+    return [f"{share['share']:.3f}", f"{low:.3f} to {high:.3f}", str(share["n"])]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

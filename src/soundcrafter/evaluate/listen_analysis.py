@@ -1,0 +1,288 @@
+"""What listeners answered: win rates and mean opinion scores, with intervals that allow for one
+listener's answers being alike, and one prompt's too."""
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from soundcrafter.evaluate.listen_answers import Answer, Items, read_key, read_results
+from soundcrafter.evaluate.metrics import wilson_interval
+
+Rating = tuple[str, str, float]  # listener, prompt, value
+
+
+class _Resamples:
+    """Draws of listeners and of prompts, both with replacement: the pigeonhole bootstrap (Owen
+    2007, 0712.1111), which treats neither one listener's nor one prompt's answers as
+    independent."""
+
+    def __init__(self, answers: Sequence[Answer], items: Items, samples: int, seed: int) -> None:
+        listeners = sorted({answer.listener for answer in answers})
+        prompts = sorted({items[answer.item].prompt for answer in answers})
+        self._rows = {name: place for place, name in enumerate(listeners)}
+        self._columns = {name: place for place, name in enumerate(prompts)}
+        rng = np.random.default_rng(seed)
+        self._times = [  # how often each is drawn, [S, L] and [S, P]
+            rng.multinomial(len(names), np.full(len(names), 1 / len(names)), samples)
+            for names in (listeners, prompts)
+        ]
+
+    def means(self, ratings: Iterable[Rating]) -> np.ndarray:
+        """The mean in each draw, [S]; NaN in a draw that holds none of the ratings."""
+        sums = np.zeros((2, len(self._rows), len(self._columns)))
+        for listener, prompt, value in ratings:
+            sums[:, self._rows[listener], self._columns[prompt]] += value, 1.0
+        rows, columns = self._times
+        total, count = (((rows @ table) * columns).sum(1) for table in sums)
+        return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+
+
+def analyse_listening(
+    results: Sequence[Path], key: Path, *, seed: int = 0, samples: int = 2000
+) -> dict[str, Any]:
+    """What the saved results of a listening test say of its systems.
+
+    Pairs: for each question and pair of systems wins, ties and losses; the win rate of each system,
+    ties as half a win, with a 95% interval by bootstrap over listeners and prompts (`samples`
+    draws); the share of wins among answers that are no tie, with Wilson's interval, and the
+    two-sided sign test, which both take all answers for independent.
+    MOS: for each question and system the mean with its interval by the same bootstrap, and how the
+    systems differ, draw by draw.
+
+    Raises ValueError where a file cannot be read, naming file and line where a row is not an answer
+    to an item of the key. An answer given twice counts as it was given last.
+    """
+    if samples < 1 or seed < 0:
+        raise ValueError(f"samples, seed: got {samples}, {seed}; at least 1 and 0")
+    items = read_key(key)
+    answers, duplicates = read_results(results, items)
+    draws = _Resamples(answers, items, samples, seed)
+    by_question: dict[str, list[Answer]] = defaultdict(list)
+    for answer in sorted(answers, key=lambda answer: answer.question):
+        by_question[answer.question].append(answer)
+    summary = {
+        "kind": answers[0].kind,
+        "listeners": len({answer.listener for answer in answers}),
+        "items": len({answer.item for answer in answers}),
+        "prompts": len({items[answer.item].prompt for answer in answers}),
+        "answers": len(answers),
+        "duplicates": duplicates,
+        "samples": samples,
+        "seed": seed,
+        "median_seconds": float(np.median([answer.seconds for answer in answers])),
+    }
+    if summary["kind"] == "mos":
+        found = {q: _mos(part, items, draws) for q, part in by_question.items()}
+        return {**summary, "questions": found}
+    return {
+        **summary,
+        "first_side": _first_side(answers),
+        "questions": {q: _pairs(part, items, draws) for q, part in by_question.items()},
+    }
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """The two-sided p of as uneven a split, or more uneven, where both were equally likely."""
+    total = wins + losses
+    tail = sum(math.comb(total, count) for count in range(min(wins, losses) + 1))
+    return min(2 * tail / 2**total, 1.0)
+
+
+def _first_side(answers: Sequence[Answer]) -> dict[str, Any]:
+    """How often side A was preferred: half, where listeners do not lean to a side."""
+    hits = sum(answer.answer == "A" for answer in answers)
+    total = sum(answer.answer != "tie" for answer in answers)
+    return {"share": hits / total if total else None, **_wilson(hits, total), "n": total}
+
+
+def _pairs(answers: Sequence[Answer], items: Items, draws: _Resamples) -> dict[str, Any]:
+    """The figures of one question: of each pair of systems, and of each system over all."""
+    scores: dict[tuple[str, str], list[Rating]] = defaultdict(list)  # of the first against
+    for answer in answers:
+        item = items[answer.item]
+        first, second = (item.systems[sound] for sound in answer.sounds)
+        value = {"A": 1.0, "tie": 0.5, "B": 0.0}[answer.answer]
+        scores[first, second].append((answer.listener, item.prompt, value))
+        scores[second, first].append((answer.listener, item.prompt, 1.0 - value))
+    systems = sorted({first for first, _ in scores})
+    return {
+        "pairs": [
+            {"systems": [first, second], **_against(scores[first, second], draws)}
+            for first, second in sorted(scores)
+            if first < second
+        ],
+        "systems": {
+            system: _mean(
+                [r for (first, _), part in scores.items() if first == system for r in part],
+                draws,
+            )
+            for system in systems
+        },
+    }
+
+
+def _against(ratings: Sequence[Rating], draws: _Resamples) -> dict[str, Any]:
+    """One system against one other, ratings of 1 for a win, .5 for a tie and 0 for a loss."""
+    counts = Counter(value for _, _, value in ratings)
+    wins, losses = counts[1.0], counts[0.0]
+    rate = _mean(ratings, draws)
+    return {
+        "wins": wins,
+        "ties": counts[0.5],
+        "losses": losses,
+        "win_rate": rate["mean"],
+        "interval": rate["interval"],
+        "n": len(ratings),
+        "untied": {
+            "win_rate": wins / (wins + losses) if wins + losses else None,
+            **_wilson(wins, wins + losses),
+            "p": sign_test(wins, losses),
+        },
+    }
+
+
+def _mos(answers: Sequence[Answer], items: Items, draws: _Resamples) -> dict[str, Any]:
+    """The figures of one question: of each system, and of what each pair of them differs by."""
+    ratings: dict[str, list[Rating]] = defaultdict(list)
+    for answer in answers:
+        item = items[answer.item]
+        (system,) = item.systems.values()
+        ratings[system].append((answer.listener, item.prompt, float(answer.answer)))
+    systems = sorted(ratings)
+    drawn = {system: draws.means(ratings[system]) for system in systems}
+    means = {system: _mean(ratings[system], draws) for system in systems}
+    return {
+        "systems": {
+            system: {
+                **means[system],
+                "given": [sum(v == grade for _, _, v in ratings[system]) for grade in range(1, 6)],
+            }
+            for system in systems
+        },
+        "differences": [
+            {
+                "systems": [first, second],
+                "difference": means[first]["mean"] - means[second]["mean"],
+                "interval": _interval(drawn[first] - drawn[second]),
+            }
+            for first, second in itertools.combinations(systems, 2)
+        ],
+    }
+
+
+def _mean(ratings: Sequence[Rating], draws: _Resamples) -> dict[str, Any]:
+    return {
+        "mean": float(np.mean([value for _, _, value in ratings])),
+        "interval": _interval(draws.means(ratings)),
+        "n": len(ratings),
+        "listeners": len({listener for listener, _, _ in ratings}),
+        "prompts": len({prompt for _, prompt, _ in ratings}),
+    }
+
+
+def _interval(drawn: np.ndarray) -> list[float] | None:
+    """The middle 95% of the draws that hold a figure; None where no draw does."""
+    drawn = drawn[~np.isnan(drawn)]
+    return [float(bound) for bound in np.percentile(drawn, (2.5, 97.5))] if len(drawn) else None
+
+
+def _wilson(hits: int, total: int) -> dict[str, Any]:
+    return {"interval": list(wilson_interval(hits, total)) if total else None}
+
+
+def listening_markdown(report: Mapping[str, Any]) -> str:
+    """The report as tables, with how each interval was made."""
+    lines = [
+        f"{report['answers']} answers of {_count(report['listeners'], 'listener')} to "
+        f"{_count(report['items'], 'item')} ({_count(report['prompts'], 'prompt')}), median "
+        f"{report['median_seconds']:.1f} s an answer; "
+        f"{_count(report['duplicates'], 'answer')} given again, the last one counts."
+    ]
+    if report["listeners"] < 2:
+        lines += ["", "One listener: the intervals say nothing of what others would hear."]
+    table = _mos_table if report["kind"] == "mos" else _pairs_table
+    return "\n".join([*lines, "", *table(report)]) + "\n"
+
+
+def _pairs_table(report: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| question | system | against | wins | ties | losses | win rate | 95% interval "
+        "| without ties | 95% interval (Wilson) | p (sign test) |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for question, found in report["questions"].items():
+        for pair in found["pairs"]:
+            counts = [str(pair[name]) for name in ("wins", "ties", "losses")]
+            untied = pair["untied"]
+            rates = [_three(pair["win_rate"]), _range(pair["interval"])]
+            rates += [_three(untied["win_rate"]), _range(untied["interval"]), _p(untied["p"])]
+            lines.append(f"| {' | '.join([question, *pair['systems'], *counts, *rates])} |")
+    lines += ["", "| question | system | win rate over all | 95% interval | answers |"]
+    lines.append("|---|---|---|---|---|")
+    for question, found in report["questions"].items():
+        for system, rate in _best_first(found["systems"]):
+            cells = [question, system, _three(rate["mean"]), _range(rate["interval"])]
+            lines.append(f"| {' | '.join(cells)} | {rate['n']} |")
+    side = report["first_side"]
+    return [
+        *lines,
+        "",
+        "A tie is half a win. Intervals of win rates: bootstrap over listeners and prompts, "
+        f"{report['samples']} draws, seed {report['seed']}. Wilson's interval and the sign test "
+        "leave ties out and take all answers for independent, so they are too sure where few "
+        "listeners gave many.",
+        f"Side A was preferred in {_three(side['share'])} of {side['n']} answers without ties "
+        f"({_range(side['interval'])}); .5 is no leaning.",
+    ]
+
+
+def _mos_table(report: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| question | system | MOS | 95% interval | answers | listeners | prompts | 1 / 2 / 3 / 4 "
+        "/ 5 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for question, found in report["questions"].items():
+        for system, mos in _best_first(found["systems"]):
+            cells = [question, system, f"{mos['mean']:.2f}", _range(mos["interval"], 2)]
+            cells += [str(mos[name]) for name in ("n", "listeners", "prompts")]
+            cells.append(" / ".join(map(str, mos["given"])))
+            lines.append(f"| {' | '.join(cells)} |")
+    if any(found["differences"] for found in report["questions"].values()):
+        lines += ["", "| question | system | minus | difference | 95% interval |"]
+        lines.append("|---|---|---|---|---|")
+    for question, found in report["questions"].items():
+        for pair in found["differences"]:
+            cells = [question, *pair["systems"], f"{pair['difference']:+.2f}"]
+            lines.append(f"| {' | '.join(cells)} | {_range(pair['interval'], 2)} |")
+    return [
+        *lines,
+        "",
+        "Grades: 1 bad, 2 poor, 3 fair, 4 good, 5 excellent (ITU-T P.800). Intervals: bootstrap "
+        f"over listeners and prompts, {report['samples']} draws, seed {report['seed']}.",
+    ]
+
+
+def _best_first(systems: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(systems.items(), key=lambda entry: -entry[1]["mean"])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _three(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _range(interval: Sequence[float] | None, digits: int = 3) -> str:
+    return "-" if interval is None else " to ".join(f"{bound:.{digits}f}" for bound in interval)
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< .001"

@@ -1,0 +1,80 @@
+"""One HTML page that needs nothing but itself: sounds and pictures in it, one sheet of styles."""
+
+import base64
+import io
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+from soundcrafter.audio import Wave, resample
+
+_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
+_BLOCK = 65_536  # as in audio.py: encoders are not given minutes at once
+
+# The browser itself refuses whatever would come from elsewhere.
+_POLICY = (
+    "default-src 'none'; img-src data:; media-src data:; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+
+
+def document(title: str, body: str, *, script: str = "", style: str = "") -> str:
+    """A whole HTML5 page: a title in plain text, a body in HTML, a script that runs at its end.
+
+    `style` is added to the sheet that all pages share, whose colours are variables that follow the
+    reader's light or dark mode: --ground, --panel, --ink, --quiet, --line, --accent, --tint,
+    --good, --bad. Pictures and sounds must be data: URIs; the page forbids its browser to load
+    anything else.
+    """
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{escape(title)}</title>
+<style>{beside("page.css")}{style}</style>
+</head>
+<body>
+{body}
+{f"<script>{script}</script>" if script else ""}
+</body>
+</html>
+"""
+
+
+def wave_uri(wave: Wave, sample_rate: int) -> str:
+    """Wave [N] as a data: URI: MP3, which every browser plays, at its best quality.
+
+    A sample rate that MP3 does not know becomes the next higher one it knows, or 48 kHz. Where
+    libsndfile has no MP3 it is Ogg Vorbis.
+    """
+    import soundfile
+
+    rate = next((known for known in _MP3_RATES if known >= sample_rate), _MP3_RATES[-1])
+    wave = resample(wave, sample_rate, rate).clip(-1, 1)
+    kind, subtype, mime = "MP3", "MPEG_LAYER_III", "audio/mpeg"
+    if kind not in soundfile.available_formats():
+        kind, subtype, mime = "OGG", "VORBIS", "audio/ogg"
+    stream = io.BytesIO()
+    with soundfile.SoundFile(
+        stream, "w", rate, 1, subtype, format=kind, compression_level=0.0
+    ) as sound:
+        for begin in range(0, len(wave), _BLOCK):
+            sound.write(wave[begin : begin + _BLOCK])
+    return _data_uri(mime, stream.getvalue())
+
+
+def image_uri(png: Path | bytes) -> str:
+    """A PNG, a file or its bytes, as a data: URI."""
+    return _data_uri("image/png", png if isinstance(png, bytes) else png.read_bytes())
+
+
+def beside(name: str) -> str:
+    """The text of a file that lies beside this one: a style, a script, a table."""
+    return (resources.files("soundcrafter") / "evaluate" / name).read_text(encoding="utf-8")
+
+
+def _data_uri(mime: str, content: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"

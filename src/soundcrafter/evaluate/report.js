@@ -1,0 +1,93 @@
+"use strict";
+const table = document.getElementById("sounds");
+const body = table.tBodies[0];
+const order = document.getElementById("order");
+const turn = document.getElementById("turn");
+const filter = document.getElementById("filter");
+const headings = [...table.querySelectorAll("[data-order]")];
+const rows = [...body.rows].map((row) => ({
+  row, values: JSON.parse(row.dataset.values), words: row.dataset.words,
+}));
+let down = false;
+
+// Sorting: rows without a value stay last, whichever way.
+
+function compare(a, b) {
+  return typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b;
+}
+
+function sort(place, largestFirst) {
+  down = largestFirst;
+  order.value = place;
+  const has = (entry) => entry.values[place] !== null;
+  const sorted = rows.filter(has).sort(
+    (a, b) => (down ? -1 : 1) * compare(a.values[place], b.values[place]));
+  body.append(...sorted.concat(rows.filter((entry) => !has(entry))).map(({ row }) => row));
+  turn.textContent = down ? "\u25BC" : "\u25B2";
+  for (const heading of headings) {
+    const state = Number(heading.dataset.order) === place ? (down ? "descending" : "ascending")
+      : "none";
+    heading.closest("th").setAttribute("aria-sort", state);
+  }
+}
+
+order.addEventListener("change", () => {
+  sort(Number(order.value), "down" in order.selectedOptions[0].dataset);
+});
+turn.addEventListener("click", () => sort(Number(order.value), !down));
+for (const heading of headings) {
+  heading.addEventListener("click", () => {
+    const place = Number(heading.dataset.order);
+    sort(place, Number(order.value) === place && !down);
+  });
+}
+
+// Filter: rows that hold all words.
+
+filter.addEventListener("input", () => {
+  const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+  for (const { row, words } of rows) row.hidden = !wanted.every((word) => words.includes(word));
+  const shown = rows.filter(({ row }) => !row.hidden).length;
+  document.getElementById("count").textContent = `${shown} of ${rows.length}`;
+});
+document.getElementById("controls").addEventListener("submit", (event) => event.preventDefault());
+
+// Players: one sounds at a time; a line runs over its picture.
+
+let playing = null;
+
+function follow() {
+  if (!playing) return;
+  const sound = playing.closest(".sound");
+  const share = Math.min(1, playing.currentTime / Number(sound.dataset.seconds));
+  sound.querySelector("i").style.left = `${100 * share}%`;
+  requestAnimationFrame(follow);
+}
+
+table.addEventListener("play", (event) => {
+  if (playing && playing !== event.target) playing.pause();
+  playing = event.target;
+  playing.closest(".sound").classList.add("playing");
+  follow();
+}, true);
+for (const name of ["pause", "ended"]) {
+  table.addEventListener(name, (event) => {
+    event.target.closest(".sound").classList.remove("playing");
+    if (playing === event.target) playing = null;
+  }, true);
+}
+table.addEventListener("click", (event) => {
+  const picture = event.target.closest(".mel");
+  if (!picture) return;
+  const sound = picture.closest(".sound");
+  const audio = sound.querySelector("audio");
+  if (event.target.closest("button") && !audio.paused) {
+    audio.pause();
+    return;
+  }
+  if (!event.target.closest("button")) {
+    const box = picture.getBoundingClientRect();
+    audio.currentTime = (event.clientX - box.left) / box.width * Number(sound.dataset.seconds);
+  }
+  audio.play();
+});
