@@ -7,12 +7,21 @@ from pathlib import Path
 import pytest
 
 from soundcrafter.data.manifest import normalize_caption, read_captions
-from soundcrafter.evaluate.prompts import family_prompts, free_prompts, read_prompts
+from soundcrafter.evaluate.prompts import (
+    REVERSED,
+    composition_prompts,
+    family_prompts,
+    free_prompts,
+    read_prompts,
+)
 
 FROZEN = {
     "families.csv": "8364b3e2f0ee8539cb6be8c4d4eafc692bbbd52c88d1112a28fb99a22e17fb83",
+    "composition.csv": "7524522c1569489c8e8b6597c974a42af1f2b6cc9194ce4534b96bfc1a063a70",
     "free.csv": "d87c5e41c62b980583994dc325ab552124c4b487608cb090c2579b47980ff955",
 }
+
+WORDINGS = Path(__file__).resolve().parents[2] / "recipes" / "wordings.csv"
 
 
 @pytest.mark.parametrize("name", FROZEN)
@@ -29,12 +38,37 @@ def test_four_wordings_a_family_and_a_hundred_free_ones(data_dir):
     assert {p.family for p in free_prompts()} == families
 
 
+def test_forty_scenes_of_each_kind_and_each_order_reversed(data_dir):
+    with open(data_dir / "scored_families.csv", newline="") as stream:
+        families = {row["family"] for row in csv.DictReader(stream)}
+    scenes = composition_prompts()
+    assert {f for scene in scenes for f in (scene.first, scene.second)} <= families
+    assert Counter(scene.kind for scene in scenes) == {"overlap": 40, "order": 80}
+    overlaps = [scene for scene in scenes if scene.kind == "overlap"]
+    ordered = [scene for scene in scenes if scene.kind == "order"]
+    for pairs in (overlaps, ordered[::2]):
+        assert len({frozenset((s.first, s.second)) for s in pairs}) == 40
+    for plain, turned in zip(ordered[::2], ordered[1::2], strict=True):
+        assert turned.name == plain.name + REVERSED
+        assert (turned.first, turned.second) == (plain.second, plain.first)
+        assert sorted(turned.text.replace(",", "").split()) == sorted(
+            plain.text.replace(",", "").split()
+        )
+    assert ordered[0].text == "a door slams and then a dog barks"
+    assert ordered[1].text == "a dog barks and then a door slams"
+
+
 def test_no_prompt_is_a_caption_or_stands_twice(data_dir):
     known = set(read_captions(data_dir / "sounds.csv"))
     for table in (data_dir / "captions").glob("audiocaps*.csv"):
         known |= set(read_captions(table))
+    with open(WORDINGS, newline="") as stream:
+        known |= {row["wording"] for row in csv.DictReader(stream)}
     known = {normalize_caption(caption) for caption in known}
-    prompts = [normalize_caption(p.text) for p in (*family_prompts(), *free_prompts())]
+    prompts = [
+        normalize_caption(prompt.text)
+        for prompt in (*family_prompts(), *free_prompts(), *composition_prompts())
+    ]
     assert len(known) > 50_000
     assert not known & set(prompts)
     assert len(set(prompts)) == len(prompts)
