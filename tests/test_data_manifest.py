@@ -11,6 +11,7 @@ from soundcrafter.audio import write_audio
 from soundcrafter.data.manifest import (
     exclude_captions,
     normalize_caption,
+    read_excluded,
     read_manifest,
 )
 
@@ -238,3 +239,10 @@ def test_frozen_prompts_are_left_out_by_name(tmp_path):
     assert [recording.caption for recording in manifest.recordings] == ["Something else"]
     with pytest.raises(ValueError, match=r"none\.csv"):
         exclude_captions(manifest, ("frozen:none",))
+
+
+def test_a_frozen_order_is_left_out_in_both_directions():
+    excluded = read_excluded(["frozen:composition"])
+    assert len(excluded) == 120  # 40 scenes at once, 40 in order, and these reversed
+    for caption in ("A dog barks, and then a door slams.", "Wind and ocean waves at the same time"):
+        assert normalize_caption(caption) in excluded

@@ -105,8 +105,8 @@ def normalize_caption(text: str) -> str:
 
 def exclude_captions(manifest: Manifest, tables: Sequence[str]) -> Manifest:
     """Leave out the recordings whose caption, normalised, stands in one of the csv `tables`
-    (column caption or prompt; paths relative to the current folder). `frozen:families` and
-    `frozen:free` are the prompts of evaluate/prompts.
+    (see `read_captions`; paths relative to the current folder). `frozen:families`, `frozen:free`
+    and `frozen:composition` are the prompts of evaluate/prompts.
 
     Raises ValueError for a missing table or column, and where no recording is left.
     """
@@ -137,7 +137,8 @@ def _frozen(table: str) -> Path:
 
 
 def read_captions(path: str | PathLike[str]) -> list[str]:
-    """The captions (column caption or prompt) of a csv or jsonl file; those that are not empty.
+    """The captions (column caption or prompt, and reversed where there is one) of a csv or jsonl
+    file; those that are not empty.
 
     Raises ValueError for a missing file or column.
     """
@@ -146,7 +147,8 @@ def read_captions(path: str | PathLike[str]) -> list[str]:
     column = next((name for name in ("caption", "prompt") if name in columns), None)
     if column is None:
         raise ValueError(_missing(table, columns, "caption or prompt"))
-    return [text for row in rows if (text := _text(row.get(column))) is not None]
+    found = (_text(row.get(name)) for row in rows for name in (column, "reversed"))
+    return [text for text in found if text is not None]
 
 
 def read_caption_groups(path: str | PathLike[str]) -> list[tuple[str, ...]]:
