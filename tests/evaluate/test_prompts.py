@@ -17,7 +17,7 @@ from soundcrafter.evaluate.prompts import (
 
 FROZEN = {
     "families.csv": "8364b3e2f0ee8539cb6be8c4d4eafc692bbbd52c88d1112a28fb99a22e17fb83",
-    "composition.csv": "7524522c1569489c8e8b6597c974a42af1f2b6cc9194ce4534b96bfc1a063a70",
+    "composition.csv": "eb48f1836617fe023ee970bb2e2a2e44a625462ee87c55b729e6e871cfd63b05",
     "free.csv": "d87c5e41c62b980583994dc325ab552124c4b487608cb090c2579b47980ff955",
 }
 
