@@ -1,12 +1,18 @@
 """The HTML report in a browser: players load, pictures show, sorting sorts, nothing is fetched."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from soundcrafter.audio import AUDIO_SUFFIXES, audio_info, read_audio, write_audio
+from soundcrafter.evaluate.compare import find_recordings
+from soundcrafter.evaluate.embedders import open_embedder
 from soundcrafter.evaluate.html import write_html
+from soundcrafter.evaluate.prompts import caption_prompts
+from soundcrafter.evaluate.run import evaluate_prompts
+from soundcrafter.pipeline import SoundCrafter
 
 FAMILIES = ("bell", "dog bark", "helicopter", "horse", "printer", "waterfall")
 EXPECTED = {"ours": (0.9, 0.15, 0.5, 0.7, None, 0.3), "base": (0.2, 0.8, 0.6, 0.1, 0.4, 0.3)}
@@ -186,3 +192,47 @@ def test_one_player_sounds_at_a_time_from_where_its_picture_is_clicked(opened):
 def test_rows_fit_the_screen(opened, width):
     opened.set_viewport_size({"width": width, "height": 800})
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_report_of_the_bundled_model_on_real_captions(data_dir, tmp_path, browser_page):
+    """What `soundcrafter evaluate --prompts captions --split test` writes, of four captions."""
+    real = find_recordings(data_dir, "test")
+    few = replace(real, files=dict(list(real.files.items())[:8]))
+    evaluate_prompts(
+        SoundCrafter.from_pretrained(device="cpu", precision="fp32"),
+        caption_prompts(data_dir, "test"),
+        few,
+        [open_embedder("tagger"), open_embedder("clap")],
+        tmp_path,
+        name="mini",
+        limit=4,
+        splits=1,
+    )
+    browser_page.goto((tmp_path / "report.html").as_uri())
+    durations = browser_page.evaluate(
+        """async () => Promise.all([...document.querySelectorAll("audio")].map((audio) =>
+          new Promise((resolve, reject) => {
+            audio.addEventListener("error", () => reject(audio.error.message));
+            audio.addEventListener("loadeddata", () => resolve(audio.duration));
+            audio.preload = "auto";
+            audio.load();
+          })))"""
+    )
+    assert durations == pytest.approx([5.0] * 4, abs=0.1)
+    widths = browser_page.evaluate(
+        """async () => Promise.all([...document.images].map(async (image) => {
+          await image.decode();
+          return image.naturalWidth;
+        }))"""
+    )
+    assert len(widths) == 4
+    assert min(widths) > 0
+
+    def prompts() -> list[str]:
+        found = browser_page.locator("#sounds tbody tr:visible th").all_inner_texts()
+        return [text.split("\n")[0] for text in found]
+
+    sounds = json.loads((tmp_path / "report.json").read_text())["sounds"]
+    assert prompts() == [s["prompt"] for s in sorted(sounds, key=lambda s: s["clap"])]
+    heading(browser_page, "prompt").click()
+    assert prompts() == sorted((s["prompt"] for s in sounds), key=str.lower)
