@@ -72,7 +72,7 @@ def evaluate_chain(
     ledger = Ledger(out / "chain.jsonl", identity)
     prompts = [p for p in family_prompts() if p.family in scored]
     total = len(recordings) + len(prompts) * seeds
-    report_progress = _counter(progress, total)
+    report_progress = counter(progress, total)
     for recording in recordings:
         _measure_recording(model, tagger, manifest, recording, ledger)
         report_progress(1)
@@ -86,7 +86,8 @@ def evaluate_chain(
     return report
 
 
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """What counts steps up to `total`, however many at once, and reports them."""
     done = 0
 
     def add(count: int) -> None:

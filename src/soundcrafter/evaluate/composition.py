@@ -16,6 +16,7 @@ import numpy as np
 
 from soundcrafter.audio import Wave, fit_length, limit_peak, normalize_peak, read_audio, write_audio
 from soundcrafter.data.manifest import Manifest, Recording, read_manifest
+from soundcrafter.evaluate.chain import counter
 from soundcrafter.evaluate.composition_report import composition_markdown, summarise
 from soundcrafter.evaluate.generate import AT_ONCE, generate_prompts
 from soundcrafter.evaluate.ledger import Ledger
@@ -86,12 +87,12 @@ def evaluate_composition(
     }
     ledger = Ledger(out / "composition.jsonl", identity)
     judge = Judge(tagger, _thresholds(tagger, data, ledger), ledger)
-    advance = _counter(progress, seeds * (3 * len(scenes) + sum(map(_batches, _prompts(scenes)))))
+    advance = counter(progress, seeds * (3 * len(scenes) + sum(map(_batches, _prompts(scenes)))))
     for own in range(seed, seed + seeds):
         folder = out / "generated" / str(own)
         for scene in scenes:
             _measure_real(judge, scene, recordings, model.sample_rate, own, folder)
-            advance()
+            advance(1)
         _measure_generated(judge, maker, scenes, own, folder, advance)
     report = {"version": __version__, **identity, **summarise(list(ledger.rows.values()))}
     write_json(out / "composition.json", report)
@@ -185,17 +186,6 @@ def _read(recording: Recording, sample_rate: int) -> Wave:
     return read_audio(recording.file, sample_rate, start=recording.start, seconds=seconds)
 
 
-def _counter(progress: Progress | None, total: int) -> Callable[..., None]:
-    """What reports one step more, whatever it is called with."""
-    steps = iter(range(1, total + 1))
-
-    def advance(*_: int) -> None:
-        if progress is not None:
-            progress(next(steps), total)
-
-    return advance
-
-
 def _measure_real(
     judge: Judge, scene: Scene, recordings: Families, rate: int, seed: int, folder: Path
 ) -> None:
@@ -270,22 +260,22 @@ def _measure_generated(
     scenes: Sequence[Scene],
     seed: int,
     folder: Path,
-    advance: Callable[..., None],
+    advance: Callable[[int], None],
 ) -> None:
     """Rows of the plain prompts, and of single generations put together by hand."""
     plain, singles = _prompts(scenes)
     for prompts, name in ((plain, "prompt"), (singles, "single")):
-        generate_prompts(model, prompts, folder / name, seed=seed, progress=advance)
+        generate_prompts(model, prompts, folder / name, seed=seed, progress=lambda *_: advance(1))
     rate = model.sample_rate
     files = {prompt.family: folder / "single" / f"{prompt.name}.wav" for prompt in singles}
     for scene in scenes:
         if not judge.has("prompt", scene, seed):
             wave = read_audio(folder / "prompt" / f"{scene.name}.wav", rate)
             judge.hear("prompt", scene, seed, wave, rate)
-        advance()
+        advance(1)
         if not judge.has("singles", scene, seed):
             pair = read_audio(files[scene.first], rate), read_audio(files[scene.second], rate)
             layers, starts = _layers(scene, pair, rate)
             mixed = _save(layers, folder / "singles" / f"{scene.name}.wav", rate)
             judge.hear("singles", scene, seed, mixed, rate, starts)
-        advance()
+        advance(1)
