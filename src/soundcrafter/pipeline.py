@@ -29,6 +29,7 @@ from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.layers import Upsample
 from soundcrafter.models.lora import Adapter
+from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
@@ -248,7 +249,9 @@ class SoundCrafter:
     def vocode(self, mel: torch.Tensor) -> torch.Tensor:
         """log-mel [B, 1, T, F] -> wave [B, N], float32."""
         config = self.vocoder.config.mel
-        frames = round(PIECE_SECONDS / 2 * config.sample_rate / config.hop)
+        # a vocoder of convolutions transforms its filters for each piece; a spectral one has none
+        pieces = 2 if isinstance(self.vocoder, SpectralVocoder) else 1
+        frames = round(PIECE_SECONDS / pieces * config.sample_rate / config.hop)
         with returned_at_once():
             return chunks.vocode(self.vocoder, mel, frames)
 

@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundcrafter.models.fast_conv import fast_conv
+
 
 class Conv1d(nn.Conv1d):
-    """nn.Conv1d; on a CPU a flat 2D convolution over [B, C, 1, N] in channels-last order.
+    """nn.Conv1d; on a CPU over [B, N, C], where the channels of a sample lie side by side.
 
+    By fewer products where `fast_conv` gains, else as a flat 2D convolution over [B, C, 1, N]:
     oneDNN's kernels for that order keep their speed with the few channels and many samples of a
     vocoder's last stages, where those for torch's own order lose most of it.
     """
@@ -18,13 +21,18 @@ class Conv1d(nn.Conv1d):
         """x [B, C, N] -> [B, C', N'], in channels-last order too."""
         if x.device.type != "cpu":
             return super().forward(x)
-        flat = _flat(x)
         (padding,) = self.padding if isinstance(self.padding, tuple) else (0,)
         assert self.padding_mode in ("zeros", "reflect"), "what vocoders use"
         if self.padding_mode == "reflect" and padding:
-            flat, padding = F.pad(flat, (padding, padding, 0, 0), mode="reflect"), 0
+            x, padding = F.pad(_flat(x), (padding, padding, 0, 0), mode="reflect").squeeze(2), 0
+        if self.stride == (1,) and self.groups == 1:
+            fast = fast_conv(
+                self.weight[..., None], self.bias, x[..., None], (padding, 0), self.dilation[0]
+            )
+            if fast is not None:
+                return fast(x[..., None]).squeeze(3)
         return F.conv2d(
-            flat,
+            _flat(x),
             self.weight[:, :, None],
             self.bias,
             (1, self.stride[0]),
@@ -56,9 +64,14 @@ class ConvTranspose1d(nn.ConvTranspose1d):
         for j in range(taps):  # the taps from last to first
             of_tap = self.weight[:, :, j * stride : (j + 1) * stride].permute(2, 1, 0)
             phased[: len(of_tap), :, taps - 1 - j] = of_tap
-        weight = phased.view(-1, 1, taps, inputs).permute(0, 3, 1, 2)  # [stride * C', C, 1, taps]
+        weight = phased.view(-1, taps, inputs).mT  # [stride * C', C, taps]
         bias = None if self.bias is None else self.bias.repeat(stride)
-        phases = F.conv2d(_flat(x), weight, bias, padding=(0, taps - 1))[:, :, 0]
+        fast = fast_conv(weight[..., None], bias, x[..., None], (taps - 1, 0))
+        if fast is None:
+            flat = F.conv2d(_flat(x), weight[:, :, None], bias, padding=(0, taps - 1))
+            phases = flat[:, :, 0]
+        else:
+            phases = fast(x[..., None])[..., 0]
         wave = phases.mT.reshape(len(x), -1, outputs).mT  # [B, C', (N + taps - 1) * stride]
         length = (x.shape[2] - 1) * stride - 2 * padding + kernel + extra
         if padding + length > wave.shape[2]:

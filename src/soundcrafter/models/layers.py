@@ -11,11 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from soundcrafter.models.fast_conv import conv2d, fast_conv
+
 Stride = tuple[int, int]
 Conditioning = Literal["film", "shift"]
 # Numbers in a map from which it is worked through in slabs of so many, which fit a CPU's cache.
 _SLABS_FROM = 2**22
 _SLAB = 2**20
+
+
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution with stride 1 and zero padding; see `fast_conv` for what is fast."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, T, F] -> [B, C', T, F]."""
+        return conv2d(x, self.weight, self.bias, (1, 1))
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -113,13 +126,15 @@ def norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, out: Tensor) 
     beside the two maps x [B, C, T, F] and out [B, C', T, F] it needs next to no memory."""
     frames, spans = x.shape[2], _slabs(x)
     scale, shift = _affine(norm, x, spans)
+    plain = partial(F.conv2d, weight=conv.weight, bias=conv.bias, padding=(0, 1))
+    convolve = fast_conv(conv.weight, conv.bias, x[:, :, : spans[0][1]], (0, 1)) or plain
     for start, end in spans:
         low, high = max(start - 1, 0), min(end + 1, frames)
         seen = F.silu(torch.addcmul(shift, x[:, :, low:high], scale), inplace=True)
         ends = (low - start + 1, end + 1 - high)  # rows beyond the map, which are zero
         if any(ends):
             seen = F.pad(seen, (0, 0, *ends))
-        out[:, :, start:end] += F.conv2d(seen, conv.weight, conv.bias, padding=(0, 1))
+        out[:, :, start:end] += convolve(seen)
 
 
 def in_slabs(x: Tensor) -> bool:
@@ -173,13 +188,13 @@ class ResBlock(nn.Module):
         super().__init__()
         self.conditioning = conditioning
         self.norm1 = nn.GroupNorm(norm_groups, in_channels, eps=eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv3x3(in_channels, out_channels)
         if conditioning is not None:
             outputs = 2 * out_channels if conditioning == "film" else out_channels
             self.emb_proj = nn.Linear(emb_dim, outputs)
         self.norm2 = nn.GroupNorm(norm_groups, out_channels, eps=eps)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Conv3x3(out_channels, out_channels)
         self.shortcut = (
             nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
         )
@@ -342,7 +357,7 @@ class Upsample(nn.Module):
     def __init__(self, channels: int, stride: Stride) -> None:
         super().__init__()
         self.stride = stride
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv3x3(channels, channels)
         self._folded: dict[tuple[int, int], Tensor] = {}  # of each (time, frequency) phase
 
     @torch.no_grad()
@@ -373,7 +388,7 @@ class Upsample(nn.Module):
         for (i, j), weight in self._folded.items():
             seen = padded[:, :, i : i + frames - 1 + weight.shape[2]]
             seen = seen[..., j : j + bands - 1 + weight.shape[3]]
-            out[:, :, i :: self.stride[0], j :: self.stride[1]] = F.conv2d(
+            out[:, :, i :: self.stride[0], j :: self.stride[1]] = conv2d(
                 seen, weight, self.conv.bias
             )
         return out

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from soundcrafter.models.layers import (
     Block,
     Conditioning,
+    Conv3x3,
     Downsample,
     ResBlock,
     Stride,
@@ -96,7 +97,7 @@ class UNet(nn.Module):
         self.cond_proj = nn.Linear(config.embed_dim, config.cond_dim)
         self.register_buffer("null_cond", torch.zeros(config.embed_dim))
         widths = [config.channels * multiplier for multiplier in config.multipliers]
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv3x3(config.in_channels, widths[0])
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         skips = [widths[0]]
@@ -113,7 +114,7 @@ class UNet(nn.Module):
             self.up.append(_UpLevel(config, level, skips))
         assert not skips, "the way up uses every skip once"
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=EPS)
-        self.conv_out = nn.Conv2d(widths[0], config.in_channels, 3, padding=1)
+        self.conv_out = Conv3x3(widths[0], config.in_channels)
         self._init_weights()
 
     def forward(self, latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:

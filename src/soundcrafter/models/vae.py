@@ -11,6 +11,7 @@ from soundcrafter.mel import MelConfig
 from soundcrafter.models.layers import (
     AttentionBlock,
     Block,
+    Conv3x3,
     Downsample,
     ResBlock,
     Stride,
@@ -149,7 +150,7 @@ class Encoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         widths = [config.channels * multiplier for multiplier in config.multipliers]
-        self.conv_in = nn.Conv2d(config.patch**2, widths[0], 3, padding=1)
+        self.conv_in = Conv3x3(config.patch**2, widths[0])
         self.levels = nn.ModuleList()
         inputs = widths[0]
         for level, width in enumerate(widths):
@@ -160,7 +161,7 @@ class Encoder(nn.Module):
             inputs = width
         self.middle = _middle(config)
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[-1], eps=EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv3x3(widths[-1], 2 * config.latent_channels)
 
     def forward(self, x: Tensor, checkpointing: bool) -> Tensor:
         x = self.conv_in(x)
@@ -176,7 +177,7 @@ class Decoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         widths = [config.channels * multiplier for multiplier in config.multipliers]
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.conv_in = Conv3x3(config.latent_channels, widths[-1])
         self.middle = _middle(config)
         self.levels = nn.ModuleList()
         inputs = widths[-1]
@@ -187,7 +188,7 @@ class Decoder(nn.Module):
             self.levels.append(nn.ModuleList(blocks))
             inputs = width
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=EPS)
-        self.conv_out = nn.Conv2d(widths[0], config.patch**2, 3, padding=1)
+        self.conv_out = Conv3x3(widths[0], config.patch**2)
 
     def forward(self, x: Tensor, checkpointing: bool) -> Tensor:
         x = _run_all(self.middle, checkpointing, self.conv_in(x))

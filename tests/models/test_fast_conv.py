@@ -1,0 +1,180 @@
+"""Convolutions by fewer products against torch's own."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from soundcrafter.models import fast_conv as module
+from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d
+from soundcrafter.models.fast_conv import FastConv, Tile, conv2d, fast_conv, fourier, toom_cook
+from soundcrafter.models.layers import Conv3x3, ResBlock, Upsample
+
+TILES = [
+    *(pytest.param(toom_cook(m, r), r, id=f"{m} of {r}") for m, r in [(1, 1), (2, 3), (4, 3)]),
+    *(pytest.param(toom_cook(m, r), r, id=f"{m} of {r}") for m, r in [(6, 3), (7, 2), (5, 4)]),
+    *(pytest.param(fourier(n, r), r, id=f"{n} for {r}") for n, r in [(16, 7), (24, 11), (32, 11)]),
+]
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def uses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often the fast way was taken: one number, which grows."""
+    count, plain = [0], FastConv.__call__
+
+    def counted(self: FastConv, x: Tensor) -> Tensor:
+        count[0] += 1
+        return plain(self, x)
+
+    monkeypatch.setattr(FastConv, "__call__", counted)
+    return count
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max()
+
+
+@pytest.mark.parametrize(("tile", "taps"), TILES)
+def test_a_tile_is_the_filter_laid_over_its_inputs(tile: Tile, taps: int) -> None:
+    generator = np.random.default_rng(0)
+    inputs, taps_of = generator.normal(size=tile.inputs), generator.normal(size=taps)
+    made = tile.combine @ ((tile.weigh @ taps_of) * (tile.spread @ inputs))
+    assert tile.outputs == tile.inputs - taps + 1
+    np.testing.assert_allclose(made, np.correlate(inputs, taps_of, "valid"), atol=1e-12)
+
+
+def test_products_of_the_known_cases() -> None:
+    # Winograd's F(2, 3) and F(4, 3) take 4 and 6; 2 bins of 32 are real, 15 take three each
+    assert toom_cook(2, 3).products == 4
+    assert toom_cook(4, 3).products == 6
+    assert fourier(32, 11).products == 2 + 3 * 15
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    frames=st.integers(12, 60),
+    bands=st.integers(1, 9),
+    taps=st.sampled_from([(3, 3), (2, 2), (1, 2), (4, 1), (7, 1), (11, 1)]),
+    dilation=st.integers(1, 3),
+    padded=st.booleans(),
+    biased=st.booleans(),
+    slab=st.sampled_from([1, 2**12, 2**20]),
+    pick=st.integers(0, 8),
+)
+def test_any_map_is_convolved_as_torch_does(
+    batch: int,
+    frames: int,
+    bands: int,
+    taps: tuple[int, int],
+    dilation: int,
+    padded: bool,
+    biased: bool,
+    slab: int,
+    pick: int,
+) -> None:
+    """All tiles, whatever they gain, with maps of no whole number of them."""
+    bands = max(bands, taps[1])
+    frames = max(frames, dilation * (taps[0] - 1) + 1)
+    padding = (dilation * (taps[0] - 1) // 2, taps[1] // 2) if padded else (0, 0)
+    x = noise(batch, 5, frames, bands)
+    weight, bias = noise(4, 5, *taps, seed=1), noise(4, seed=2) if biased else None
+    of_time, of_frequency = module._tiles(taps[0]), module._tiles(taps[1])
+    tiles = (of_time[pick % len(of_time)], of_frequency[pick // 3 % len(of_frequency)])
+    theirs = F.conv2d(x.double(), weight.double(), None, 1, padding, (dilation, 1))
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_SLAB", slab)
+        ours = FastConv(weight, bias, padding, dilation, tiles)(x)
+    close(ours, theirs.float() + (0 if bias is None else bias[:, None, None]))
+
+
+def test_it_is_taken_where_it_gains_and_only_there() -> None:
+    wide, narrow = noise(256, 256, 3, 3), noise(8, 8, 3, 3)
+    large, small = noise(2, 256, 128, 8), noise(2, 256, 4, 2)
+    with torch.no_grad():
+        assert fast_conv(wide, None, large, (1, 1)) is not None
+        assert fast_conv(wide, None, small, (1, 1)) is None, "the filters cost more than the map"
+        assert fast_conv(narrow, None, noise(2, 8, 128, 8), (1, 1)) is None
+        assert fast_conv(wide.bfloat16(), None, large.bfloat16(), (1, 1)) is None
+    assert fast_conv(wide, None, large, (1, 1)) is None, "with gradients"
+
+
+def test_gradients_are_torchs() -> None:
+    layer = Conv3x3(256, 256)
+    x = noise(2, 256, 64, 8)
+    layer(x).square().mean().backward()
+    theirs = layer.weight.detach().clone().requires_grad_()
+    F.conv2d(x, theirs, layer.bias.detach(), padding=1).square().mean().backward()
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_result_is_channels_last_whatever_comes_in(ordered: bool, uses: list[int]) -> None:
+    x, weight = noise(2, 128, 256, 16), noise(128, 128, 3, 3)
+    if ordered:
+        x = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        ours = conv2d(x, weight, None, (1, 1))
+    assert uses == [1]
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    close(ours, F.conv2d(x, weight, padding=1))
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (7, 3), (11, 5)])
+def test_wide_1d_convolutions(
+    kernel: int, dilation: int, padding_mode: str, uses: list[int]
+) -> None:
+    padding = dilation * (kernel - 1) // 2
+    ours = Conv1d(
+        *(128, 128, kernel), dilation=dilation, padding=padding, padding_mode=padding_mode
+    )
+    x = noise(1, 128, 5000)
+    with torch.no_grad():
+        close(ours(x), torch.nn.Conv1d.forward(ours, x))
+    assert uses == [1]
+
+
+def test_wide_transposed_convolutions(uses: list[int]) -> None:
+    layer = ConvTranspose1d(256, 128, 16, stride=4, padding=6)
+    x = noise(1, 256, 3000)
+    with torch.no_grad():
+        close(layer(x), torch.nn.ConvTranspose1d.forward(layer, x))
+    assert uses == [1]
+
+
+def test_a_wide_block_whole_and_in_slabs(monkeypatch: pytest.MonkeyPatch, uses: list[int]) -> None:
+    block = ResBlock(256, 256, norm_groups=32, eps=1e-6).eval()
+    for conv in (block.conv1, block.conv2):
+        torch.nn.init.normal_(conv.weight, std=1 / math.sqrt(9 * 256))
+    x = noise(1, 256, 256, 16)
+    theirs = block(x).detach()
+    with torch.no_grad():
+        whole = block(x)
+        monkeypatch.setattr("soundcrafter.models.layers._SLABS_FROM", 1)
+        monkeypatch.setattr("soundcrafter.models.layers._SLAB", 2**19)
+        slabs = block(x.clone())
+    assert uses == [1 + 1 + 2 * 2], "each convolution whole, then twice in two slabs"
+    close(whole, theirs)
+    close(slabs, theirs)
+
+
+def test_wide_upsampling_by_phases(uses: list[int]) -> None:
+    layer = Upsample(512, (2, 2))
+    x = noise(1, 512, 256, 16)
+    theirs = layer(x).detach()
+    layer.fold()
+    with torch.no_grad():
+        close(layer(x), theirs)
+    assert uses == [4], "one for each phase"
