@@ -11,20 +11,21 @@ import math
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import product
+from operator import mul
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What things cost, in multiplications of a large matrix product: a least-squares fit to 169 timings
-# of this file on two cores with AVX2, 10% off (benchmarks/fast_conv.py).
-_SMALL = 1.6  # a multiplication by E or C
-_COPY = 19.0  # a number copied, read or written
-_FILTER = 55.0  # a number of the transformed filters
-_CALL = 7e6
-_PLAIN, _NARROW = 0.8, 30.0  # one of the plain way; a channel of a 1D map costs as many more
-_GAIN = 0.85  # of the plain way's cost, at most: else the plain way it is
+# What things cost, in products of a large matrix product: a fit to timings on two cores with AVX2
+# (benchmarks/fast_conv.py --fit).
+_SMALL = 1.9  # a multiplication by E or C
+_COPY = 28.0  # a number copied, read or written
+_FILTER = 66.0  # a number of the transformed filters
+_CALL = 1e7
+_PLAIN = 0.85  # a product of the plain way
+_GAIN = 0.9  # of the plain way's cost, at most: else the plain way it is
 _SLAB = 2**20  # numbers in the largest tensor of what is worked through at once
 
 
@@ -132,21 +133,36 @@ def _choose(
     batch: int, frames: int, bands: int, shape: tuple[int, ...], dilation: int
 ) -> tuple[Tile, Tile] | None:
     """The tiles (time, frequency) by which a convolution costs least, if they gain anything."""
-    outputs, inputs, *taps = shape
-    plain = _PLAIN if bands > 1 else _PLAIN + _NARROW / outputs
-    least, best = _GAIN * plain * math.prod(shape) * batch * frames * bands, None
-    for time, frequency in product(_tiles(taps[0]), _tiles(taps[1])):
-        products = time.products * frequency.products
-        seen, made = time.inputs * frequency.inputs, time.outputs * frequency.outputs
-        rows = math.ceil(frames / dilation / time.outputs) * dilation
-        count = batch * rows * math.ceil(bands / frequency.outputs)
-        small = products * (seen * inputs + made * outputs)
-        copied = seen * inputs + products * (inputs + outputs) + 2 * made * outputs
-        each = products * inputs * outputs + _SMALL * small + _COPY * copied
-        cost = count * each + _FILTER * products * inputs * outputs + _CALL
+    least, best = _GAIN * _PLAIN * math.prod(shape) * batch * frames * bands, None
+    for tiles in product(_tiles(shape[2]), _tiles(shape[3])):
+        found = amounts(batch, frames, bands, shape, dilation, tiles)
+        cost = sum(map(mul, found, (1.0, _SMALL, _COPY, _FILTER, _CALL)))
         if cost < least:
-            least, best = cost, (time, frequency)
+            least, best = cost, tiles
     return best
+
+
+def amounts(
+    batch: int,
+    frames: int,
+    bands: int,
+    shape: tuple[int, ...],
+    dilation: int,
+    tiles: tuple[Tile, Tile],
+) -> tuple[int, int, int, int, int]:
+    """What a convolution of `shape` [C', C, k, l] takes that makes so many frames and bands:
+    products of channels, multiplications by E and C, copied numbers, numbers of the transformed
+    filters, calls."""
+    time, frequency = tiles
+    outputs, inputs = shape[:2]
+    products = time.products * frequency.products
+    seen, made = time.inputs * frequency.inputs, time.outputs * frequency.outputs
+    rows = math.ceil(frames / dilation / time.outputs) * dilation
+    count = batch * rows * math.ceil(bands / frequency.outputs)
+    filters = products * inputs * outputs
+    small = products * (seen * inputs + made * outputs)
+    copied = seen * inputs + products * (inputs + outputs) + 2 * made * outputs
+    return count * filters, count * small, count * copied, filters, 1
 
 
 class FastConv:
