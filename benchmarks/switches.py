@@ -7,8 +7,9 @@ the ratio without / with (above 1: it gains) and the largest difference of what 
 convolutions as flat 2D ones in channels-last order and transposed ones by phases (HiFi-GAN,
 MelGAN); channels-last order, upsampling by phases, slabs, blocks given back at once (VAE decoder);
 prompt and no prompt as one batch, channels-last order, the vectors of FiLM known before the loop
-(U-Net). Decoders have AudioLDM-S's size and random weights; U-Nets are the paper's, of random
-weights, and the bundled model's. --compile adds torch.compile of the U-Nets, minutes each.
+(U-Net); and for all of these convolutions by fewer products, which the other rows do without.
+Decoders have AudioLDM-S's size and random weights; U-Nets are the paper's, of random weights, and
+the bundled model's. --compile adds torch.compile of the U-Nets, minutes each.
 """
 
 import argparse
@@ -17,12 +18,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from soundcrafter.memory import returned_at_once
-from soundcrafter.models import conv1d, layers
+from soundcrafter.models import conv1d, fast_conv, layers
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
 from soundcrafter.models.unet import UNet, UNetConfig
@@ -54,6 +56,26 @@ def without_slabs() -> Iterator[None]:
         layers._SLABS_FROM = ours
 
 
+@contextmanager
+def all_products() -> Iterator[None]:
+    """No convolution by fewer products than taps for a while."""
+    ours, fast_conv._GAIN = fast_conv._GAIN, 0.0
+    fast_conv._choose.cache_clear()
+    try:
+        yield
+    finally:
+        fast_conv._GAIN = ours
+        fast_conv._choose.cache_clear()
+
+
+def fewer_products(name: str, call: Callable[[], Tensor], repeats: int) -> None:
+    def without() -> Tensor:
+        with all_products():
+            return call()
+
+    compare(f"fewer products, {name}", without, call, repeats)
+
+
 def decoder(*, channels_last: bool, folded: bool) -> VAE:
     torch.manual_seed(0)
     vae = VAE(VAEConfig()).eval()
@@ -63,6 +85,35 @@ def decoder(*, channels_last: bool, folded: bool) -> VAE:
         if folded and isinstance(module, layers.Upsample):
             module.fold()
     return vae
+
+
+def vocoder_row(vocoder: nn.Module, mel: Tensor, repeats: int) -> None:
+    def plain() -> Tensor:
+        with plain_convolutions():
+            return vocoder(mel)
+
+    compare(f"1D convolutions, {type(vocoder).__name__}", plain, partial(vocoder, mel), repeats)
+
+
+def decoder_rows(folded: VAE, latent: Tensor, repeats: int) -> None:
+    torchs = decoder(channels_last=False, folded=False)
+    ordered = decoder(channels_last=True, folded=False)
+    in_torchs, in_ordered = partial(torchs.decode, latent), partial(ordered.decode, latent)
+    in_folded = partial(folded.decode, latent)
+
+    def whole() -> Tensor:
+        with without_slabs():
+            return in_folded()
+
+    def returning() -> Tensor:
+        with returned_at_once():
+            return in_folded()
+
+    with without_slabs():
+        compare("channels-last, VAE decoder", in_torchs, in_ordered, repeats)
+        compare("upsampling by phases, VAE decoder", in_ordered, in_folded, repeats)
+    compare("slabs, VAE decoder", whole, in_folded, repeats)
+    compare("blocks given back, VAE decoder", in_folded, returning, repeats)
 
 
 class Known(nn.Module):
@@ -128,55 +179,31 @@ def main() -> None:
     mel, latent = torch.randn(1, 1, FRAMES, 64), torch.randn(1, 8, FRAMES // 4, 16)
     print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     print(f"{'':44} ratio, seconds, largest difference; N {repeats} (median), seed 0")
+    vocoders = (HiFiGAN(HiFiGANConfig()).eval(), MelGAN(MelGANConfig()).eval())
+    folded = decoder(channels_last=True, folded=True)
+    bundled = SoundCrafter.from_pretrained(device="cpu", precision="fp32")
+    paper = UNet(UNetConfig()).eval().to(memory_format=torch.channels_last)
+    for network in paper.modules():  # else its branches are zero, and any way would be equal
+        if isinstance(network, nn.Conv2d):
+            nn.init.normal_(network.weight, std=network.weight[0].numel() ** -0.5)
+    unets = (
+        ("paper's U-Net", paper, latent),
+        ("bundled U-Net", bundled.unet, bundled.noise(0, FRAMES / 100)),
+    )
     with torch.inference_mode():
-        for vocoder in (HiFiGAN(HiFiGANConfig()).eval(), MelGAN(MelGANConfig()).eval()):
-
-            def plain(vocoder: nn.Module = vocoder) -> Tensor:
-                with plain_convolutions():
-                    return vocoder(mel)
-
-            def flat(vocoder: nn.Module = vocoder) -> Tensor:
-                return vocoder(mel)
-
-            compare(f"1D convolutions, {type(vocoder).__name__}", plain, flat, repeats)
-        torchs = decoder(channels_last=False, folded=False)
-        ordered = decoder(channels_last=True, folded=False)
-        folded = decoder(channels_last=True, folded=True)
-        with without_slabs():
-            compare(
-                "channels-last, VAE decoder",
-                lambda: torchs.decode(latent),
-                lambda: ordered.decode(latent),
-                repeats,
-            )
-            compare(
-                "upsampling by phases, VAE decoder",
-                lambda: ordered.decode(latent),
-                lambda: folded.decode(latent),
-                repeats,
-            )
-
-        def whole() -> Tensor:
-            with without_slabs():
-                return folded.decode(latent)
-
-        compare("slabs, VAE decoder", whole, lambda: folded.decode(latent), repeats)
-
-        def returning() -> Tensor:
-            with returned_at_once():
-                return folded.decode(latent)
-
-        compare("blocks given back, VAE decoder", lambda: folded.decode(latent), returning, repeats)
-        bundled = SoundCrafter.from_pretrained(device="cpu", precision="fp32")
-        paper = UNet(UNetConfig()).eval()
-        for network in paper.modules():  # else its branches are zero, and any way would be equal
-            if isinstance(network, nn.Conv2d):
-                nn.init.normal_(network.weight, std=network.weight[0].numel() ** -0.5)
-        for name, unet, noise in (
-            ("paper's U-Net", paper, latent),
-            ("bundled U-Net", bundled.unet, bundled.noise(0, FRAMES / 100)),
-        ):
-            unet_rows(name, unet, noise, repeats, compiling=options.compile)
+        with all_products():
+            for vocoder in vocoders:
+                vocoder_row(vocoder, mel, repeats)
+            decoder_rows(folded, latent, repeats)
+            for name, unet, noise in unets:
+                unet_rows(name, unet, noise, repeats, compiling=options.compile)
+        for vocoder in vocoders:
+            fewer_products(type(vocoder).__name__, partial(vocoder, mel), repeats)
+        fewer_products("VAE decoder", partial(folded.decode, latent), repeats)
+        for name, unet, noise in unets:
+            cond = torch.randn(2, unet.config.embed_dim)
+            pair = noise.repeat(2, 1, 1, 1)
+            fewer_products(name, partial(unet, pair, torch.full((2,), 500.0), cond), repeats)
 
 
 if __name__ == "__main__":
