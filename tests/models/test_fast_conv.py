@@ -138,9 +138,9 @@ def test_wide_1d_convolutions(
 ) -> None:
     padding = dilation * (kernel - 1) // 2
     ours = Conv1d(
-        *(128, 128, kernel), dilation=dilation, padding=padding, padding_mode=padding_mode
+        *(256, 256, kernel), dilation=dilation, padding=padding, padding_mode=padding_mode
     )
-    x = noise(1, 128, 5000)
+    x = noise(1, 256, 5000)
     with torch.no_grad():
         close(ours(x), torch.nn.Conv1d.forward(ours, x))
     assert uses == [1]
