@@ -11,8 +11,9 @@ the costs that `soundcrafter.models.fast_conv` chooses by: its constants are wha
 import argparse
 import math
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from soundcrafter.bench.meter import in_turns, timed
 from soundcrafter.models import fast_conv as fast
 from soundcrafter.models.conv1d import Conv1d
 
@@ -69,16 +71,24 @@ def tensors(size: Size) -> tuple[Tensor, Tensor, Tensor]:
     return x, draw(size.outputs, size.inputs, *size.kernel), draw(size.outputs)
 
 
+@contextmanager
+def gain(least: float) -> Iterator[None]:
+    """Fast convolutions wherever they cost less than this many plain ones, for a while: with 0
+    nowhere."""
+    ours, fast._GAIN = fast._GAIN, least
+    fast._choose.cache_clear()
+    try:
+        yield
+    finally:
+        fast._GAIN = ours
+        fast._choose.cache_clear()
+
+
 def median(calls: list[Callable[[], object]], repeats: int) -> list[float]:
     """Seconds of each call, which take turns, after a warm-up."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for turn in range(repeats + 1):
-        for call, found in zip(calls, seconds, strict=True):
-            began = time.perf_counter()
-            call()
-            if turn:
-                found.append(time.perf_counter() - began)
-    return [statistics.median(found) for found in seconds]
+    jobs = {key: partial(timed, call, torch.device("cpu")) for key, call in enumerate(calls)}
+    in_turns(jobs, 1)
+    return [statistics.median(found) for found in in_turns(jobs, repeats).values()]
 
 
 def plain(size: Size, x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], Tensor]:
@@ -89,12 +99,8 @@ def plain(size: Size, x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], T
     layer.weight.data, layer.bias.data = weight[..., 0], bias
 
     def flat() -> Tensor:
-        gain, fast._GAIN = fast._GAIN, 0.0
-        fast._choose.cache_clear()
-        made = layer(x[..., 0])[..., None]
-        fast._GAIN = gain
-        fast._choose.cache_clear()
-        return made
+        with gain(0.0):
+            return layer(x[..., 0])[..., None]
 
     return flat
 
@@ -102,11 +108,8 @@ def plain(size: Size, x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], T
 def compare(size: Size, repeats: int) -> None:
     x, weight, bias = tensors(size)
     taken = fast.fast_conv(weight, bias, x, size.padding) is not None
-    gain, fast._GAIN = fast._GAIN, math.inf
-    fast._choose.cache_clear()
-    tiles = fast._choose(size.batch, size.frames, size.bands, tuple(weight.shape), 1)
-    fast._GAIN = gain
-    fast._choose.cache_clear()
+    with gain(math.inf):
+        tiles = fast._choose(size.batch, size.frames, size.bands, tuple(weight.shape), 1)
     assert tiles is not None
 
     def ours() -> Tensor:

@@ -21,10 +21,12 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from fast_conv import gain
 from torch import Tensor, nn
 
+from soundcrafter.bench.meter import in_turns, timed
 from soundcrafter.memory import returned_at_once
-from soundcrafter.models import conv1d, fast_conv, layers
+from soundcrafter.models import conv1d, layers
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
 from soundcrafter.models.unet import UNet, UNetConfig
@@ -56,21 +58,9 @@ def without_slabs() -> Iterator[None]:
         layers._SLABS_FROM = ours
 
 
-@contextmanager
-def all_products() -> Iterator[None]:
-    """No convolution by fewer products than taps for a while."""
-    ours, fast_conv._GAIN = fast_conv._GAIN, 0.0
-    fast_conv._choose.cache_clear()
-    try:
-        yield
-    finally:
-        fast_conv._GAIN = ours
-        fast_conv._choose.cache_clear()
-
-
 def fewer_products(name: str, call: Callable[[], Tensor], repeats: int) -> None:
     def without() -> Tensor:
-        with all_products():
+        with gain(0.0):
             return call()
 
     compare(f"fewer products, {name}", without, call, repeats)
@@ -159,12 +149,9 @@ def compare(
     name: str, without: Callable[[], Tensor], with_it: Callable[[], Tensor], repeats: int
 ) -> None:
     difference = float((without() - with_it()).abs().max())
-    seconds: dict[int, list[float]] = {0: [], 1: []}
-    for _ in range(repeats):
-        for key, call in enumerate((without, with_it)):
-            start = time.perf_counter()
-            call()
-            seconds[key].append(time.perf_counter() - start)
+    cpu = torch.device("cpu")
+    jobs = {key: partial(timed, way, cpu) for key, way in enumerate((without, with_it))}
+    seconds = in_turns(jobs, repeats)
     before, after = (statistics.median(runs) for runs in seconds.values())
     print(f"{name:44} {before / after:5.2f}  {before:7.3f} s -> {after:7.3f} s  {difference:.1e}")
 
@@ -191,7 +178,7 @@ def main() -> None:
         ("bundled U-Net", bundled.unet, bundled.noise(0, FRAMES / 100)),
     )
     with torch.inference_mode():
-        with all_products():
+        with gain(0.0):
             for vocoder in vocoders:
                 vocoder_row(vocoder, mel, repeats)
             decoder_rows(folded, latent, repeats)

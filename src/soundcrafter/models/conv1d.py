@@ -12,7 +12,6 @@ from soundcrafter.models.fast_conv import fast_conv
 class Conv1d(nn.Conv1d):
     """nn.Conv1d; on a CPU over [B, N, C], where the channels of a sample lie side by side.
 
-    By fewer products where `fast_conv` gains, else as a flat 2D convolution over [B, C, 1, N]:
     oneDNN's kernels for that order keep their speed with the few channels and many samples of a
     vocoder's last stages, where those for torch's own order lose most of it.
     """
@@ -25,21 +24,9 @@ class Conv1d(nn.Conv1d):
         assert self.padding_mode in ("zeros", "reflect"), "what vocoders use"
         if self.padding_mode == "reflect" and padding:
             x, padding = F.pad(_flat(x), (padding, padding, 0, 0), mode="reflect").squeeze(2), 0
-        if self.stride == (1,) and self.groups == 1:
-            fast = fast_conv(
-                self.weight[..., None], self.bias, x[..., None], (padding, 0), self.dilation[0]
-            )
-            if fast is not None:
-                return fast(x[..., None]).squeeze(3)
-        return F.conv2d(
-            _flat(x),
-            self.weight[:, :, None],
-            self.bias,
-            (1, self.stride[0]),
-            (0, padding),
-            (1, self.dilation[0]),
-            self.groups,
-        ).squeeze(2)
+        return _conv(
+            x, self.weight, self.bias, padding, self.stride[0], self.dilation[0], self.groups
+        )
 
 
 class ConvTranspose1d(nn.ConvTranspose1d):
@@ -66,18 +53,33 @@ class ConvTranspose1d(nn.ConvTranspose1d):
             phased[: len(of_tap), :, taps - 1 - j] = of_tap
         weight = phased.view(-1, taps, inputs).mT  # [stride * C', C, taps]
         bias = None if self.bias is None else self.bias.repeat(stride)
-        fast = fast_conv(weight[..., None], bias, x[..., None], (taps - 1, 0))
-        if fast is None:
-            flat = F.conv2d(_flat(x), weight[:, :, None], bias, padding=(0, taps - 1))
-            phases = flat[:, :, 0]
-        else:
-            phases = fast(x[..., None])[..., 0]
+        phases = _conv(x, weight, bias, taps - 1)
         wave = phases.mT.reshape(len(x), -1, outputs).mT  # [B, C', (N + taps - 1) * stride]
         length = (x.shape[2] - 1) * stride - 2 * padding + kernel + extra
         if padding + length > wave.shape[2]:
             # output_padding may reach beyond the last tap, where only the bias is
             return super().forward(x)
         return wave[:, :, padding : padding + length]
+
+
+def _conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: int,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Tensor:
+    """x [B, C, N], weight [C', C / groups, k] -> [B, C', N'], by fewer products where that gains,
+    else as a flat 2D convolution."""
+    if stride == groups == 1:
+        fast = fast_conv(weight[..., None], bias, x[..., None], (padding, 0), dilation)
+        if fast is not None:
+            return fast(x[..., None]).squeeze(3)
+    flat = weight[:, :, None]
+    made = F.conv2d(_flat(x), flat, bias, (1, stride), (0, padding), (1, dilation), groups)
+    return made.squeeze(2)
 
 
 def _flat(x: Tensor) -> Tensor:

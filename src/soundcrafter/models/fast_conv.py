@@ -128,6 +128,20 @@ def _tiles(taps: int) -> list[Tile]:
     return [fourier(size, taps) for size in (16, 24, 32) if size >= 2 * (taps - 1)]
 
 
+@cache
+def _matrices(time: Tile, frequency: Tile) -> tuple[Tensor, Tensor, Tensor]:
+    """E, W and C of a tile of two axes."""
+    spread, weigh, combine = (
+        torch.from_numpy(np.kron(*of_axes)).float()
+        for of_axes in (
+            (time.spread, frequency.spread),
+            (time.weigh, frequency.weigh),
+            (time.combine, frequency.combine),
+        )
+    )
+    return spread, weigh, combine
+
+
 @lru_cache(maxsize=1024)
 def _choose(
     batch: int, frames: int, bands: int, shape: tuple[int, ...], dilation: int
@@ -179,14 +193,7 @@ class FastConv:
         """The arguments are as for `fast_conv`, and the tiles of each axis."""
         self.bias, self.padding, self.dilation = bias, padding, dilation
         self.time, self.frequency = tiles
-        self.spread, weigh, self.combine = (
-            torch.from_numpy(np.kron(*matrices)).float()
-            for matrices in (
-                (self.time.spread, self.frequency.spread),
-                (self.time.weigh, self.frequency.weigh),
-                (self.time.combine, self.frequency.combine),
-            )
-        )
+        self.spread, weigh, self.combine = _matrices(*tiles)
         outputs, inputs = weight.shape[:2]
         self.reach = (dilation * (weight.shape[2] - 1), weight.shape[3] - 1)
         of_taps = weight.permute(2, 3, 0, 1).reshape(-1, outputs * inputs)
