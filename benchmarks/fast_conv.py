@@ -2,10 +2,11 @@
 
     python benchmarks/fast_conv.py
     python benchmarks/fast_conv.py --fit
+    python benchmarks/fast_conv.py --precision bf16 [--fit]
 
 The first prints, for each size, torch's time over ours, whether ours is taken there, and the
 largest difference over the largest number. --fit times every tile at every size instead, and fits
-the costs that `soundcrafter.models.fast_conv` chooses by: its constants are what it prints.
+the costs that `soundcrafter.models.fast_conv` chooses by: its `_COSTS` are what it prints.
 """
 
 import argparse
@@ -25,8 +26,7 @@ from torch import Tensor
 from soundcrafter.bench.meter import in_turns, timed
 from soundcrafter.models import fast_conv as fast
 from soundcrafter.models.conv1d import Conv1d
-
-COSTS = ("_SMALL", "_COPY", "_FILTER", "_CALL")
+from soundcrafter.precision import DTYPES
 
 
 class Size(NamedTuple):
@@ -59,12 +59,12 @@ SIZES = (
 )
 
 
-def tensors(size: Size) -> tuple[Tensor, Tensor, Tensor]:
+def tensors(size: Size, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Map, weight and bias."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        x = torch.randn(shape, generator=generator)
+        x = torch.randn(shape, generator=generator).to(dtype)
         return x.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x
 
     x = draw(size.batch, size.inputs, size.frames, size.bands)
@@ -105,12 +105,15 @@ def plain(size: Size, x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], T
     return flat
 
 
-def compare(size: Size, repeats: int) -> None:
-    x, weight, bias = tensors(size)
+def compare(size: Size, dtype: torch.dtype, repeats: int) -> None:
+    x, weight, bias = tensors(size, dtype)
     taken = fast.fast_conv(weight, bias, x, size.padding) is not None
     with gain(math.inf):
-        tiles = fast._choose(size.batch, size.frames, size.bands, tuple(weight.shape), 1)
-    assert tiles is not None
+        kind = fast._kind(dtype)
+        assert kind is not None, "without bf16 instructions there is nothing to compare"
+        tiles = fast._choose(kind, size.batch, size.frames, size.bands, tuple(weight.shape), 1)
+    if tiles is None:
+        return  # no tile is right for it in this precision
 
     def ours() -> Tensor:
         return fast.FastConv(weight, bias, size.padding, 1, tiles)(x)
@@ -128,16 +131,22 @@ def compare(size: Size, repeats: int) -> None:
     )
 
 
-def fit(repeats: int) -> None:
+def fit(dtype: torch.dtype, repeats: int) -> None:
     """Least squares, of relative errors, over all tiles and sizes."""
     from scipy.optimize import nnls
 
     rows, seconds, of_plain = [], [], []
+    kind = fast._kind(dtype)
+    assert kind is not None, "without bf16 instructions there is nothing to fit"
     for size in SIZES:
-        x, weight, bias = tensors(size)
+        if not all(fast._tiles(taps, kind) for taps in size.kernel):
+            continue
+        x, weight, bias = tensors(size, dtype)
         way = plain(size, x, weight, bias)
         of_plain.append(median([way], repeats)[0] / (weight.numel() * way()[:, 0].numel()))
-        for time_tile, frequency_tile in product(*map(fast._tiles, size.kernel)):
+        for time_tile, frequency_tile in product(
+            *(fast._tiles(taps, kind) for taps in size.kernel)
+        ):
             tiles = (time_tile, frequency_tile)
 
             def ours(
@@ -155,10 +164,11 @@ def fit(repeats: int) -> None:
     costs, _ = nnls(amounts / scale / measured[:, None], np.ones(len(measured)))
     predicted = amounts / scale @ costs
     costs /= scale
-    print(f"{len(rows)} timings; a product takes {1e9 * costs[0]:.4f} ns; in products:")
-    for name, cost in zip(COSTS, costs[1:], strict=True):
+    print(f"{len(rows)} timings; a product takes {1e9 * costs[0]:.4f} ns; {kind}, in products:")
+    for name, cost in zip(
+        fast._Costs._fields, [*costs[1:], statistics.median(of_plain)], strict=True
+    ):
         print(f"{name:8} {cost / costs[0]:.3g}")
-    print(f"_PLAIN   {statistics.median(of_plain) / costs[0]:.3g} (median of sizes)")
     print(f"error: {np.abs(predicted / measured - 1).mean():.1%} in the mean")
 
 
@@ -166,15 +176,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
+    dtype = DTYPES[options.precision]
     print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}", end="; ")
     print(f"N {options.repeats} (median), seed 0")
     with torch.inference_mode():
         if options.fit:
-            fit(options.repeats)
+            fit(dtype, options.repeats)
             return
         for size in SIZES:
-            compare(size, options.repeats)
+            compare(size, dtype, options.repeats)
 
 
 if __name__ == "__main__":

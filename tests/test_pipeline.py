@@ -448,8 +448,9 @@ def test_every_sampler_makes_the_same_sound_in_any_batch(model, sampler):
     together = make(model, seed=4, count=3, steps=3, sampler=sampler)[1]
     assert np.isfinite(alone.wave).all()
     assert distance(together, alone) < 1e-3
-    other = make(model, seed=5, steps=3, sampler="ddim")[0]
-    assert not np.array_equal(alone.wave, other.wave)
+    # Euler's steps are DDIM's, but for rounding
+    other = make(model, seed=5, steps=3, sampler="heun" if sampler == "euler" else "ddim")[0]
+    assert distance(alone, other) > 1e-3
 
 
 def test_shared_inner_levels_change_the_sound_and_nothing_else(model):

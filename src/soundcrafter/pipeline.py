@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, cast
@@ -29,6 +30,7 @@ from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.layers import Upsample
 from soundcrafter.models.lora import Adapter
+from soundcrafter.models.packed import Linear
 from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
@@ -248,11 +250,11 @@ class SoundCrafter:
 
     def vocode(self, mel: torch.Tensor) -> torch.Tensor:
         """log-mel [B, 1, T, F] -> wave [B, N], float32."""
-        config = self.vocoder.config.mel
-        # a vocoder of convolutions transforms its filters for each piece; a spectral one has none
-        pieces = 2 if isinstance(self.vocoder, SpectralVocoder) else 1
-        frames = round(PIECE_SECONDS / pieces * config.sample_rate / config.hop)
-        with returned_at_once():
+        config, spectral = self.vocoder.config.mel, isinstance(self.vocoder, SpectralVocoder)
+        # a vocoder of convolutions transforms its filters for each piece; a spectral one has none,
+        # and makes many blocks of one size
+        frames = round(PIECE_SECONDS / (2 if spectral else 1) * config.sample_rate / config.hop)
+        with nullcontext() if spectral else returned_at_once():
             return chunks.vocode(self.vocoder, mel, frames)
 
     def _sample(
@@ -377,6 +379,8 @@ def _arrange(network: torch.nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, Upsample):
             module.fold()
+        elif isinstance(module, Linear):
+            module.pack()
 
 
 def step_noise(seeds: Sequence[int], like: torch.Tensor) -> Noise:

@@ -35,8 +35,10 @@ def cast_weights(module: nn.Module, precision: Precision) -> None:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether torch's convolutions have bf16 instructions here (AVX-512, and not AVX2)."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether torch has bf16 instructions here: on x86 it takes any AVX-512 for enough, but one
+    without them imitates them, which is slower than float32."""
+    supported = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return supported and bool(torch.cpu.get_capabilities().get("avx512_bf16", True))
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -129,7 +129,7 @@ def test_batch_does_not_change_a_row() -> None:
     model = own()
     tokens, mask = batch([9, 3], 3)
     alone = model(tokens[1:, :3], mask[1:, :3])
-    torch.testing.assert_close(model(tokens, mask)[1:], alone, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model(tokens, mask)[1:], alone, rtol=0, atol=1e-5)
 
 
 def test_bundled_model_generates_without_transformers() -> None:

@@ -1,6 +1,7 @@
 """Convolutions by fewer products against torch's own."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from soundcrafter.models import fast_conv as module
 from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d
 from soundcrafter.models.fast_conv import FastConv, Tile, conv2d, fast_conv, fourier, toom_cook
 from soundcrafter.models.layers import Conv3x3, ResBlock, Upsample
+from soundcrafter.precision import cpu_has_bf16
 
 TILES = [
     *(pytest.param(toom_cook(m, r), r, id=f"{m} of {r}") for m, r in [(1, 1), (2, 3), (4, 3)]),
@@ -27,8 +29,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.fixture
-def uses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How often the fast way was taken: one number, which grows."""
+def uses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How often the fast way was taken: one number, which grows. It is taken wherever it can be,
+    for what it gains is the machine's."""
     count, plain = [0], FastConv.__call__
 
     def counted(self: FastConv, x: Tensor) -> Tensor:
@@ -36,7 +39,10 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return plain(self, x)
 
     monkeypatch.setattr(FastConv, "__call__", counted)
-    return count
+    monkeypatch.setattr(module, "_GAIN", math.inf)
+    module._choose.cache_clear()
+    yield count
+    module._choose.cache_clear()
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -89,7 +95,7 @@ def test_any_map_is_convolved_as_torch_does(
     padding = (dilation * (taps[0] - 1) // 2, taps[1] // 2) if padded else (0, 0)
     x = noise(batch, 5, frames, bands)
     weight, bias = noise(4, 5, *taps, seed=1), noise(4, seed=2) if biased else None
-    of_time, of_frequency = module._tiles(taps[0]), module._tiles(taps[1])
+    of_time, of_frequency = (module._tiles(count, "AVX2") for count in taps)
     tiles = (of_time[pick % len(of_time)], of_frequency[pick // 3 % len(of_frequency)])
     theirs = F.conv2d(x.double(), weight.double(), None, 1, padding, (dilation, 1))
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
@@ -98,7 +104,9 @@ def test_any_map_is_convolved_as_torch_does(
     close(ours, theirs.float() + (0 if bias is None else bias[:, None, None]))
 
 
-def test_it_is_taken_where_it_gains_and_only_there() -> None:
+def test_it_is_taken_where_it_gains_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module._COSTS, "AVX512", module._COSTS["AVX2"])
+    module._choose.cache_clear()
     wide, narrow = noise(256, 256, 3, 3), noise(8, 8, 3, 3)
     large, small = noise(2, 256, 128, 8), noise(2, 256, 4, 2)
     with torch.no_grad():
@@ -107,6 +115,56 @@ def test_it_is_taken_where_it_gains_and_only_there() -> None:
         assert fast_conv(narrow, None, noise(2, 8, 128, 8), (1, 1)) is None
         assert fast_conv(wide.bfloat16(), None, large.bfloat16(), (1, 1)) is None
     assert fast_conv(wide, None, large, (1, 1)) is None, "with gradients"
+    module._choose.cache_clear()
+
+
+@pytest.mark.skipif(not cpu_has_bf16(), reason="no bf16 instructions here")
+@pytest.mark.parametrize("kernel", [7, 11])
+def test_bf16_loses_about_two_roundings_more(kernel: int, uses: list[int]) -> None:
+    layer, x = Conv1d(256, 256, kernel, padding=kernel // 2), noise(1, 256, 20_000).bfloat16()
+    layer.bfloat16()
+    with torch.no_grad():
+        ours, plain = layer(x), torch.nn.Conv1d.forward(layer, x)
+        exact = F.conv1d(x.float(), layer.weight.float(), layer.bias.float(), padding=kernel // 2)
+    assert uses == [1]
+    assert (ours - exact).std() < 3 * (plain - exact).std()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    frames=st.integers(2, 20),
+    outputs=st.integers(1, 2),
+    taps=st.sampled_from([(3, 3), (2, 2), (2, 1), (1, 1)]),
+    padding=st.sampled_from([(0, 0), (1, 1)]),
+    biased=st.booleans(),
+    ordered=st.booleans(),
+)
+def test_narrow_maps_by_columns(
+    frames: int,
+    outputs: int,
+    taps: tuple[int, int],
+    padding: tuple[int, int],
+    biased: bool,
+    ordered: bool,
+) -> None:
+    bands = max(1, outputs - 1 + taps[1] - 2 * padding[1])
+    frames = max(frames, taps[0])
+    x, weight, bias = noise(2, 5, frames, bands), noise(4, 5, *taps), noise(4) if biased else None
+    if ordered:
+        x = x.contiguous(memory_format=torch.channels_last)
+    close(module._by_columns(x, weight, bias, padding), F.conv2d(x, weight, bias, 1, padding))
+
+
+def test_columns_are_taken_for_narrow_maps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    ours = module._by_columns
+    monkeypatch.setattr(module, "_by_columns", lambda x, *args: taken.append(x) or ours(x, *args))
+    weight = noise(8, 8, 3, 3)
+    for bands in (1, 2, 3, 8):
+        with torch.no_grad():
+            conv2d(noise(2, 8, 16, bands), weight, None, (1, 1))
+        conv2d(noise(2, 8, 16, bands), weight, None, (1, 1))  # with gradients
+    assert [x.shape[3] for x in taken] == [1, 2]
 
 
 def test_gradients_are_torchs() -> None:

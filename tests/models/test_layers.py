@@ -100,3 +100,14 @@ def test_inner_levels_are_computed_at_every_second_time_step_alone(unet):
 def test_reuse_below_1_is_refused(unet):
     with pytest.raises(ValueError, match="reuse: got 0"):
         ReusingUNet(unet, 0)
+
+
+@pytest.mark.parametrize("scores", [7, 40, 150, 10**6])
+@torch.no_grad()
+def test_attention_in_bf16_in_any_stretches(monkeypatch, scores):
+    monkeypatch.setattr(layers, "_SCORES", scores)
+    torch.manual_seed(0)
+    # as `SelfAttention` has them: heads beside one another
+    q, k, v = (torch.randn(2, 11, 3, 8).transpose(1, 2).bfloat16() for _ in "qkv")
+    exact = nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    torch.testing.assert_close(layers.attend(q, k, v).float(), exact, rtol=0, atol=0.02)

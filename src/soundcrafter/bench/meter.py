@@ -2,6 +2,7 @@
 machine can do at most."""
 
 import gc
+import math
 import multiprocessing
 import os
 import platform
@@ -113,13 +114,19 @@ def in_turns(jobs: Mapping[K, Callable[[], T]], repeats: int) -> dict[K, list[T]
 def count_flops(work: Work) -> int:
     """Floating point operations of the matrix products, convolutions and attention of a call; a
     multiplication and an addition are two."""
-    # torch's own table leaves out the attention that a CPU uses
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
-    def flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    def of_attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
         return sdpa_flop_count(q, k, v)
 
-    with FlopCounterMode(display=False, custom_mapping={attention: flops}) as counter:
+    def of_linear(x: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+        return 2 * math.prod(x) * out_shape[-1]
+
+    # what torch's own table leaves out of a CPU's: its attention, and linear layers that are packed
+    more = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention,
+        torch.ops.mkldnn._linear_pointwise: of_linear,
+    }
+    with FlopCounterMode(display=False, custom_mapping=more) as counter:
         work()
     return int(counter.get_total_flops())
 

@@ -1,10 +1,13 @@
-"""Convolutions by fewer products than their taps ask for, on a CPU, where no gradient is needed.
+"""Convolutions on a CPU that take less time than torch's own, where no gradient is needed.
 
-A filter of r taps gives m outputs by P products for each pair of channels, where the plain way
-takes m * r: y = C [(W g) * (E d)], with matrices that depend on m and r alone (Winograd 1980; for
-networks Lavin and Gray, arXiv 1509.09308, eq. 5 and 8). What is left is P matrix products, as fast
-as the machine makes them. Results differ from the plain way's by rounding, some 1e-6 of the
-largest.
+By fewer products than their taps ask for: a filter of r taps gives m outputs by P products for each
+pair of channels, where the plain way takes m * r: y = C [(W g) * (E d)], with matrices that depend
+on m and r alone (Winograd 1980; for networks Lavin and Gray, arXiv 1509.09308, eq. 5 and 8). What
+is left is P matrix products, as fast as the machine makes them. Results differ from the plain way's
+by rounding, some 1e-6 of the largest in float32; in bfloat16 by about two roundings more.
+
+And maps of one or two bands by one matrix product over columns: the kernels of oneDNN take several
+neighbouring bands at once, and idle where there are none.
 """
 
 import math
@@ -12,20 +15,34 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import product
 from operator import mul
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What things cost, in products of a large matrix product: a fit to timings on two cores with AVX2
-# (benchmarks/fast_conv.py --fit).
-_SMALL = 1.9  # a multiplication by E or C
-_COPY = 28.0  # a number copied, read or written
-_FILTER = 66.0  # a number of the transformed filters
-_CALL = 1e7
-_PLAIN = 0.85  # a product of the plain way
+from soundcrafter.precision import cpu_has_bf16
+
+
+class _Costs(NamedTuple):
+    """What things cost, in products of a large matrix product."""
+
+    small: float  # a multiplication by E or C
+    copy: float  # a number copied, read or written
+    filter: float  # a number of the transformed filters
+    call: float
+    plain: float  # a product of the plain way
+
+
+# Fits to timings on two cores of each kind (benchmarks/fast_conv.py --fit).
+_COSTS = {
+    "AVX2": _Costs(1.9, 28.0, 66.0, 1e7, 0.85),
+    "AVX512": _Costs(2.0, 5.7, 45.0, 1.4e8, 0.66),
+    "bf16": _Costs(1.4, 33.0, 280.0, 5e8, 1.0),
+}
 _GAIN = 0.9  # of the plain way's cost, at most: else the plain way it is
+_NARROW = 2  # bands of a map, at most, that is convolved by columns
 _SLAB = 2**20  # numbers in the largest tensor of what is worked through at once
 
 
@@ -98,7 +115,12 @@ def conv2d(
 ) -> Tensor:
     """F.conv2d with stride 1: x [B, C, T, F], weight [C', C, k, l] -> [B, C', T', F']."""
     fast = fast_conv(weight, bias, x, padding)
-    return F.conv2d(x, weight, bias, padding=padding) if fast is None else fast(x)
+    if fast is not None:
+        return fast(x)
+    bands = x.shape[3] + 2 * padding[1] - weight.shape[3] + 1
+    if bands <= _NARROW and x.device.type == "cpu" and not torch.is_grad_enabled():
+        return _by_columns(x, weight, bias, padding)
+    return F.conv2d(x, weight, bias, padding=padding)
 
 
 def fast_conv(
@@ -110,29 +132,57 @@ def fast_conv(
 ) -> "FastConv | None":
     """The convolution weight [C', C, k, l] for maps such as `like` [B, C, T, F], with zero padding
     and a dilation of the time axis; None where the plain way is as fast, or the only one."""
-    if like.device.type != "cpu" or like.dtype != torch.float32 or torch.is_grad_enabled():
+    if like.device.type != "cpu" or torch.is_grad_enabled():
+        return None
+    kind = _kind(like.dtype)
+    if kind is None or weight.dtype != like.dtype:
         return None
     frames = like.shape[2] + 2 * padding[0] - dilation * (weight.shape[2] - 1)
     bands = like.shape[3] + 2 * padding[1] - weight.shape[3] + 1
-    tiles = _choose(len(like), frames, bands, tuple(weight.shape), dilation)
+    tiles = _choose(kind, len(like), frames, bands, tuple(weight.shape), dilation)
     return None if tiles is None else FastConv(weight, bias, padding, dilation, tiles)
 
 
+def _by_columns(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+    """The plain way, as a matrix product of all that each output sees and the filters."""
+    frames_in, bands_in = padding
+    x = F.pad(x, (bands_in, bands_in, frames_in, frames_in)).permute(0, 2, 3, 1).contiguous()
+    time, frequency = weight.shape[2:]
+    batch, frames, bands, channels = x.shape
+    outer = (batch, frames - time + 1, bands - frequency + 1)
+    of_batch, of_frame, of_band, _ = x.stride()
+    columns = x.as_strided(
+        (*outer, time, frequency, channels), (of_batch, of_frame, of_band, of_frame, of_band, 1)
+    )
+    rows = weight.permute(0, 2, 3, 1).flatten(1)  # no copy where the weight is channels_last
+    return F.linear(columns.flatten(3), rows, bias).permute(0, 3, 1, 2)
+
+
 @cache
-def _tiles(taps: int) -> list[Tile]:
+def _kind(dtype: torch.dtype) -> str | None:
+    """Under what name _COSTS has what this machine computes in that dtype."""
+    if dtype == torch.float32:
+        return "AVX512" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "AVX2"
+    return "bf16" if dtype == torch.bfloat16 and cpu_has_bf16() else None
+
+
+@cache
+def _tiles(taps: int, kind: str) -> list[Tile]:
     """Those worth trying along an axis."""
     if taps == 1:
         return [toom_cook(1, 1)]
+    if taps <= 4 and kind == "bf16":
+        return []  # what does not lose its last digits does not gain
     if taps <= 4:
         return [toom_cook(outputs, taps) for outputs in (2, 4, 9 - taps)]
     return [fourier(size, taps) for size in (16, 24, 32) if size >= 2 * (taps - 1)]
 
 
 @cache
-def _matrices(time: Tile, frequency: Tile) -> tuple[Tensor, Tensor, Tensor]:
+def _matrices(time: Tile, frequency: Tile, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """E, W and C of a tile of two axes."""
     spread, weigh, combine = (
-        torch.from_numpy(np.kron(*of_axes)).float()
+        torch.from_numpy(np.kron(*of_axes)).to(dtype)
         for of_axes in (
             (time.spread, frequency.spread),
             (time.weigh, frequency.weigh),
@@ -144,13 +194,14 @@ def _matrices(time: Tile, frequency: Tile) -> tuple[Tensor, Tensor, Tensor]:
 
 @lru_cache(maxsize=1024)
 def _choose(
-    batch: int, frames: int, bands: int, shape: tuple[int, ...], dilation: int
+    kind: str, batch: int, frames: int, bands: int, shape: tuple[int, ...], dilation: int
 ) -> tuple[Tile, Tile] | None:
     """The tiles (time, frequency) by which a convolution costs least, if they gain anything."""
-    least, best = _GAIN * _PLAIN * math.prod(shape) * batch * frames * bands, None
-    for tiles in product(_tiles(shape[2]), _tiles(shape[3])):
+    *costs, plain = _COSTS[kind]
+    least, best = _GAIN * plain * math.prod(shape) * batch * frames * bands, None
+    for tiles in product(_tiles(shape[2], kind), _tiles(shape[3], kind)):
         found = amounts(batch, frames, bands, shape, dilation, tiles)
-        cost = sum(map(mul, found, (1.0, _SMALL, _COPY, _FILTER, _CALL)))
+        cost = sum(map(mul, found, (1.0, *costs)))
         if cost < least:
             least, best = cost, tiles
     return best
@@ -193,7 +244,7 @@ class FastConv:
         """The arguments are as for `fast_conv`, and the tiles of each axis."""
         self.bias, self.padding, self.dilation = bias, padding, dilation
         self.time, self.frequency = tiles
-        self.spread, weigh, self.combine = _matrices(*tiles)
+        self.spread, weigh, self.combine = _matrices(*tiles, weight.dtype)
         outputs, inputs = weight.shape[:2]
         self.reach = (dilation * (weight.shape[2] - 1), weight.shape[3] - 1)
         of_taps = weight.permute(2, 3, 0, 1).reshape(-1, outputs * inputs)

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from soundcrafter.models.fast_conv import conv2d, fast_conv
+from soundcrafter.models.packed import GEGLU, Linear
 
 Stride = tuple[int, int]
 Conditioning = Literal["film", "shift"]
 # Numbers in a map from which it is worked through in slabs of so many, which fit a CPU's cache.
 _SLABS_FROM = 2**22
 _SLAB = 2**20
+_SCORES = 2**20  # of attention that are computed at once, likewise
 
 
 class Conv3x3(nn.Conv2d):
@@ -239,6 +241,29 @@ class ResBlock(nn.Module):
         return F.silu(h, inplace=not torch.is_grad_enabled())
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax of q k^T / sqrt(D), times v; all [B, H, N, D].
+
+    In bf16 on a CPU by torch's matrix products, some rows of a few heads after others: its fused
+    attention computes the softmax in float32, which takes longer than the products.
+    """
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v)
+    batch, heads, count, width = q.shape
+    q, k, v = (part.reshape(-1, count, width) for part in (q * width**-0.5, k, v))
+    out = torch.empty_like(q)
+    rows = min(count, max(1, _SCORES // count))
+    group = max(1, _SCORES // (rows * count))
+    for start in range(0, count, rows):
+        some = slice(start, start + rows)
+        for first in range(0, len(q), group):
+            few = slice(first, first + group)
+            scores = torch.bmm(q[few, some], k[few].mT)
+            weights = torch.softmax(scores, dim=-1, out=scores)
+            out[few, some] = torch.bmm(weights, v[few])
+    return out.view(batch, heads, count, width)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over tokens [B, N, C]."""
 
@@ -246,22 +271,22 @@ class SelfAttention(nn.Module):
         super().__init__()
         assert channels % heads == 0, "heads must divide the channels"
         self.heads = heads
-        self.query = nn.Linear(channels, channels, bias=bias)
-        self.key = nn.Linear(channels, channels, bias=bias)
-        self.value = nn.Linear(channels, channels, bias=bias)
-        self.out = nn.Linear(channels, channels)
+        self.query = Linear(channels, channels, bias=bias)
+        self.key = Linear(channels, channels, bias=bias)
+        self.value = Linear(channels, channels, bias=bias)
+        self.out = Linear(channels, channels)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, plus: Tensor | None = None) -> Tensor:
+        """tokens [B, N, C], and a `plus` to add to the result -> [B, N, C]."""
         q, k, v = (
             projection(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
         )
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v).transpose(1, 2).flatten(2), plus)
 
 
 class TransformerLayer(nn.Module):
-    """Two self-attentions and a GEGLU feed-forward (Shazeer 2020) on tokens [B, N, C].
+    """Two self-attentions and a GEGLU feed-forward on tokens [B, N, C].
 
     The second self-attention stands where latent diffusion has its cross-attention, which
     AudioLDM feeds with the tokens themselves.
@@ -274,14 +299,13 @@ class TransformerLayer(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.attention2 = SelfAttention(channels, heads, bias=False)
         self.norm3 = nn.LayerNorm(channels)
-        self.expand = nn.Linear(channels, 8 * channels)
-        self.contract = nn.Linear(4 * channels, channels)
+        self.expand = GEGLU(channels, 8 * channels)
+        self.contract = Linear(4 * channels, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.attention1(self.norm1(tokens))
-        tokens = tokens + self.attention2(self.norm2(tokens))
-        value, gate = self.expand(self.norm3(tokens)).chunk(2, dim=-1)
-        return tokens + self.contract(value * F.gelu(gate))
+        tokens = self.attention1(self.norm1(tokens), tokens)
+        tokens = self.attention2(self.norm2(tokens), tokens)
+        return self.contract(self.expand(self.norm3(tokens)), tokens)
 
 
 class Transformer(nn.Module):
@@ -382,8 +406,8 @@ class Upsample(nn.Module):
 
     def _in_phases(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         frames, bands = x.shape[2:]
-        out = x.new_empty(x.shape[0], self.conv.out_channels, *size)
-        out = out.contiguous(memory_format=torch.channels_last)
+        shape = (len(x), self.conv.out_channels, *size)
+        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         padded = F.pad(x, (1, 1, 1, 1))
         for (i, j), weight in self._folded.items():
             seen = padded[:, :, i : i + frames - 1 + weight.shape[2]]

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
+from soundcrafter.models.packed import Linear
 from soundcrafter.models.unet import UNet, UNetConfig
 
 _BEFORE_BLOCKS = ("time_in", "time_out", "cond_proj")  # these stay as they are
@@ -77,7 +79,8 @@ class Adapter(nn.Module):
             change = self.changes[_key(path)]
             assert isinstance(change, LowRank)
             alpha = weight * change.scale
-            layer.weight.copy_(torch.addmm(layer.weight, change.up, change.down, alpha=alpha))
+            with layer.unpacked() if isinstance(layer, Linear) else nullcontext():
+                layer.weight.copy_(torch.addmm(layer.weight, change.up, change.down, alpha=alpha))
 
     def _targets(self, unet: UNet) -> Mapping[str, nn.Linear]:
         if unet.config != self.config.unet:

@@ -1,0 +1,86 @@
+"""Linear layers whose weights lie as oneDNN's kernels read them, in bf16 on a CPU.
+
+A plain weight is rearranged at every call, a fifth of its time; and what follows a linear layer,
+a sum or a GELU, is done here while its results are at hand, before they are rounded.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundcrafter.precision import cpu_has_bf16
+
+
+class Linear(nn.Linear):
+    """nn.Linear; after `pack` for use alone, on a CPU."""
+
+    _PARTS = 1  # stretches of rows that the weight is packed in
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias)
+        self._packed: list[Tensor] = []
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        """Rearrange the weight, which is empty then but within `unpacked`; in bf16, on a CPU that
+        has instructions for it, else this does nothing."""
+        if self.weight.dtype != torch.bfloat16 or self.weight.device.type != "cpu":
+            return
+        if cpu_has_bf16() and not self._packed:
+            self._packed = [
+                torch.ops.mkldnn._reorder_linear_weight(rows.contiguous())
+                for rows in self.weight.chunk(self._PARTS)
+            ]
+            self.weight.data = self.weight.new_empty(0)
+
+    @contextmanager
+    def unpacked(self) -> Iterator[None]:
+        """Within, the weight is there and can be changed."""
+        packed = bool(self._packed)
+        if packed:
+            self.weight.data = torch.cat([rows.to_dense() for rows in self._packed])
+            self._packed = []
+        try:
+            yield
+        finally:
+            if packed:
+                self.pack()
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """x [..., C], and a `plus` [..., C'] to add to the result -> [..., C']."""
+        if not self._packed:
+            made = F.linear(x, self.weight, self.bias)
+            return made if plus is None else plus + made
+        (rows,) = self._packed
+        if plus is None:
+            return _pointwise(x, rows, self.bias)
+        return _with(x, rows, self.bias, plus, "add")
+
+
+class GEGLU(Linear):
+    """The first half of a linear layer's results, times the GELU of the second (Shazeer 2020)."""
+
+    _PARTS = 2
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """x [..., C] -> [..., C' / 2]; nothing is added to it."""
+        assert plus is None
+        if not self._packed:
+            value, gate = F.linear(x, self.weight, self.bias).chunk(2, dim=-1)
+            return value * F.gelu(gate)
+        of_value, of_gate = self._packed
+        bias_of_value, bias_of_gate = self.bias.chunk(2)
+        gate = _pointwise(x, of_gate, bias_of_gate, "gelu")
+        return _with(x, of_value, bias_of_value, gate, "mul")
+
+
+def _pointwise(x: Tensor, rows: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
+    exact = "none"  # of GELU
+    return torch.ops.mkldnn._linear_pointwise(x, rows, bias, then, [], exact)
+
+
+def _with(x: Tensor, rows: Tensor, bias: Tensor | None, other: Tensor, how: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.binary(x, other, rows, bias, how)
