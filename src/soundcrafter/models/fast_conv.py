@@ -4,7 +4,7 @@ By fewer products than their taps ask for: a filter of r taps gives m outputs by
 pair of channels, where the plain way takes m * r: y = C [(W g) * (E d)], with matrices that depend
 on m and r alone (Winograd 1980; for networks Lavin and Gray, arXiv 1509.09308, eq. 5 and 8). What
 is left is P matrix products, as fast as the machine makes them. Results differ from the plain way's
-by rounding, some 1e-6 of the largest in float32; in bfloat16 by about two roundings more.
+by rounding, some 1e-6 of the largest in float32; in bfloat16 their error is about three times a plain one's.
 
 And maps of one or two bands by one matrix product over columns: the kernels of oneDNN take several
 neighbouring bands at once, and idle where there are none.
