@@ -5,7 +5,7 @@
 times networks for 10.24 s of sound in fp32; both ways take turns, the median of --repeats. Prints
 the ratio without / with (above 1: it gains) and the largest difference of what they make. Rows: 1D
 convolutions as flat 2D ones in channels-last order and transposed ones by phases (HiFi-GAN,
-MelGAN); channels-last order, upsampling by phases, slabs, blocks given back at once (VAE decoder);
+MelGAN); channels-last order, upsampling by phases, slabs, little freed memory kept (VAE decoder);
 prompt and no prompt as one batch, channels-last order, the vectors of FiLM known before the loop
 (U-Net); and for all of these convolutions by fewer products, which the other rows do without.
 Decoders have AudioLDM-S's size and random weights; U-Nets are the paper's, of random weights, and
@@ -25,7 +25,7 @@ from fast_conv import gain
 from torch import Tensor, nn
 
 from soundcrafter.bench.meter import in_turns, timed
-from soundcrafter.memory import returned_at_once
+from soundcrafter.memory import little_kept
 from soundcrafter.models import conv1d, layers
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
@@ -95,15 +95,15 @@ def decoder_rows(folded: VAE, latent: Tensor, repeats: int) -> None:
         with without_slabs():
             return in_folded()
 
-    def returning() -> Tensor:
-        with returned_at_once():
+    def keeping_little() -> Tensor:
+        with little_kept(folded):
             return in_folded()
 
     with without_slabs():
         compare("channels-last, VAE decoder", in_torchs, in_ordered, repeats)
         compare("upsampling by phases, VAE decoder", in_ordered, in_folded, repeats)
     compare("slabs, VAE decoder", whole, in_folded, repeats)
-    compare("blocks given back, VAE decoder", in_folded, returning, repeats)
+    compare("little kept, VAE decoder", in_folded, keeping_little, repeats)
 
 
 class Known(nn.Module):

@@ -1,34 +1,46 @@
-"""How large blocks of memory are got and given back."""
+"""How freed memory is given back."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-_TRIM, _MAP = -1, -3  # glibc's names for the settings: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-_LARGE = 4 * 2**20  # bytes
-_MOST = 32 * 2**20  # where glibc's own setting ends up after a few large blocks
+from torch import nn
+
+_SLACK = 64 * 2**20  # bytes
 
 
 @contextmanager
-def returned_at_once() -> Iterator[None]:
-    """Within, large blocks that are freed go back to the system, and so does what was freed before.
+def little_kept(network: nn.Module) -> Iterator[None]:
+    """Within, what the network's modules free goes back to the system whenever some 64 MB of it
+    have gathered.
 
     glibc keeps freed blocks for others of their size; the maps of a decoder have a size for each
-    level, and what all of them leave adds up to far more than is ever in use. To get every block
-    anew takes time, so this is not for the U-Net. Does nothing but on Linux with glibc.
+    level, and what all of them leave adds up to far more than is ever in use. To give every block
+    back at once takes time, for it must be got anew. Does nothing but on Linux with glibc.
     """
     libc = _glibc()
     if libc is None:
         yield
         return
     libc.malloc_trim(0)
-    libc.mallopt(_MAP, _LARGE)
+    least = _resident()
+
+    def check(*_: object) -> None:
+        nonlocal least
+        if _resident() - least > _SLACK:
+            libc.malloc_trim(0)
+            least = _resident()
+        least = min(least, _resident())
+
+    hooks = [module.register_forward_hook(check) for module in network.modules()]
     try:
         yield
     finally:
-        libc.mallopt(_MAP, _MOST)
-        libc.mallopt(_TRIM, 2 * _MOST)  # else a heap is given back and got again at every step
+        for hook in hooks:
+            hook.remove()
 
 
 def return_freed() -> None:
@@ -36,6 +48,11 @@ def return_freed() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory, as Linux has them."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def _glibc() -> ctypes.CDLL | None:

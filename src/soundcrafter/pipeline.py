@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, cast
@@ -24,7 +23,7 @@ from soundcrafter.diffusion.guidance import (
 from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC, Noise
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.hub import find_model
-from soundcrafter.memory import returned_at_once
+from soundcrafter.memory import little_kept
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
@@ -245,7 +244,7 @@ class SoundCrafter:
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """latent [B, C, T, F] -> log-mel [B, 1, T', F'], float32."""
-        with returned_at_once():
+        with little_kept(self.vae):
             return chunks.decode(self.vae, latent, self._latent_frames(PIECE_SECONDS))
 
     def vocode(self, mel: torch.Tensor) -> torch.Tensor:
@@ -254,7 +253,7 @@ class SoundCrafter:
         # a vocoder of convolutions transforms its filters for each piece; a spectral one has none,
         # and makes many blocks of one size
         frames = round(PIECE_SECONDS / (2 if spectral else 1) * config.sample_rate / config.hop)
-        with nullcontext() if spectral else returned_at_once():
+        with little_kept(self.vocoder):
             return chunks.vocode(self.vocoder, mel, frames)
 
     def _sample(
