@@ -9,12 +9,23 @@ from pathlib import Path
 
 from torch import nn
 
-_SLACK = 64 * 2**20  # bytes
+_TRIM, _MAP = -1, -3  # glibc's names for the settings: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+_LARGEST = 32 * 2**20  # bytes; the most that glibc allows for the second
+_SLACK = 48 * 2**20
+
+
+def keep_blocks() -> None:
+    """Let this process keep freed blocks of the sizes that networks use: glibc learns to from what
+    is freed, but until then gives maps back at every step, to get them again."""
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(_MAP, _LARGEST)
+        libc.mallopt(_TRIM, 2 * _LARGEST)
 
 
 @contextmanager
 def little_kept(network: nn.Module) -> Iterator[None]:
-    """Within, what the network's modules free goes back to the system whenever some 64 MB of it
+    """Within, what the network's modules free goes back to the system whenever some 48 MB of it
     have gathered.
 
     glibc keeps freed blocks for others of their size; the maps of a decoder have a size for each

@@ -23,7 +23,7 @@ from soundcrafter.diffusion.guidance import (
 from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC, Noise
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.hub import find_model
-from soundcrafter.memory import little_kept
+from soundcrafter.memory import keep_blocks, little_kept
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
@@ -132,6 +132,7 @@ class SoundCrafter:
         for network in (self.vae, self.unet, self.vocoder):
             cast_weights(network, self.precision)
         if self.device.type == "cpu":
+            keep_blocks()
             for network in (self.vae, self.unet):
                 _arrange(network)
 
