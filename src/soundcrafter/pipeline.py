@@ -29,7 +29,7 @@ from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.layers import Upsample
 from soundcrafter.models.lora import Adapter
-from soundcrafter.models.packed import Linear
+from soundcrafter.models.packed import Conv1x1, Linear
 from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
@@ -379,7 +379,7 @@ def _arrange(network: torch.nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, Upsample):
             module.fold()
-        elif isinstance(module, Linear):
+        elif isinstance(module, Linear | Conv1x1):
             module.pack()
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from soundcrafter.bench.meter import count_flops
 from soundcrafter.models.lora import Adapter, AdapterConfig
-from soundcrafter.models.packed import GEGLU, Linear
+from soundcrafter.models.packed import GEGLU, Conv1x1, Linear
 from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.precision import cast_weights, cpu_has_bf16
 
@@ -58,6 +58,22 @@ def test_packed_geglu_is_plain():
     torch.testing.assert_close(layer(x).float(), wanted, **ROUNDED)
     with layer.unpacked():
         assert torch.equal(layer.weight, weight)
+
+
+@needs_bf16
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+@torch.no_grad()
+def test_a_packed_1x1_convolution_is_plain(order):
+    torch.manual_seed(0)
+    layer = Conv1x1(24, 40).bfloat16()
+    x = torch.randn(2, 24, 5, 3).bfloat16().contiguous(memory_format=order)
+    plus = torch.randn(2, 40, 5, 3).bfloat16().contiguous(memory_format=order)
+    plain = F.conv2d(x.float(), layer.weight.float(), layer.bias.float())
+    torch.testing.assert_close(layer(x, plus).float(), plain + plus.float(), **ROUNDED)
+    layer.pack()
+    assert layer.weight.numel() == 0
+    torch.testing.assert_close(layer(x).float(), plain, **ROUNDED)
+    torch.testing.assert_close(layer(x, plus).float(), plain + plus.float(), **ROUNDED)
 
 
 @torch.no_grad()

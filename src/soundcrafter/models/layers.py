@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from soundcrafter.models.fast_conv import conv2d, fast_conv
-from soundcrafter.models.packed import GEGLU, Linear
+from soundcrafter.models.packed import GEGLU, Conv1x1, Linear
 
 Stride = tuple[int, int]
 Conditioning = Literal["film", "shift"]
@@ -193,13 +193,11 @@ class ResBlock(nn.Module):
         self.conv1 = Conv3x3(in_channels, out_channels)
         if conditioning is not None:
             outputs = 2 * out_channels if conditioning == "film" else out_channels
-            self.emb_proj = nn.Linear(emb_dim, outputs)
+            self.emb_proj = Linear(emb_dim, outputs)
         self.norm2 = nn.GroupNorm(norm_groups, out_channels, eps=eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = Conv3x3(out_channels, out_channels)
-        self.shortcut = (
-            nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
-        )
+        self.shortcut = Conv1x1(in_channels, out_channels) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """x [B, C, T, F], emb [B, D] or [B, T, D] after its SiLU -> [B, C', T, F].
@@ -215,7 +213,7 @@ class ResBlock(nn.Module):
             assert emb is not None, "a conditioned block needs an embedding"
             h = self._condition(h, self.emb_proj(emb))
         h = self.conv2(self.dropout(h))
-        return (x if self.shortcut is None else self.shortcut(x)) + h
+        return x + h if self.shortcut is None else self.shortcut(x, h)
 
     def _in_slabs(self, x: Tensor) -> Tensor:
         outputs = self.conv1.out_channels
@@ -314,14 +312,14 @@ class Transformer(nn.Module):
     def __init__(self, channels: int, heads: int, *, norm_groups: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
-        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.proj_in = Conv1x1(channels, channels)
         self.layer = TransformerLayer(channels, heads)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.proj_out = Conv1x1(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, T, F] -> [B, C, T, F]."""
         tokens = self.layer(to_tokens(self.proj_in(self.norm(x))))
-        return x + self.proj_out(to_map(tokens, x))
+        return self.proj_out(to_map(tokens, x), x)
 
 
 class AttentionBlock(nn.Module):

@@ -1,4 +1,5 @@
-"""Linear layers whose weights lie as oneDNN's kernels read them, in bf16 on a CPU.
+"""Linear layers and 1x1 convolutions whose weights lie as oneDNN's kernels read them, in bf16 on a
+CPU.
 
 A plain weight is rearranged at every call, a fifth of its time; and what follows a linear layer,
 a sum or a GELU, is done here while its results are at hand, before they are rounded.
@@ -23,18 +24,10 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias)
         self._packed: list[Tensor] = []
 
-    @torch.no_grad()
     def pack(self) -> None:
         """Rearrange the weight, which is empty then but within `unpacked`; in bf16, on a CPU that
         has instructions for it, else this does nothing."""
-        if self.weight.dtype != torch.bfloat16 or self.weight.device.type != "cpu":
-            return
-        if cpu_has_bf16() and not self._packed:
-            self._packed = [
-                torch.ops.mkldnn._reorder_linear_weight(rows.contiguous())
-                for rows in self.weight.chunk(self._PARTS)
-            ]
-            self.weight.data = self.weight.new_empty(0)
+        self._packed = self._packed or _pack(self.weight, self._PARTS)
 
     @contextmanager
     def unpacked(self) -> Iterator[None]:
@@ -75,6 +68,44 @@ class GEGLU(Linear):
         bias_of_value, bias_of_gate = self.bias.chunk(2)
         gate = _pointwise(x, of_gate, bias_of_gate, "gelu")
         return _with(x, of_value, bias_of_value, gate, "mul")
+
+
+class Conv1x1(nn.Conv2d):
+    """A 1x1 convolution; after `pack` for use alone, on a CPU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+        self._packed: list[Tensor] = []
+
+    def pack(self) -> None:
+        """As `Linear.pack`, for good."""
+        self._packed = self._packed or _pack(self.weight)
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """x [B, C, T, F], and a `plus` [B, C', T, F] to add to the result -> [B, C', T, F]."""
+        if not self._packed:
+            made = F.conv2d(x, self.weight, self.bias)
+            return made if plus is None else plus + made
+        (rows,) = self._packed
+        x = x.permute(0, 2, 3, 1).contiguous()  # no copy where it is channels_last
+        if plus is None:
+            return _pointwise(x, rows, self.bias).permute(0, 3, 1, 2)
+        plus = plus.permute(0, 2, 3, 1).contiguous()
+        return _with(x, rows, self.bias, plus, "add").permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def _pack(weight: Tensor, parts: int = 1) -> list[Tensor]:
+    """A weight [C', C] or [C', C, 1, 1], in equal stretches of rows; nothing where it is not to be
+    packed, else it is empty then."""
+    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not cpu_has_bf16():
+        return []
+    packed = [
+        torch.ops.mkldnn._reorder_linear_weight(rows.contiguous())
+        for rows in weight.flatten(1).chunk(parts)
+    ]
+    weight.data = weight.new_empty(0)
+    return packed
 
 
 def _pointwise(x: Tensor, rows: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
