@@ -1,15 +1,18 @@
 """What each way of computing gains on a CPU: the same network with it and without it.
 
     python benchmarks/switches.py
+    python benchmarks/switches.py --precision bf16
 
-times networks for 10.24 s of sound in fp32; both ways take turns, the median of --repeats. Prints
-the ratio without / with (above 1: it gains) and the largest difference of what they make. Rows: 1D
+times networks for 10.24 s of sound; both ways take turns, the median of --repeats. Prints the ratio
+without / with (above 1: it gains) and the largest difference of what they make. Rows in fp32: 1D
 convolutions as flat 2D ones in channels-last order and transposed ones by phases (HiFi-GAN,
 MelGAN); channels-last order, upsampling by phases, slabs, little freed memory kept (VAE decoder);
 prompt and no prompt as one batch, channels-last order, the vectors of FiLM known before the loop
-(U-Net); and for all of these convolutions by fewer products, which the other rows do without.
-Decoders have AudioLDM-S's size and random weights; U-Nets are the paper's, of random weights, and
-the bundled model's. --compile adds torch.compile of the U-Nets, minutes each.
+(U-Net). In bf16, for a CPU with instructions for it: packed weights, attention by matrix products,
+narrow maps by columns (U-Net). In both, for all of these: convolutions by fewer products, which
+the other rows in fp32 do without. Decoders have AudioLDM-S's size and random weights; U-Nets are
+the paper's, of random weights, and the bundled model's. --compile adds torch.compile of the U-Nets,
+minutes each.
 """
 
 import argparse
@@ -19,19 +22,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import ModuleType
 
 import torch
+import torch.nn.functional as F
 from fast_conv import gain
 from torch import Tensor, nn
 
 from soundcrafter.bench.meter import in_turns, timed
 from soundcrafter.memory import little_kept
-from soundcrafter.models import conv1d, layers
+from soundcrafter.models import conv1d, fast_conv, layers
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
+from soundcrafter.models.packed import Conv1x1, Linear
 from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.models.vae import VAE, VAEConfig
 from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.precision import cast_weights, cpu_has_bf16
 
 FRAMES = 1024  # of the mel, 10.24 s
 
@@ -145,6 +152,43 @@ def unet_rows(name: str, unet: UNet, latent: Tensor, repeats: int, *, compiling:
         compare(f"torch.compile, {name}", together, lambda: faster(pair, t, cond), repeats)
 
 
+@contextmanager
+def patched(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    """Another value of a module's name for a while."""
+    ours = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, ours)
+
+
+def unet_rows_in_bf16(name: str, unet: UNet, latent: Tensor, repeats: int) -> None:
+    """What is done in bf16 alone; latent [1, C, T, F] with a prompt and without one."""
+    pair, t = latent.repeat(2, 1, 1, 1), torch.full((2,), 500.0)
+    cond = torch.randn(2, unet.config.embed_dim)
+    loose, packed = copy.deepcopy(unet), copy.deepcopy(unet)
+    for module in packed.modules():
+        if isinstance(module, Linear | Conv1x1):
+            module.pack()
+
+    def ours() -> Tensor:
+        return packed(pair, t, cond)
+
+    def fused_attention() -> Tensor:
+        with patched(layers, "attend", F.scaled_dot_product_attention):
+            return ours()
+
+    def no_columns() -> Tensor:
+        with patched(fast_conv, "_NARROW", 0):
+            return ours()
+
+    compare(f"packed weights, {name}", lambda: loose(pair, t, cond), ours, repeats)
+    if any(isinstance(module, layers.SelfAttention) for module in packed.modules()):
+        compare(f"attention by matrix products, {name}", fused_attention, ours, repeats)
+    compare(f"narrow maps by columns, {name}", no_columns, ours, repeats)
+
+
 def compare(
     name: str, without: Callable[[], Tensor], with_it: Callable[[], Tensor], repeats: int
 ) -> None:
@@ -160,7 +204,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
+    if options.precision == "bf16" and not cpu_has_bf16():
+        parser.error("--precision: this CPU has no bf16 instructions")
     repeats = options.repeats
     torch.manual_seed(0)
     mel, latent = torch.randn(1, 1, FRAMES, 64), torch.randn(1, 8, FRAMES // 4, 16)
@@ -177,13 +224,20 @@ def main() -> None:
         ("paper's U-Net", paper, latent),
         ("bundled U-Net", bundled.unet, bundled.noise(0, FRAMES / 100)),
     )
+    if options.precision == "bf16":
+        for network in (*vocoders, folded, paper, bundled.unet):
+            cast_weights(network, "bf16")
     with torch.inference_mode():
-        with gain(0.0):
-            for vocoder in vocoders:
-                vocoder_row(vocoder, mel, repeats)
-            decoder_rows(folded, latent, repeats)
+        if options.precision == "bf16":
             for name, unet, noise in unets:
-                unet_rows(name, unet, noise, repeats, compiling=options.compile)
+                unet_rows_in_bf16(name, unet, noise, repeats)
+        else:
+            with gain(0.0):
+                for vocoder in vocoders:
+                    vocoder_row(vocoder, mel, repeats)
+                decoder_rows(folded, latent, repeats)
+                for name, unet, noise in unets:
+                    unet_rows(name, unet, noise, repeats, compiling=options.compile)
         for vocoder in vocoders:
             fewer_products(type(vocoder).__name__, partial(vocoder, mel), repeats)
         fewer_products("VAE decoder", partial(folded.decode, latent), repeats)
