@@ -8,11 +8,11 @@ without / with (above 1: it gains) and the largest difference of what they make.
 convolutions as flat 2D ones in channels-last order and transposed ones by phases (HiFi-GAN,
 MelGAN); channels-last order, upsampling by phases, slabs, little freed memory kept (VAE decoder);
 prompt and no prompt as one batch, channels-last order, the vectors of FiLM known before the loop
-(U-Net). In bf16, for a CPU with instructions for it: packed weights, attention by matrix products,
-narrow maps by columns (U-Net). In both, for all of these: convolutions by fewer products, which
-the other rows in fp32 do without. Decoders have AudioLDM-S's size and random weights; U-Nets are
-the paper's, of random weights, and the bundled model's. --compile adds torch.compile of the U-Nets,
-minutes each.
+(U-Net). In bf16, for a CPU with instructions for it: packed weights, attention by matrix products
+(U-Net). In both: narrow maps by columns (U-Net); and for all of these convolutions by fewer
+products, which the other rows in fp32 do without. Decoders have AudioLDM-S's size and random
+weights; U-Nets are the paper's, of random weights, and the bundled model's. --compile adds
+torch.compile of the U-Nets, minutes each.
 """
 
 import argparse
@@ -56,13 +56,14 @@ def plain_convolutions() -> Iterator[None]:
 
 
 @contextmanager
-def without_slabs() -> Iterator[None]:
-    """Whole maps for a while."""
-    ours, layers._SLABS_FROM = layers._SLABS_FROM, 2**62
+def patched(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    """Another value of a module's name for a while."""
+    ours = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        layers._SLABS_FROM = ours
+        setattr(module, name, ours)
 
 
 def fewer_products(name: str, call: Callable[[], Tensor], repeats: int) -> None:
@@ -99,14 +100,14 @@ def decoder_rows(folded: VAE, latent: Tensor, repeats: int) -> None:
     in_folded = partial(folded.decode, latent)
 
     def whole() -> Tensor:
-        with without_slabs():
+        with patched(layers, "_SLABS_FROM", 2**62):
             return in_folded()
 
     def keeping_little() -> Tensor:
         with little_kept(folded):
             return in_folded()
 
-    with without_slabs():
+    with patched(layers, "_SLABS_FROM", 2**62):
         compare("channels-last, VAE decoder", in_torchs, in_ordered, repeats)
         compare("upsampling by phases, VAE decoder", in_ordered, in_folded, repeats)
     compare("slabs, VAE decoder", whole, in_folded, repeats)
@@ -143,6 +144,7 @@ def unet_rows(name: str, unet: UNet, latent: Tensor, repeats: int, *, compiling:
     for module in known.modules():
         if isinstance(module, layers.ResBlock):
             module.emb_proj = Known(module.emb_proj, emb)
+    columns(name, together, repeats)
     compare(f"FiLM vectors known, {name}", together, lambda: known.denoise(pair, emb), repeats)
     if compiling:
         faster = torch.compile(last)
@@ -150,17 +152,6 @@ def unet_rows(name: str, unet: UNet, latent: Tensor, repeats: int, *, compiling:
         faster(pair, t, cond)
         print(f"compiling, {name}: {time.perf_counter() - began:.0f} s")
         compare(f"torch.compile, {name}", together, lambda: faster(pair, t, cond), repeats)
-
-
-@contextmanager
-def patched(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    """Another value of a module's name for a while."""
-    ours = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, ours)
 
 
 def unet_rows_in_bf16(name: str, unet: UNet, latent: Tensor, repeats: int) -> None:
@@ -179,14 +170,18 @@ def unet_rows_in_bf16(name: str, unet: UNet, latent: Tensor, repeats: int) -> No
         with patched(layers, "attend", F.scaled_dot_product_attention):
             return ours()
 
-    def no_columns() -> Tensor:
-        with patched(fast_conv, "_NARROW", 0):
-            return ours()
-
     compare(f"packed weights, {name}", lambda: loose(pair, t, cond), ours, repeats)
     if any(isinstance(module, layers.SelfAttention) for module in packed.modules()):
         compare(f"attention by matrix products, {name}", fused_attention, ours, repeats)
-    compare(f"narrow maps by columns, {name}", no_columns, ours, repeats)
+    columns(name, ours, repeats)
+
+
+def columns(name: str, call: Callable[[], Tensor], repeats: int) -> None:
+    def without() -> Tensor:
+        with patched(fast_conv, "_NARROW", 0):
+            return call()
+
+    compare(f"narrow maps by columns, {name}", without, call, repeats)
 
 
 def compare(
@@ -227,6 +222,9 @@ def main() -> None:
     if options.precision == "bf16":
         for network in (*vocoders, folded, paper, bundled.unet):
             cast_weights(network, "bf16")
+            for module in network.modules():  # folded in fp32
+                if isinstance(module, layers.Upsample):
+                    module.fold()
     with torch.inference_mode():
         if options.precision == "bf16":
             for name, unet, noise in unets:

@@ -12,6 +12,7 @@ from torch import nn
 _TRIM, _MAP = -1, -3  # glibc's names for the settings: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 _LARGEST = 32 * 2**20  # bytes; the most that glibc allows for the second
 _SLACK = 48 * 2**20
+_STATM = Path("/proc/self/statm")
 
 
 def keep_blocks() -> None:
@@ -33,7 +34,7 @@ def little_kept(network: nn.Module) -> Iterator[None]:
     back at once takes time, for it must be got anew. Does nothing but on Linux with glibc.
     """
     libc = _glibc()
-    if libc is None:
+    if libc is None or not _STATM.exists():
         yield
         return
     libc.malloc_trim(0)
@@ -41,10 +42,12 @@ def little_kept(network: nn.Module) -> Iterator[None]:
 
     def check(*_: object) -> None:
         nonlocal least
-        if _resident() - least > _SLACK:
+        now = _resident()
+        if now - least > _SLACK:
             libc.malloc_trim(0)
-            least = _resident()
-        least = min(least, _resident())
+            now = _resident()
+            least = now
+        least = min(least, now)
 
     hooks = [module.register_forward_hook(check) for module in network.modules()]
     try:
@@ -63,7 +66,7 @@ def return_freed() -> None:
 
 def _resident() -> int:
     """Bytes of this process that are in memory, as Linux has them."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, cast
@@ -245,7 +246,7 @@ class SoundCrafter:
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """latent [B, C, T, F] -> log-mel [B, 1, T', F'], float32."""
-        with little_kept(self.vae):
+        with self._keeping_little(self.vae):
             return chunks.decode(self.vae, latent, self._latent_frames(PIECE_SECONDS))
 
     def vocode(self, mel: torch.Tensor) -> torch.Tensor:
@@ -254,8 +255,11 @@ class SoundCrafter:
         # a vocoder of convolutions transforms its filters for each piece; a spectral one has none,
         # and makes many blocks of one size
         frames = round(PIECE_SECONDS / (2 if spectral else 1) * config.sample_rate / config.hop)
-        with little_kept(self.vocoder):
+        with self._keeping_little(self.vocoder):
             return chunks.vocode(self.vocoder, mel, frames)
+
+    def _keeping_little(self, network: torch.nn.Module) -> AbstractContextManager[None]:
+        return little_kept(network) if self.device.type == "cpu" else nullcontext()
 
     def _sample(
         self,

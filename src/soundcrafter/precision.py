@@ -1,5 +1,6 @@
 """In which numbers a network computes on a device."""
 
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -34,9 +35,12 @@ def cast_weights(module: nn.Module, precision: Precision) -> None:
         parameter.data = parameter.data.to(DTYPES[precision])
 
 
+@cache
 def cpu_has_bf16() -> bool:
     """Whether torch has bf16 instructions here: on x86 it takes any AVX-512 for enough, but one
     without them imitates them, which is slower than float32."""
+    if not torch.backends.mkldnn.is_available():
+        return False
     supported = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return supported and bool(torch.cpu.get_capabilities().get("avx512_bf16", True))
 

@@ -122,10 +122,11 @@ def count_flops(work: Work) -> int:
         return 2 * math.prod(x) * out_shape[-1]
 
     # what torch's own table leaves out of a CPU's: its attention, and linear layers that are packed
-    more = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention,
-        torch.ops.mkldnn._linear_pointwise: of_linear,
+    more: dict[Any, Callable[..., int]] = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention
     }
+    if torch.backends.mkldnn.is_available():
+        more[torch.ops.mkldnn._linear_pointwise] = of_linear
     with FlopCounterMode(display=False, custom_mapping=more) as counter:
         work()
     return int(counter.get_total_flops())

@@ -132,7 +132,7 @@ def fast_conv(
 ) -> "FastConv | None":
     """The convolution weight [C', C, k, l] for maps such as `like` [B, C, T, F], with zero padding
     and a dilation of the time axis; None where the plain way is as fast, or the only one."""
-    if like.device.type != "cpu" or torch.is_grad_enabled():
+    if like.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return None
     kind = _kind(like.dtype)
     if kind is None or weight.dtype != like.dtype:
@@ -160,7 +160,8 @@ def _by_columns(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[i
 
 @cache
 def _kind(dtype: torch.dtype) -> str | None:
-    """Under what name _COSTS has what this machine computes in that dtype."""
+    """Under what name _COSTS has what this machine computes in that dtype: what has no AVX-512
+    counts as AVX2."""
     if dtype == torch.float32:
         return "AVX512" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "AVX2"
     return "bf16" if dtype == torch.bfloat16 and cpu_has_bf16() else None

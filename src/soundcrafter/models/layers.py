@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from soundcrafter.models.fast_conv import conv2d, fast_conv
 from soundcrafter.models.packed import GEGLU, Conv1x1, Linear
+from soundcrafter.precision import cpu_has_bf16
 
 Stride = tuple[int, int]
 Conditioning = Literal["film", "shift"]
@@ -245,7 +246,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     In bf16 on a CPU by torch's matrix products, some rows of a few heads after others: its fused
     attention computes the softmax in float32, which takes longer than the products.
     """
-    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or torch.is_grad_enabled():
+    in_bf16 = q.dtype == torch.bfloat16 and q.device.type == "cpu" and cpu_has_bf16()
+    if not in_bf16 or torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v)
     batch, heads, count, width = q.shape
     q, k, v = (part.reshape(-1, count, width) for part in (q * width**-0.5, k, v))

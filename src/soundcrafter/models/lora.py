@@ -79,8 +79,12 @@ class Adapter(nn.Module):
             change = self.changes[_key(path)]
             assert isinstance(change, LowRank)
             alpha = weight * change.scale
+            # in float32, for the U-Net may be in bf16 already
             with layer.unpacked() if isinstance(layer, Linear) else nullcontext():
-                layer.weight.copy_(torch.addmm(layer.weight, change.up, change.down, alpha=alpha))
+                changed = torch.addmm(
+                    layer.weight.float(), change.up.float(), change.down.float(), alpha=alpha
+                )
+                layer.weight.copy_(changed)
 
     def _targets(self, unet: UNet) -> Mapping[str, nn.Linear]:
         if unet.config != self.config.unet:

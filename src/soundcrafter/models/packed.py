@@ -2,7 +2,8 @@
 CPU.
 
 A plain weight is rearranged at every call, a fifth of its time; and what follows a linear layer,
-a sum or a GELU, is done here while its results are at hand, before they are rounded.
+a sum or a GELU, is done here while its results are at hand, before they are rounded. A packed layer
+is for use alone: it gives no gradients, and its weight is in no state dict, copy or pickle.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from soundcrafter.precision import cpu_has_bf16
 
 
 class Linear(nn.Linear):
-    """nn.Linear; after `pack` for use alone, on a CPU."""
+    """nn.Linear, which can be packed."""
 
     _PARTS = 1  # stretches of rows that the weight is packed in
 
@@ -71,7 +72,7 @@ class GEGLU(Linear):
 
 
 class Conv1x1(nn.Conv2d):
-    """A 1x1 convolution; after `pack` for use alone, on a CPU."""
+    """A 1x1 convolution, which can be packed."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 1)
@@ -109,9 +110,11 @@ def _pack(weight: Tensor, parts: int = 1) -> list[Tensor]:
 
 
 def _pointwise(x: Tensor, rows: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
+    assert not torch.is_grad_enabled(), "a packed layer gives no gradients"
     exact = "none"  # of GELU
     return torch.ops.mkldnn._linear_pointwise(x, rows, bias, then, [], exact)
 
 
 def _with(x: Tensor, rows: Tensor, bias: Tensor | None, other: Tensor, how: str) -> Tensor:
+    assert not torch.is_grad_enabled(), "a packed layer gives no gradients"
     return torch.ops.mkldnn._linear_pointwise.binary(x, other, rows, bias, how)
