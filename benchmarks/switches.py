@@ -140,11 +140,11 @@ def unet_rows(name: str, unet: UNet, latent: Tensor, repeats: int, *, compiling:
 
     compare(f"prompt and no prompt at once, {name}", one_by_one, together, repeats)
     compare(f"channels-last, {name}", lambda: own(pair, t, cond), together, repeats)
+    columns(name, together, repeats)
     known, emb = copy.deepcopy(last), last.embed(t, cond)
     for module in known.modules():
         if isinstance(module, layers.ResBlock):
             module.emb_proj = Known(module.emb_proj, emb)
-    columns(name, together, repeats)
     compare(f"FiLM vectors known, {name}", together, lambda: known.denoise(pair, emb), repeats)
     if compiling:
         faster = torch.compile(last)

@@ -251,10 +251,10 @@ class SoundCrafter:
 
     def vocode(self, mel: torch.Tensor) -> torch.Tensor:
         """log-mel [B, 1, T, F] -> wave [B, N], float32."""
-        config, spectral = self.vocoder.config.mel, isinstance(self.vocoder, SpectralVocoder)
-        # a vocoder of convolutions transforms its filters for each piece; a spectral one has none,
-        # and makes many blocks of one size
-        frames = round(PIECE_SECONDS / (2 if spectral else 1) * config.sample_rate / config.hop)
+        config = self.vocoder.config.mel
+        # a vocoder of convolutions transforms its filters for each piece; a spectral one has none
+        pieces = 2 if isinstance(self.vocoder, SpectralVocoder) else 1
+        frames = round(PIECE_SECONDS / pieces * config.sample_rate / config.hop)
         with self._keeping_little(self.vocoder):
             return chunks.vocode(self.vocoder, mel, frames)
 

@@ -244,7 +244,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax of q k^T / sqrt(D), times v; all [B, H, N, D].
 
     In bf16 on a CPU by torch's matrix products, some rows of a few heads after others: its fused
-    attention computes the softmax in float32, which takes longer than the products.
+    attention, which keeps the scores in float32, takes longer (benchmarks/switches.py).
     """
     in_bf16 = q.dtype == torch.bfloat16 and q.device.type == "cpu" and cpu_has_bf16()
     if not in_bf16 or torch.is_grad_enabled():

@@ -1,9 +1,9 @@
 """Linear layers and 1x1 convolutions whose weights lie as oneDNN's kernels read them, in bf16 on a
 CPU.
 
-A plain weight is rearranged at every call, a fifth of its time; and what follows a linear layer,
-a sum or a GELU, is done here while its results are at hand, before they are rounded. A packed layer
-is for use alone: it gives no gradients, and its weight is in no state dict, copy or pickle.
+A plain weight is rearranged at every call; and what follows a linear layer, a sum or a GELU, is
+done here while its results are at hand, before they are rounded. A packed layer is for use alone:
+it gives no gradients, and its weight is in no state dict, copy or pickle.
 """
 
 from collections.abc import Iterator
