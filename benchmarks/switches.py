@@ -7,10 +7,11 @@ times networks for 10.24 s of sound; both ways take turns, the median of --repea
 without / with (above 1: it gains) and the largest difference of what they make. Rows in fp32: 1D
 convolutions as flat 2D ones in channels-last order and transposed ones by phases (HiFi-GAN,
 MelGAN); channels-last order, upsampling by phases, slabs, little freed memory kept (VAE decoder);
-prompt and no prompt as one batch, channels-last order, the vectors of FiLM known before the loop
-(U-Net). In bf16, for a CPU with instructions for it: packed weights, attention by matrix products
-(U-Net). In both: narrow maps by columns (U-Net); and for all of these convolutions by fewer
-products, which the other rows in fp32 do without. Decoders have AudioLDM-S's size and random
+prompt and no prompt as one batch, channels-last order, the vectors of FiLM known before the loop,
+narrow maps by columns (U-Net); and for all of these convolutions by fewer products, which the other
+rows do without. In bf16, for a CPU with instructions for it: packed linear layers, packed 3x3
+convolutions of narrow maps, attention by matrix products (U-Net), and for all of these convolutions
+by fewer products. Decoders have AudioLDM-S's size and random
 weights; U-Nets are the paper's, of random weights, and the bundled model's. --compile adds
 torch.compile of the U-Nets, minutes each.
 """
@@ -34,7 +35,7 @@ from soundcrafter.memory import little_kept
 from soundcrafter.models import conv1d, fast_conv, layers
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
-from soundcrafter.models.packed import Conv1x1, Linear
+from soundcrafter.models.packed import pack_all
 from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.models.vae import VAE, VAEConfig
 from soundcrafter.pipeline import SoundCrafter
@@ -158,27 +159,32 @@ def unet_rows_in_bf16(name: str, unet: UNet, latent: Tensor, repeats: int) -> No
     """What is done in bf16 alone; latent [1, C, T, F] with a prompt and without one."""
     pair, t = latent.repeat(2, 1, 1, 1), torch.full((2,), 500.0)
     cond = torch.randn(2, unet.config.embed_dim)
-    loose, packed = copy.deepcopy(unet), copy.deepcopy(unet)
-    for module in packed.modules():
-        if isinstance(module, Linear | Conv1x1):
-            module.pack()
+    loose, linears, packed = copy.deepcopy(unet), copy.deepcopy(unet), copy.deepcopy(unet)
+    packed.pack_narrow(latent.shape[3])
+    for network in (linears, packed):
+        pack_all(network)
 
     def ours() -> Tensor:
         return packed(pair, t, cond)
+
+    def without_convolutions() -> Tensor:
+        return linears(pair, t, cond)
 
     def fused_attention() -> Tensor:
         with patched(layers, "attend", F.scaled_dot_product_attention):
             return ours()
 
-    compare(f"packed weights, {name}", lambda: loose(pair, t, cond), ours, repeats)
+    compare(
+        f"packed linear layers, {name}", lambda: loose(pair, t, cond), without_convolutions, repeats
+    )
+    compare(f"packed narrow convolutions, {name}", without_convolutions, ours, repeats)
     if any(isinstance(module, layers.SelfAttention) for module in packed.modules()):
         compare(f"attention by matrix products, {name}", fused_attention, ours, repeats)
-    columns(name, ours, repeats)
 
 
 def columns(name: str, call: Callable[[], Tensor], repeats: int) -> None:
     def without() -> Tensor:
-        with patched(fast_conv, "_NARROW", 0):
+        with patched(fast_conv, "NARROW", 0):
             return call()
 
     compare(f"narrow maps by columns, {name}", without, call, repeats)

@@ -30,7 +30,7 @@ from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.layers import Upsample
 from soundcrafter.models.lora import Adapter
-from soundcrafter.models.packed import Conv1x1, Linear
+from soundcrafter.models.packed import pack_all
 from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
@@ -136,6 +136,7 @@ class SoundCrafter:
             keep_blocks()
             for network in (self.vae, self.unet):
                 _arrange(network)
+            self.unet.pack_narrow(self._latent_bands)
 
     @classmethod
     def from_pretrained(
@@ -351,10 +352,14 @@ class SoundCrafter:
     def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:
         """The initial noises [count, C, T/d, F/d] of a seed, the same on every device, in any
         batch, and for any larger count."""
-        rows = self.vae.config.mel.num_mels // self.vae.config.stride[1]
-        shape = (self.vae.config.latent_channels, self._latent_frames(seconds), rows)
+        frames, bands = self._latent_frames(seconds), self._latent_bands
+        shape = (self.vae.config.latent_channels, frames, bands)
         generator = torch.Generator().manual_seed(seed)
         return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
+
+    @property
+    def _latent_bands(self) -> int:
+        return self.vae.config.mel.num_mels // self.vae.config.stride[1]
 
     def _latent_frames(self, seconds: float) -> int:
         """Latent frames that hold `seconds`, a multiple of the U-Net's stride."""
@@ -383,8 +388,7 @@ def _arrange(network: torch.nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, Upsample):
             module.fold()
-        elif isinstance(module, Linear | Conv1x1):
-            module.pack()
+    pack_all(network)
 
 
 def step_noise(seeds: Sequence[int], like: torch.Tensor) -> Noise:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from soundcrafter.models import fast_conv as module
 from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d
+from soundcrafter.models.conv3x3 import Conv3x3
 from soundcrafter.models.fast_conv import FastConv, Tile, conv2d, fast_conv, fourier, toom_cook
-from soundcrafter.models.layers import Conv3x3, ResBlock, Upsample
+from soundcrafter.models.layers import ResBlock, Upsample
 from soundcrafter.precision import cpu_has_bf16
 
 TILES = [

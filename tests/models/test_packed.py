@@ -9,18 +9,12 @@ from torch import nn
 
 from soundcrafter.bench.meter import count_flops
 from soundcrafter.models.lora import Adapter, AdapterConfig
-from soundcrafter.models.packed import GEGLU, Conv1x1, Linear
+from soundcrafter.models.packed import GEGLU, Conv1x1, Linear, pack_all
 from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.precision import cast_weights, cpu_has_bf16
 
 needs_bf16 = pytest.mark.skipif(not cpu_has_bf16(), reason="no bf16 instructions here")
 ROUNDED = {"rtol": 1e-2, "atol": 1e-2}  # bf16 has 8 bits
-
-
-def pack_all(module: nn.Module) -> None:
-    for layer in module.modules():
-        if isinstance(layer, Linear):
-            layer.pack()
 
 
 @needs_bf16

@@ -42,7 +42,7 @@ _COSTS = {
     "bf16": _Costs(0.42, 34.0, 280.0, 7e6, 0.92),
 }
 _GAIN = 0.9  # of the plain way's cost, at most: else the plain way it is
-_NARROW = 2  # bands of a map, at most, that is convolved by columns
+NARROW = 2  # bands of a map, at most, that is convolved by columns
 _SLAB = 2**20  # numbers in the largest tensor of what is worked through at once
 
 
@@ -118,7 +118,7 @@ def conv2d(
     if fast is not None:
         return fast(x)
     bands = x.shape[3] + 2 * padding[1] - weight.shape[3] + 1
-    if bands <= _NARROW and x.device.type == "cpu" and not torch.is_grad_enabled():
+    if bands <= NARROW and x.device.type == "cpu" and not torch.is_grad_enabled():
         return _by_columns(x, weight, bias, padding)
     return F.conv2d(x, weight, bias, padding=padding)
 

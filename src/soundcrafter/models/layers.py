@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from soundcrafter.models.conv3x3 import Conv3x3
 from soundcrafter.models.fast_conv import conv2d, fast_conv
 from soundcrafter.models.packed import GEGLU, Conv1x1, Linear
 from soundcrafter.precision import cpu_has_bf16
@@ -21,17 +22,6 @@ Conditioning = Literal["film", "shift"]
 _SLABS_FROM = 2**22
 _SLAB = 2**20
 _SCORES = 2**20  # of attention that are computed at once, likewise
-
-
-class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution with stride 1 and zero padding; see `fast_conv` for what is fast."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, T, F] -> [B, C', T, F]."""
-        return conv2d(x, self.weight, self.bias, (1, 1))
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -260,7 +250,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             few = slice(first, first + group)
             scores = torch.bmm(q[few, some], k[few].mT)
             weights = torch.softmax(scores, dim=-1, out=scores)
-            out[few, some] = torch.bmm(weights, v[few])
+            torch.bmm(weights, v[few], out=out[few, some])
     return out.view(batch, heads, count, width)
 
 

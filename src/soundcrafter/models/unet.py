@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from soundcrafter.models.conv3x3 import Conv3x3
+from soundcrafter.models.fast_conv import NARROW
 from soundcrafter.models.layers import (
     Block,
     Conditioning,
-    Conv3x3,
     Downsample,
     ResBlock,
     Stride,
@@ -174,6 +176,17 @@ class UNet(nn.Module):
             skips.pop()  # the way down, which nothing follows
         x = self.up[-1](inner, embs[0], skips, self.checkpointing)
         return self.conv_out(norm_silu(self.norm_out, x)).to(latent.dtype), inner
+
+    def pack_narrow(self, bands: int) -> None:
+        """Pack the 3x3 convolutions of the levels that have few bands, for latents of `bands`."""
+        levels = list(zip(self.down, reversed(self.up), strict=True))
+        for parts, (_, stride) in zip(levels, self.config.strides, strict=True):
+            bands = math.ceil(bands / stride)
+            inner = (self.middle,) if parts is levels[-1] else ()
+            for module in chain.from_iterable(part.modules() for part in (*parts, *inner)):
+                if bands <= NARROW and isinstance(module, ResBlock):
+                    module.conv1.pack(bands)
+                    module.conv2.pack(bands)
 
     def _init_weights(self) -> None:
         # Every residual branch starts at zero, and so does the output (Dhariwal & Nichol 2021).
