@@ -19,14 +19,15 @@ from soundcrafter.bench.meter import (
     PARTS,
     Request,
     count_flops,
-    in_own_process,
     in_turns,
     machine_peak,
     memory_rise,
 )
+from soundcrafter.bench.ours import Ours
 from soundcrafter.bench.peer import AudioLDMConfigs, configs_like
 from soundcrafter.bench.run import bench, ratios
 from soundcrafter.bench.scaling import plot_scaling
+from soundcrafter.bench.station import Elsewhere, Here, OwnProcess, in_own_process
 from soundcrafter.pipeline import SoundCrafter
 
 CPU = torch.device("cpu")
@@ -206,6 +207,20 @@ def test_memory_by_sampling(monkeypatch):
         assert held.sum() > 0
 
     assert 0.5 < memory_rise([], work, CPU) * 1e6 / (64 * MB) < 1.5
+
+
+def test_a_subject_is_measured_in_another_process_as_in_this(tiny_model):
+    here = Here(Ours(tiny_model, SHORT), SHORT)
+    with OwnProcess() as process:
+        assert process.call(os.getpid) != os.getpid()
+        elsewhere = Elsewhere(process, SHORT, Ours, tiny_model, SHORT)
+        assert elsewhere.parts() == here.parts()
+        for part in COUNTED:
+            assert elsewhere.flops(part) == here.flops(part)
+            assert elsewhere.seconds(part) > 0
+        for station in (here, elsewhere):
+            whole, sampled = station.whole()
+            assert whole > sampled > 0
 
 
 def test_a_killed_measurement_is_said():

@@ -3,14 +3,11 @@ machine can do at most."""
 
 import gc
 import math
-import multiprocessing
 import os
 import platform
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -164,25 +161,6 @@ def _fastest(works: Iterable[tuple[int, Work]], device: torch.device) -> float:
             if time.perf_counter() > until:
                 break
     return best
-
-
-def in_own_process(function: Callable[..., T], *arguments: object) -> T:
-    """function(*arguments) in a fresh process with as many threads: an importable function, and
-    arguments and result that pickle. ValueError where the process is killed."""
-    pool = ProcessPoolExecutor(
-        1,
-        multiprocessing.get_context("spawn"),
-        initializer=torch.set_num_threads,
-        initargs=(torch.get_num_threads(),),
-    )
-    with pool:
-        try:
-            return pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            raise ValueError(
-                "memory: the process that measures it was killed; "
-                "most often there is too little memory: try fewer --seconds"
-            ) from None
 
 
 def memory_rise(modules: Iterable[nn.Module], work: Work, device: torch.device) -> float:

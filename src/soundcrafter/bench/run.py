@@ -7,32 +7,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from soundcrafter.bench.meter import (
     COUNTED,
     GUIDANCE,
+    PARTS,
     PROMPT,
-    OnStep,
     Request,
     Say,
     Subject,
-    count_flops,
-    in_own_process,
     in_turns,
     machine_facts,
     machine_peak,
     memory_rise,
-    synchronize,
     timed,
 )
+from soundcrafter.bench.ours import Model, Ours
 from soundcrafter.bench.peer import (
     AudioLDMConfigs,
     Peer,
@@ -41,84 +38,12 @@ from soundcrafter.bench.peer import (
     peer_dtypes,
 )
 from soundcrafter.bench.scaling import check_scaling, measure_scaling, plot_scaling
-from soundcrafter.diffusion.guidance import guided
+from soundcrafter.bench.station import Elsewhere, Here, OwnProcess, Station, in_own_process
 from soundcrafter.files import make_folder, write_csv, write_json
-from soundcrafter.pipeline import SoundCrafter, choose_device
+from soundcrafter.pipeline import choose_device
 from soundcrafter.precision import DTYPES
 
-Model = str | os.PathLike[str] | None
 _MEMORY_STEPS = 3  # of the sampling whose memory is measured: later steps need no more
-
-
-class Ours:
-    """Our model as a subject: one candidate, guided at every step, nothing reused."""
-
-    def __init__(self, model: Model, request: Request) -> None:
-        self.crafter = SoundCrafter.from_pretrained(
-            model, request.device, precision=request.precision
-        )
-        crafter = self.crafter
-        self.shipped = crafter.sampling
-        # every step the same work, whatever the model would choose
-        crafter.sampling = replace(
-            crafter.sampling,
-            guidance_from=0.0,
-            guidance_until=1.0,
-            reuse=1,
-            negative="",
-            candidates=1,
-        )
-        self.request, self.device = request, crafter.device
-        self.modules: tuple[nn.Module, ...] = (
-            *(crafter.clap, crafter.unet, crafter.vae, crafter.vocoder),
-        )
-
-    def make(self, on_step: OnStep, *, seconds: float, steps: int, batch: int = 1) -> object:
-        """`batch` sounds by `generate`; `on_step` is called after each sampling step."""
-        return self.crafter.generate(
-            [PROMPT] * batch,
-            seconds=seconds,
-            steps=steps,
-            seed=self.request.seed,
-            guidance=GUIDANCE,
-            batch_size=batch,
-            progress=lambda done, total: on_step(),
-        )
-
-    def make_as_shipped(self) -> object:
-        """A sound by the model's own steps, guidance and candidates."""
-        measured, self.crafter.sampling = self.crafter.sampling, self.shipped
-        try:
-            return self.crafter.generate(
-                PROMPT, seconds=self.request.seconds, seed=self.request.seed
-            )
-        finally:
-            self.crafter.sampling = measured
-
-    @torch.inference_mode()
-    def parts(self) -> Mapping[str, Callable[[], object]]:
-        """Each part as a call, on tensors of the sizes that it gets within `make`.
-
-        The U-Net's step is one of at most a window's length (`sampling.window`).
-        """
-        crafter, seconds, seed = self.crafter, self.request.seconds, self.request.seed
-        latent = crafter.noise(seed, seconds).to(self.device)
-        window = crafter.noise(seed, min(seconds, crafter.sampling.window)).to(self.device)
-        cond = crafter.clap.embed_text([PROMPT])
-        step = guided(crafter.unet, cond, crafter.unet.null_cond, GUIDANCE)
-        t = crafter.schedule.sampling_times(1, crafter.sampling.spacing).to(self.device)
-        mel = crafter.decode(latent)
-        parts: dict[str, Callable[[], object]] = {
-            "text": lambda: crafter.clap.embed_text([PROMPT]),
-            "unet_step": lambda: step(window, t),
-            "vae_decode": lambda: crafter.decode(latent),
-            "vocoder": lambda: crafter.vocode(mel),
-        }
-        if crafter.clap.has_audio:
-            length = round(seconds * crafter.sample_rate)
-            samples = crafter.vocode(mel)[0, :length].float().cpu().numpy()
-            parts["clap_score"] = lambda: crafter.clap.embed_audio(samples, crafter.sample_rate)
-        return parts
 
 
 def bench(
@@ -135,12 +60,13 @@ def bench(
     """Measure a model (a folder, a hub name, None for the bundled one); a report ready for JSON.
 
     Seconds are medians of `request.repeats` after a warm-up, memory is MB (10^6 bytes), a GFLOP is
-    10^9 operations. `peer` ("diffusers") is measured in turns with the model, in `peer_configs`'
-    sizes, by default the model's own where it is an AudioLDM, else AudioLDM-S. `cold`: also by
-    the model's own steps, guidance and candidates, in this process ("as_shipped") and in a fresh
-    one of the command line ("cold"). `scaling` maps "seconds", "batch" and "steps" to the values
-    that each takes while the others stay (SCALING). `out`: a folder for bench.json, and for
-    scaling.csv and scaling.png. `say` hears what is done. ValueError for what cannot be measured.
+    10^9 operations. `peer` ("diffusers") is measured in turns with the model, in a process of its
+    own, in `peer_configs`' sizes, by default the model's own where it is an AudioLDM, else
+    AudioLDM-S. `cold`: also by the model's own steps, guidance and candidates, in this process
+    ("as_shipped") and in a fresh one of the command line ("cold"). `scaling` maps "seconds",
+    "batch" and "steps" to the values that each takes while the others stay (SCALING). `out`: a
+    folder for bench.json, and for scaling.csv and scaling.png. `say` hears what is done.
+    ValueError for what cannot be measured.
     """
     request = request or Request()
     if peer is not None:
@@ -151,11 +77,8 @@ def bench(
     say("loading")
     ours = Ours(model, request)
     dtype = DTYPES[ours.crafter.precision]
-    subjects: dict[str, Subject] = {"ours": ours}
     configs = peer_configs or configs_like(ours.crafter)
     dtypes = {} if peer is None else peer_dtypes(ours.device)
-    for name, peer_dtype in dtypes.items():
-        subjects[f"{peer} {name}"] = Peer(configs, peer_dtype, request, ours.device)
     report: dict[str, Any] = {
         "model": "bundled" if model is None else str(model),
         "machine": machine_facts(ours.device),
@@ -169,7 +92,14 @@ def bench(
     }
     say("measuring the machine")
     report["peak_gflops"] = machine_peak(ours.device, dtype)
-    figures = _measure(subjects, request, say)
+    with ExitStack() as open_processes:
+        stations: dict[str, Station] = {"ours": Here(ours, request)}
+        for name, peer_dtype in dtypes.items():
+            stations[f"{peer} {name}"] = Elsewhere(
+                open_processes.enter_context(OwnProcess()),
+                *(request, Peer, configs, peer_dtype, request, ours.device),
+            )
+        figures = _measure(stations, request, say)
     best = max(report["peak_gflops"].values())
     figures["ours"]["share_of_peak"] = {
         part: rate / best for part, rate in figures["ours"]["gflops"].items()
@@ -203,53 +133,32 @@ def bench(
 
 
 def _measure(
-    subjects: Mapping[str, Subject], request: Request, say: Say
+    stations: Mapping[str, Station], request: Request, say: Say
 ) -> dict[str, dict[str, Any]]:
     """Seconds and operations of each subject, all of them in turns."""
     say("warming up")
-    calls: dict[tuple[str, str], Callable[[], object]] = {}
-    each = {name: subject.parts() for name, subject in subjects.items()}
-    for part in {part: None for parts in each.values() for part in parts}:
-        calls |= {(name, part): each[name][part] for name in subjects if part in each[name]}
-    with torch.inference_mode():
-        flops = {key: count_flops(call) for key, call in calls.items() if key[1] in COUNTED}
-        for (name, _), call in calls.items():
-            timed(call, subjects[name].device)
-        for subject in subjects.values():
-            subject.make(lambda: None, seconds=request.seconds, steps=1)
-        say("parts")
-        jobs = {key: partial(timed, call, subjects[key[0]].device) for key, call in calls.items()}
-        seconds = in_turns(jobs, request.repeats)
+    has = {name: station.parts() for name, station in stations.items()}
+    each = [
+        (name, part) for part in PARTS for name, station in stations.items() if part in has[name]
+    ]
+    flops = {(name, part): stations[name].flops(part) for name, part in each if part in COUNTED}
+    jobs = {(name, part): partial(stations[name].seconds, part) for name, part in each}
+    in_turns(jobs, 1)
+    for station in stations.values():
+        station.whole(1)
+    say("parts")
+    seconds = in_turns(jobs, request.repeats)
     say("end to end")
-    whole = in_turns(
-        {name: partial(_time_whole, subject, request) for name, subject in subjects.items()},
-        request.repeats,
-    )
+    whole = in_turns({name: station.whole for name, station in stations.items()}, request.repeats)
     return {
         name: _figures(
-            {part: seconds[key] for key in seconds for part in [key[1]] if key[0] == name},
+            {part: seconds[name, part] for part in has[name]},
             whole[name],
             {part: flops[name, part] for part in COUNTED},
             request,
         )
-        for name in subjects
+        for name in stations
     }
-
-
-def _time_whole(subject: Subject, request: Request) -> tuple[float, float]:
-    """Seconds of one sound, and of it until the last sampling step is done."""
-    ticks = []
-
-    def on_step() -> None:
-        synchronize(subject.device)
-        ticks.append(time.perf_counter())
-
-    began = time.perf_counter()
-    whole = timed(
-        lambda: subject.make(on_step, seconds=request.seconds, steps=request.steps),
-        subject.device,
-    )
-    return whole, ticks[-1] - began
 
 
 def _figures(
