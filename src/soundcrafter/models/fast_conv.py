@@ -264,18 +264,21 @@ class FastConv:
         products, inputs, outputs = self.filters.shape
         out = x.new_empty(len(x), frames, bands, outputs)
         row = len(x) * self.dilation * across * products * max(inputs, outputs)
-        rows = min(max(1, _SLAB // row), count)
+        pieces = math.ceil(count / max(1, _SLAB // row))
+        rows = math.ceil(count / pieces)
         buffers = x.new_empty(2, rows * row)
-        for first in range(0, count, rows):
-            begin, end = first * step, min(first + rows, count) * step
-            piece = out[:, begin:end]
+        for piece in range(pieces):
+            # all of one size, for oneDNN keeps some memory for each that it has met
+            first = min(piece * rows, count - rows)
+            begin, end = first * step, (first + rows) * step
+            place = out[:, begin:end]
             whole = (len(x), end - begin, across * self.frequency.outputs, outputs)
-            if piece.shape == whole:
-                self._rows(x, first, piece, buffers)
+            if place.shape == whole:
+                self._rows(x, first, place, buffers)
             else:  # tiles that reach beyond the map
                 made = x.new_empty(whole)
                 self._rows(x, first, made, buffers)
-                piece.copy_(made[:, : frames - begin, :bands])
+                place.copy_(made[:, : frames - begin, :bands])
         return out.permute(0, 3, 1, 2)
 
     def _rows(self, x: Tensor, first: int, out: Tensor, buffers: Tensor) -> None:
