@@ -10,7 +10,7 @@ MelGAN); channels-last order, upsampling by phases, slabs, little freed memory k
 prompt and no prompt as one batch, channels-last order, the vectors of FiLM known before the loop,
 narrow maps by columns (U-Net); and for all of these convolutions by fewer products, which the other
 rows do without. In bf16, for a CPU with instructions for it: packed linear layers, packed 3x3
-convolutions of narrow maps, attention by matrix products (U-Net), and for all of these convolutions
+convolutions, attention by matrix products (U-Net), and for all of these convolutions
 by fewer products. Decoders have AudioLDM-S's size and random
 weights; U-Nets are the paper's, of random weights, and the bundled model's. --compile adds
 torch.compile of the U-Nets, minutes each.
@@ -35,7 +35,7 @@ from soundcrafter.memory import little_kept
 from soundcrafter.models import conv1d, fast_conv, layers
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
-from soundcrafter.models.packed import pack_all
+from soundcrafter.models.packed import pack_linears
 from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.models.vae import VAE, VAEConfig
 from soundcrafter.pipeline import SoundCrafter
@@ -160,9 +160,9 @@ def unet_rows_in_bf16(name: str, unet: UNet, latent: Tensor, repeats: int) -> No
     pair, t = latent.repeat(2, 1, 1, 1), torch.full((2,), 500.0)
     cond = torch.randn(2, unet.config.embed_dim)
     loose, linears, packed = copy.deepcopy(unet), copy.deepcopy(unet), copy.deepcopy(unet)
-    packed.pack_narrow(latent.shape[3])
+    packed.pack_convolutions(latent.shape[3])
     for network in (linears, packed):
-        pack_all(network)
+        pack_linears(network)
 
     def ours() -> Tensor:
         return packed(pair, t, cond)
@@ -177,7 +177,7 @@ def unet_rows_in_bf16(name: str, unet: UNet, latent: Tensor, repeats: int) -> No
     compare(
         f"packed linear layers, {name}", lambda: loose(pair, t, cond), without_convolutions, repeats
     )
-    compare(f"packed narrow convolutions, {name}", without_convolutions, ours, repeats)
+    compare(f"packed 3x3 convolutions, {name}", without_convolutions, ours, repeats)
     if any(isinstance(module, layers.SelfAttention) for module in packed.modules()):
         compare(f"attention by matrix products, {name}", fused_attention, ours, repeats)
 

@@ -26,8 +26,8 @@ from soundcrafter.bench.meter import (
 from soundcrafter.bench.ours import Ours
 from soundcrafter.bench.peer import AudioLDMConfigs, configs_like
 from soundcrafter.bench.run import bench, ratios
+from soundcrafter.bench.runner import LocalRunner, ProcessRunner, in_own_process, own_process
 from soundcrafter.bench.scaling import plot_scaling
-from soundcrafter.bench.station import Elsewhere, Here, OwnProcess, in_own_process
 from soundcrafter.pipeline import SoundCrafter
 
 CPU = torch.device("cpu")
@@ -210,17 +210,21 @@ def test_memory_by_sampling(monkeypatch):
 
 
 def test_a_subject_is_measured_in_another_process_as_in_this(tiny_model):
-    here = Here(Ours(tiny_model, SHORT), SHORT)
-    with OwnProcess() as process:
-        assert process.call(os.getpid) != os.getpid()
-        elsewhere = Elsewhere(process, SHORT, Ours, tiny_model, SHORT)
-        assert elsewhere.parts() == here.parts()
+    here = LocalRunner(Ours(tiny_model, SHORT), SHORT)
+    with own_process().open() as pool:
+        other = ProcessRunner(pool, SHORT, Ours, tiny_model, SHORT)
+        assert other.parts() == here.parts()
         for part in COUNTED:
-            assert elsewhere.flops(part) == here.flops(part)
-            assert elsewhere.seconds(part) > 0
-        for station in (here, elsewhere):
-            whole, sampled = station.whole()
+            assert other.flops(part) == here.flops(part)
+            assert other.seconds(part) > 0
+        for runner in (here, other):
+            whole, sampled = runner.whole()
             assert whole > sampled > 0
+
+
+def test_a_subject_that_cannot_be_made_elsewhere_says_why():
+    with own_process().open() as pool, pytest.raises(ValueError, match="no-such-model"):
+        ProcessRunner(pool, SHORT, Ours, "no-such-model", SHORT)
 
 
 def test_a_killed_measurement_is_said():

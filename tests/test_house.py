@@ -12,7 +12,18 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "soundcrafter"
 # A room may import the rooms of the rows above its own, and those beside it unless APART says no.
 LAYERS = (
-    ("version", "files", "settings", "audio", "mel", "text", "plots", "precision", "memory"),
+    (
+        "version",
+        "files",
+        "settings",
+        "audio",
+        "mel",
+        "text",
+        "plots",
+        "precision",
+        "memory",
+        "workers",
+    ),
     ("models", "diffusion"),
     ("config", "chunks"),
     ("store",),

@@ -30,7 +30,7 @@ from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.layers import Upsample
 from soundcrafter.models.lora import Adapter
-from soundcrafter.models.packed import pack_all
+from soundcrafter.models.packed import pack_linears
 from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
@@ -136,7 +136,7 @@ class SoundCrafter:
             keep_blocks()
             for network in (self.vae, self.unet):
                 _arrange(network)
-            self.unet.pack_narrow(self._latent_bands)
+            self.unet.pack_convolutions(self._latent_bands)
 
     @classmethod
     def from_pretrained(
@@ -388,7 +388,7 @@ def _arrange(network: torch.nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, Upsample):
             module.fold()
-    pack_all(network)
+    pack_linears(network)
 
 
 def step_noise(seeds: Sequence[int], like: torch.Tensor) -> Noise:

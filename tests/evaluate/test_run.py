@@ -25,9 +25,9 @@ from soundcrafter.evaluate.jobs import open_tools
 from soundcrafter.evaluate.listen_answers import RESULT_COLUMNS
 from soundcrafter.evaluate.prompts import Prompt, caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
-from soundcrafter.evaluate.workers import Workers
 from soundcrafter.files import write_csv
 from soundcrafter.train.ship import ship
+from soundcrafter.workers import Workers
 
 SEEDS = 8  # a batch each, of the six clips' captions
 

@@ -105,6 +105,23 @@ def test_any_map_is_convolved_as_torch_does(
     close(ours, theirs.float() + (0 if bias is None else bias[:, None, None]))
 
 
+def test_pieces_have_one_size_and_none_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    ours = FastConv._rows
+
+    def spy(self: FastConv, x: Tensor, first: int, out: Tensor, buffers: Tensor) -> None:
+        calls.append((first, out.shape[1]))
+        ours(self, x, first, out, buffers)
+
+    monkeypatch.setattr(FastConv, "_rows", spy)
+    x, weight = noise(1, 4, 44, 1), noise(4, 4, 3, 1)
+    tiles = (toom_cook(2, 3), toom_cook(1, 1))  # 22 rows of 16 numbers
+    monkeypatch.setattr(module, "_SLAB", 5 * 16)
+    with torch.no_grad():
+        close(FastConv(weight, None, (1, 0), 1, tiles)(x), F.conv2d(x, weight, padding=(1, 0)))
+    assert calls == [(0, 10), (5, 10), (10, 10), (15, 10), (17, 10)]
+
+
 def test_it_is_taken_where_it_gains_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module._COSTS, "AVX512", module._COSTS["AVX2"])
     module._choose.cache_clear()

@@ -9,7 +9,7 @@ from torch import nn
 
 from soundcrafter.bench.meter import count_flops
 from soundcrafter.models.lora import Adapter, AdapterConfig
-from soundcrafter.models.packed import GEGLU, Conv1x1, Linear, pack_all
+from soundcrafter.models.packed import GEGLU, Conv1x1, Linear, pack_linears
 from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.precision import cast_weights, cpu_has_bf16
 
@@ -88,7 +88,7 @@ def test_an_adapter_changes_a_packed_unet_as_a_plain_one():
     plain = UNet(config).eval()
     cast_weights(plain, "bf16")
     packed = copy.deepcopy(plain)
-    pack_all(packed)
+    pack_linears(packed)
     adapter = Adapter(AdapterConfig(unet=config, rank=2))
     for parameter in adapter.parameters():
         nn.init.normal_(parameter)

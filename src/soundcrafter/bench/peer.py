@@ -81,7 +81,7 @@ def peer_dtypes(device: torch.device) -> dict[str, torch.dtype]:
 
 
 class Peer:
-    """AudioLDMPipeline of those sizes. A subject of `bench`, as `bench.Ours`."""
+    """AudioLDMPipeline of those sizes. A subject of `bench`, as `ours.Ours`."""
 
     def __init__(
         self,

@@ -37,8 +37,14 @@ from soundcrafter.bench.peer import (
     configs_like,
     peer_dtypes,
 )
+from soundcrafter.bench.runner import (
+    LocalRunner,
+    ProcessRunner,
+    Runner,
+    in_own_process,
+    own_process,
+)
 from soundcrafter.bench.scaling import check_scaling, measure_scaling, plot_scaling
-from soundcrafter.bench.station import Elsewhere, Here, OwnProcess, Station, in_own_process
 from soundcrafter.files import make_folder, write_csv, write_json
 from soundcrafter.pipeline import choose_device
 from soundcrafter.precision import DTYPES
@@ -92,14 +98,15 @@ def bench(
     }
     say("measuring the machine")
     report["peak_gflops"] = machine_peak(ours.device, dtype)
-    with ExitStack() as open_processes:
-        stations: dict[str, Station] = {"ours": Here(ours, request)}
+    with ExitStack() as processes:
+        runners: dict[str, Runner] = {"ours": LocalRunner(ours, request)}
         for name, peer_dtype in dtypes.items():
-            stations[f"{peer} {name}"] = Elsewhere(
-                open_processes.enter_context(OwnProcess()),
+            say(f"loading {peer} {name}")
+            runners[f"{peer} {name}"] = ProcessRunner(
+                processes.enter_context(own_process().open()),
                 *(request, Peer, configs, peer_dtype, request, ours.device),
             )
-        figures = _measure(stations, request, say)
+        figures = _measure(runners, request, say)
     best = max(report["peak_gflops"].values())
     figures["ours"]["share_of_peak"] = {
         part: rate / best for part, rate in figures["ours"]["gflops"].items()
@@ -133,23 +140,21 @@ def bench(
 
 
 def _measure(
-    stations: Mapping[str, Station], request: Request, say: Say
+    runners: Mapping[str, Runner], request: Request, say: Say
 ) -> dict[str, dict[str, Any]]:
     """Seconds and operations of each subject, all of them in turns."""
     say("warming up")
-    has = {name: station.parts() for name, station in stations.items()}
-    each = [
-        (name, part) for part in PARTS for name, station in stations.items() if part in has[name]
-    ]
-    flops = {(name, part): stations[name].flops(part) for name, part in each if part in COUNTED}
-    jobs = {(name, part): partial(stations[name].seconds, part) for name, part in each}
+    has = {name: runner.parts() for name, runner in runners.items()}
+    each = [(name, part) for part in PARTS for name, runner in runners.items() if part in has[name]]
+    flops = {(name, part): runners[name].flops(part) for name, part in each if part in COUNTED}
+    jobs = {(name, part): partial(runners[name].seconds, part) for name, part in each}
     in_turns(jobs, 1)
-    for station in stations.values():
-        station.whole(1)
+    for runner in runners.values():
+        runner.whole(1)
     say("parts")
     seconds = in_turns(jobs, request.repeats)
     say("end to end")
-    whole = in_turns({name: station.whole for name, station in stations.items()}, request.repeats)
+    whole = in_turns({name: runner.whole for name, runner in runners.items()}, request.repeats)
     return {
         name: _figures(
             {part: seconds[name, part] for part in has[name]},
@@ -157,7 +162,7 @@ def _measure(
             {part: flops[name, part] for part in COUNTED},
             request,
         )
-        for name in stations
+        for name in runners
     }
 
 

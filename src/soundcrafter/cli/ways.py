@@ -92,7 +92,7 @@ def _prompts(asked: Asked, advance: Advance) -> Measured:
     from soundcrafter.evaluate.generate import draw_prompts, plan_batches
     from soundcrafter.evaluate.jobs import open_tools
     from soundcrafter.evaluate.run import evaluate_prompts, prompts_named
-    from soundcrafter.evaluate.workers import Workers, share_cores
+    from soundcrafter.workers import Workers, share_cores
 
     assert asked.prompts is not None
     prompts = prompts_named(asked.prompts, asked.data, asked.split)

@@ -42,7 +42,7 @@ _COSTS = {
     "bf16": _Costs(0.42, 34.0, 280.0, 7e6, 0.92),
 }
 _GAIN = 0.9  # of the plain way's cost, at most: else the plain way it is
-NARROW = 2  # bands of a map, at most, that is convolved by columns
+NARROW = 2  # bands of a map, at most, that is convolved by columns, or packed
 _SLAB = 2**20  # numbers in the largest tensor of what is worked through at once
 
 
@@ -268,7 +268,7 @@ class FastConv:
         rows = math.ceil(count / pieces)
         buffers = x.new_empty(2, rows * row)
         for piece in range(pieces):
-            # all of one size, for oneDNN keeps some memory for each that it has met
+            # all of one size, some rows twice: oneDNN keeps memory for each size that it met
             first = min(piece * rows, count - rows)
             begin, end = first * step, (first + rows) * step
             place = out[:, begin:end]

@@ -50,7 +50,7 @@ class Linear(nn.Linear):
             return made if plus is None else plus + made
         (rows,) = self._packed
         if plus is None:
-            return pointwise(x, rows, self.bias)
+            return packed_linear(x, rows, self.bias)
         return _with(x, rows, self.bias, plus, "add")
 
 
@@ -67,7 +67,7 @@ class GEGLU(Linear):
             return value * F.gelu(gate)
         of_value, of_gate = self._packed
         bias_of_value, bias_of_gate = self.bias.chunk(2)
-        gate = pointwise(x, of_gate, bias_of_gate, "gelu")
+        gate = packed_linear(x, of_gate, bias_of_gate, "gelu")
         return _with(x, of_value, bias_of_value, gate, "mul")
 
 
@@ -90,12 +90,12 @@ class Conv1x1(nn.Conv2d):
         (rows,) = self._packed
         x = x.permute(0, 2, 3, 1).contiguous()  # no copy where it is channels_last
         if plus is None:
-            return pointwise(x, rows, self.bias).permute(0, 3, 1, 2)
+            return packed_linear(x, rows, self.bias).permute(0, 3, 1, 2)
         plus = plus.permute(0, 2, 3, 1).contiguous()
         return _with(x, rows, self.bias, plus, "add").permute(0, 3, 1, 2)
 
 
-def pack_all(network: nn.Module) -> None:
+def pack_linears(network: nn.Module) -> None:
     """Pack every linear layer and 1x1 convolution of a network."""
     for module in network.modules():
         if isinstance(module, Linear | Conv1x1):
@@ -108,7 +108,7 @@ def _pack(weight: Tensor, parts: int = 1) -> list[Tensor]:
     packed, else it is empty then."""
     if not can_pack(weight):
         return []
-    packed = [pack_rows(rows) for rows in weight.flatten(1).chunk(parts)]
+    packed = [pack_weight(rows) for rows in weight.flatten(1).chunk(parts)]
     weight.data = weight.new_empty(0)
     return packed
 
@@ -118,12 +118,12 @@ def can_pack(weight: Tensor) -> bool:
     return weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and cpu_has_bf16()
 
 
-def pack_rows(rows: Tensor) -> Tensor:
-    """The weight [C', C] of a linear layer, for `pointwise`."""
-    return torch.ops.mkldnn._reorder_linear_weight(rows.contiguous())
+def pack_weight(weight: Tensor) -> Tensor:
+    """The weight [C', C] of a linear layer, for `packed_linear`."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
 
-def pointwise(x: Tensor, rows: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
+def packed_linear(x: Tensor, rows: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
     """x [..., C], packed rows of C numbers, bias [C'] -> [..., C'], `then` a GELU of that."""
     assert not torch.is_grad_enabled(), "a packed layer gives no gradients"
     exact = "none"  # of GELU

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from soundcrafter.models.conv3x3 import Conv3x3
-from soundcrafter.models.fast_conv import NARROW
 from soundcrafter.models.layers import (
     Block,
     Conditioning,
@@ -26,6 +25,7 @@ from soundcrafter.models.layers import (
     timestep_embedding,
     total_stride,
 )
+from soundcrafter.models.packed import can_pack
 
 EPS = 1e-5  # of the group norms outside attention, as in the published checkpoints
 
@@ -94,6 +94,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing = False
+        self._packed_for: int | None = None  # bands of a latent
         self.time_in = nn.Linear(config.channels, config.time_dim)
         self.time_out = nn.Linear(config.time_dim, config.time_dim)
         self.cond_proj = nn.Linear(config.embed_dim, config.cond_dim)
@@ -122,8 +123,8 @@ class UNet(nn.Module):
     def forward(self, latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """latent [B, C, T, F], t [B] in training-step units, cond [B, E] or [B, T', E] -> latent.
 
-        The result has the latent's shape and dtype; T and F are any numbers. Raises ValueError
-        for a condition of another width.
+        The result has the latent's shape and dtype; T and F are any numbers, once packed F is not.
+        Raises ValueError for other bands than it is packed for and a condition of another width.
         """
         return self.denoise(latent, self.embed(t, cond))
 
@@ -158,6 +159,11 @@ class UNet(nn.Module):
         With such an `inner` of another time step only the outermost level is computed.
         """
         check_sides(latent, (1, 1), "latent")
+        if self._packed_for not in (None, latent.shape[3]):
+            raise ValueError(
+                f"latent: got {latent.shape[3]} bands; allowed: {self._packed_for}, "
+                "which this U-Net is packed for"
+            )
         embs, frames = [], latent.shape[2]
         for time_stride, _ in self.config.strides:
             frames = math.ceil(frames / time_stride)
@@ -177,14 +183,21 @@ class UNet(nn.Module):
         x = self.up[-1](inner, embs[0], skips, self.checkpointing)
         return self.conv_out(norm_silu(self.norm_out, x)).to(latent.dtype), inner
 
-    def pack_narrow(self, bands: int) -> None:
-        """Pack the 3x3 convolutions of the levels that have few bands, for latents of `bands`."""
+    def pack_convolutions(self, bands: int) -> None:
+        """Pack the residual blocks' 3x3 convolutions: see `Conv3x3.pack`.
+
+        From then on latents have so many `bands` and no others. Where the machine gains nothing
+        from packing, this does nothing.
+        """
+        if not can_pack(self.conv_in.weight):
+            return
+        self._packed_for = bands
         levels = list(zip(self.down, reversed(self.up), strict=True))
         for parts, (_, stride) in zip(levels, self.config.strides, strict=True):
             bands = math.ceil(bands / stride)
             inner = (self.middle,) if parts is levels[-1] else ()
             for module in chain.from_iterable(part.modules() for part in (*parts, *inner)):
-                if bands <= NARROW and isinstance(module, ResBlock):
+                if isinstance(module, ResBlock):
                     module.conv1.pack(bands)
                     module.conv2.pack(bands)
 

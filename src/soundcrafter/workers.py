@@ -1,4 +1,4 @@
-"""Work shared out among processes of which none outlives this one."""
+"""Work in other processes, none of which outlives this one."""
 
 import multiprocessing
 import os
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
@@ -32,25 +33,38 @@ class Workers(Generic[T]):
         """work(tools, job) of all jobs as they are done, begun in their order; `work` is
         importable, jobs and results pickle.
 
-        What a job raises is raised here, and the other processes end with what they are doing, as
-        they do where this process dies. ValueError where one of them is killed.
+        What a job raises is raised here, and the other processes end with what they are doing.
+        ValueError where one of them is killed.
         """
+        with self.open() as pool:
+            try:
+                for done in as_completed([pool.submit(with_tools, work, job) for job in jobs]):
+                    yield done.result()
+            except BrokenProcessPool:
+                raise ValueError(
+                    "processes: one was killed, most often for want of memory; "
+                    "the same command again goes on from here, with fewer --processes if need be"
+                ) from None
+
+    @contextmanager
+    def open(self) -> Iterator[ProcessPoolExecutor]:
+        """The processes, for calls of `with_tools`; they end with the `with`, and where this
+        process dies."""
         context = multiprocessing.get_context("spawn")
         lifeline, held = context.Pipe(duplex=False)
         settings = (lifeline, self.threads, self.open_tools)
         pool = ProcessPoolExecutor(self.processes, context, _begin, settings)
         try:
-            for done in as_completed([pool.submit(_work, work, job) for job in jobs]):
-                yield done.result()
-        except BrokenProcessPool:
-            raise ValueError(
-                "processes: one was killed, most often for want of memory; "
-                "the same command again goes on from here, with fewer --processes if need be"
-            ) from None
+            yield pool
         finally:
             held.close()
             pool.shutdown(cancel_futures=True)
             lifeline.close()
+
+
+def with_tools(work: Callable[[Any, J], R], job: J) -> R:
+    """work(tools, job), in a process of `Workers`."""
+    return work(_tools, job)
 
 
 def share_cores(wanted: int | None, device: torch.device, jobs: int) -> tuple[int, int]:
@@ -76,10 +90,6 @@ def _begin(lifeline: Connection, threads: int, open_tools: Callable[[], Any]) ->
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     _tools = open_tools()
-
-
-def _work(work: Callable[[Any, J], R], job: J) -> R:
-    return work(_tools, job)
 
 
 def _end_with(lifeline: Connection) -> None:

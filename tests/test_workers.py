@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from soundcrafter.evaluate.workers import Workers, share_cores
+from soundcrafter.workers import Workers, share_cores
 
 
 def test_each_process_opens_its_tools_with_its_threads():
