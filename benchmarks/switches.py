@@ -10,10 +10,9 @@ MelGAN); channels-last order, upsampling by phases, slabs, little freed memory k
 prompt and no prompt as one batch, channels-last order, the vectors of FiLM known before the loop,
 narrow maps by columns (U-Net); and for all of these convolutions by fewer products, which the other
 rows do without. In bf16, for a CPU with instructions for it: packed linear layers, packed 3x3
-convolutions, attention by matrix products (U-Net), and for all of these convolutions
-by fewer products. Decoders have AudioLDM-S's size and random
-weights; U-Nets are the paper's, of random weights, and the bundled model's. --compile adds
-torch.compile of the U-Nets, minutes each.
+convolutions, attention by matrix products (U-Net), and convolutions by fewer products (decoders).
+Decoders have AudioLDM-S's size and random weights; U-Nets are the paper's, of random weights, and
+the bundled model's. --compile adds torch.compile of the U-Nets, minutes each.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 
 from soundcrafter.bench.meter import in_turns, timed
 from soundcrafter.memory import little_kept
-from soundcrafter.models import conv1d, fast_conv, layers
+from soundcrafter.models import attention, conv1d, fast_conv, layers
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
 from soundcrafter.models.packed import pack_linears
@@ -171,14 +170,14 @@ def unet_rows_in_bf16(name: str, unet: UNet, latent: Tensor, repeats: int) -> No
         return linears(pair, t, cond)
 
     def fused_attention() -> Tensor:
-        with patched(layers, "attend", F.scaled_dot_product_attention):
+        with patched(attention, "attend", F.scaled_dot_product_attention):
             return ours()
 
     compare(
         f"packed linear layers, {name}", lambda: loose(pair, t, cond), without_convolutions, repeats
     )
     compare(f"packed 3x3 convolutions, {name}", without_convolutions, ours, repeats)
-    if any(isinstance(module, layers.SelfAttention) for module in packed.modules()):
+    if any(isinstance(module, attention.SelfAttention) for module in packed.modules()):
         compare(f"attention by matrix products, {name}", fused_attention, ours, repeats)
 
 
@@ -245,7 +244,7 @@ def main() -> None:
         for vocoder in vocoders:
             fewer_products(type(vocoder).__name__, partial(vocoder, mel), repeats)
         fewer_products("VAE decoder", partial(folded.decode, latent), repeats)
-        for name, unet, noise in unets:
+        for name, unet, noise in unets if options.precision == "fp32" else ():
             cond = torch.randn(2, unet.config.embed_dim)
             pair = noise.repeat(2, 1, 1, 1)
             fewer_products(name, partial(unet, pair, torch.full((2,), 500.0), cond), repeats)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from soundcrafter.models import layers
+from soundcrafter.models import attention, layers
 from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d
 from soundcrafter.models.layers import ResBlock, Upsample
 from soundcrafter.models.unet import ReusingUNet, UNet, UNetConfig
@@ -106,9 +106,9 @@ def test_reuse_below_1_is_refused(unet):
 @pytest.mark.parametrize("scores", [7, 40, 150, 10**6])
 @torch.no_grad()
 def test_attention_in_bf16_in_any_stretches(monkeypatch, scores, batch):
-    monkeypatch.setattr(layers, "_SCORES", scores)
+    monkeypatch.setattr(attention, "_SCORES", scores)
     torch.manual_seed(0)
     # as `SelfAttention` has them: heads beside one another
     q, k, v = (torch.randn(batch, 11, 3, 8).transpose(1, 2).bfloat16() for _ in "qkv")
     exact = nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
-    torch.testing.assert_close(layers.attend(q, k, v).float(), exact, rtol=0, atol=0.02)
+    torch.testing.assert_close(attention.attend(q, k, v).float(), exact, rtol=0, atol=0.02)

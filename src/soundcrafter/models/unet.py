@@ -8,6 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from soundcrafter.models.attention import Transformer
 from soundcrafter.models.conv3x3 import Conv3x3
 from soundcrafter.models.layers import (
     Block,
@@ -15,7 +16,6 @@ from soundcrafter.models.layers import (
     Downsample,
     ResBlock,
     Stride,
-    Transformer,
     Upsample,
     check_levels,
     check_sides,

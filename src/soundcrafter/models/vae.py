@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundcrafter.mel import MelConfig
+from soundcrafter.models.attention import AttentionBlock
 from soundcrafter.models.conv3x3 import Conv3x3
 from soundcrafter.models.layers import (
-    AttentionBlock,
     Block,
     Downsample,
     ResBlock,
