@@ -48,17 +48,20 @@ class Workers(Generic[T]):
 
     @contextmanager
     def open(self) -> Iterator[ProcessPoolExecutor]:
-        """The processes, for calls of `with_tools`; they end with the `with`, and where this
-        process dies."""
+        """The processes, for calls of `with_tools`; they end with the `with`, at once if an error
+        ends it, and where this process dies."""
         context = multiprocessing.get_context("spawn")
         lifeline, held = context.Pipe(duplex=False)
         settings = (lifeline, self.threads, self.open_tools)
         pool = ProcessPoolExecutor(self.processes, context, _begin, settings)
         try:
             yield pool
+        except BaseException:
+            held.close()  # whatever they are doing
+            raise
         finally:
-            held.close()
             pool.shutdown(cancel_futures=True)
+            held.close()
             lifeline.close()
 
 
