@@ -123,8 +123,9 @@ class UNet(nn.Module):
     def forward(self, latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """latent [B, C, T, F], t [B] in training-step units, cond [B, E] or [B, T', E] -> latent.
 
-        The result has the latent's shape and dtype; T and F are any numbers, once packed F is not.
-        Raises ValueError for other bands than it is packed for and a condition of another width.
+        The result has the latent's shape and dtype; T and F are any numbers, but F is fixed once
+        the convolutions are packed. Raises ValueError for another F then, and for a condition of
+        another width.
         """
         return self.denoise(latent, self.embed(t, cond))
 
