@@ -24,7 +24,7 @@ from soundcrafter.diffusion.guidance import (
 from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC, Noise
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.hub import find_model
-from soundcrafter.memory import keep_blocks, little_kept
+from soundcrafter.memory import keep_blocks, little_kept, return_freed
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
@@ -242,6 +242,7 @@ class SoundCrafter:
             samples = self._cut(self.vocode(self.decode(latent[i : i + 1])), settings.seconds)
             score = None
             if self.clap.has_audio:
+                return_freed()  # the vocoder's maps, which the audio encoder has no use for
                 score = float(cond[i] @ self.clap.embed_audio(samples, self.sample_rate)[0])
             yield Sound(samples, self.sample_rate, prompt, seed, score)
 

@@ -1,4 +1,4 @@
-"""1D convolutions for vocoders, fast on a CPU. What they take and give is [B, C, N]."""
+"""1D convolutions, and what vocoders put between them; fast on a CPU. Maps are [B, C, N]."""
 
 import math
 
@@ -60,6 +60,16 @@ class ConvTranspose1d(nn.ConvTranspose1d):
             # output_padding may reach beyond the last tap, where only the bias is
             return super().forward(x)
         return wave[:, :, padding : padding + length]
+
+
+def activated(x: Tensor, slope: float) -> Tensor:
+    """Leaky ReLU of x; in the place of x, which nothing else may read, where no gradient does."""
+    return F.leaky_relu(x, slope, inplace=not torch.is_grad_enabled())
+
+
+def summed(x: Tensor, other: Tensor) -> Tensor:
+    """x + other; in the place of x, which nothing else may read, where no gradient does."""
+    return x + other if torch.is_grad_enabled() else x.add_(other)
 
 
 def _conv(

@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundcrafter.mel import MelConfig
-from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d
+from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d, activated, summed
 
-_SLOPE = 0.1  # of every leaky ReLU but the last, which has torch's default, .01
+_SLOPE = 0.1  # of every leaky ReLU but the last
+_LAST_SLOPE = 0.01  # torch's default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class ResidualBlock(nn.Module):
         """x [B, C, N] -> [B, C, N]."""
         for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
             hidden = conv1(F.leaky_relu(x, _SLOPE))
-            x = _sum(conv2(F.leaky_relu(hidden, _SLOPE, inplace=not torch.is_grad_enabled())), x)
+            x = summed(conv2(activated(hidden, _SLOPE)), x)
         return x
 
 
@@ -103,12 +103,12 @@ class HiFiGAN(nn.Module):
         x = self.conv_pre(mel[:, 0].transpose(1, 2).to(self.conv_pre.weight.dtype))
         for stage in self.stages:
             x = stage(x)
-        wave = self.conv_post(F.leaky_relu(x)).float().tanh()[:, 0]
+        wave = self.conv_post(activated(x, _LAST_SLOPE)).float().tanh()[:, 0]
         return wave[:, : mel.shape[2] * self.config.mel.hop]
 
 
 class _Stage(nn.Module):
-    """Transposed convolution, then the mean of the residual blocks."""
+    """Transposed convolution, then the mean of the residual blocks; x may be used up."""
 
     def __init__(self, config: HiFiGANConfig, index: int) -> None:
         super().__init__()
@@ -122,16 +122,11 @@ class _Stage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.upsample(F.leaky_relu(x, _SLOPE))
+        x = self.upsample(activated(x, _SLOPE))
         total = self.blocks[0](x)
         for block in list(self.blocks)[1:]:
-            total = _sum(total, block(x))
+            total = summed(total, block(x))
         return total / len(self.blocks)
-
-
-def _sum(made: Tensor, other: Tensor) -> Tensor:
-    """made + other; in the place of `made`, which nothing else reads, where no gradient does."""
-    return made + other if torch.is_grad_enabled() else made.add_(other)
 
 
 def _conv(channels: int, kernel: int, dilation: int) -> Conv1d:

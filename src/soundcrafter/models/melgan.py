@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from soundcrafter.mel import MelConfig
-from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d
+from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d, activated, summed
 from soundcrafter.models.pqmf import PQMF
 
 _SLOPE = 0.2  # of every leaky ReLU
@@ -84,7 +84,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, N] -> [B, C, N]."""
         hidden = self.conv1(F.leaky_relu(x, _SLOPE))
-        return self.shortcut(x) + self.conv2(F.leaky_relu(hidden, _SLOPE))
+        return summed(self.shortcut(x), self.conv2(activated(hidden, _SLOPE)))
 
 
 class UpsampleStage(nn.Module):
@@ -106,8 +106,8 @@ class UpsampleStage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, N] -> [B, C / 2, N * ratio]."""
-        x = self.upsample(F.leaky_relu(x, _SLOPE))
+        """x [B, C, N], used up where no gradient is needed -> [B, C / 2, N * ratio]."""
+        x = self.upsample(activated(x, _SLOPE))
         for block in self.blocks:
             x = block(x)
         return x
@@ -151,7 +151,7 @@ class MelGAN(nn.Module):
         x = self.input(x.to(self.input.weight.dtype))
         for stage in self.stages:
             x = stage(x)
-        return self.output(F.leaky_relu(x, _SLOPE)).float().tanh()
+        return self.output(activated(x, _SLOPE)).float().tanh()
 
     def join_bands(self, sub_bands: Tensor) -> Tensor:
         """sub-bands [B, bands, N / bands] -> wave [B, N]; so that a loss on both runs once."""
