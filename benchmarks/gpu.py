@@ -18,9 +18,9 @@ from torch import Tensor
 from soundcrafter.bench.meter import Request, Subject, in_turns, machine_facts, timed
 from soundcrafter.bench.ours import Ours
 from soundcrafter.bench.peer import Peer, configs_like, peer_dtypes
+from soundcrafter.device import choose_device
 from soundcrafter.diffusion.guidance import Model
 from soundcrafter.models.unet import UNet
-from soundcrafter.pipeline import choose_device
 
 
 class Graphed:

@@ -19,7 +19,7 @@ from soundcrafter.evaluate.metrics import log_mel_distance, wilson_interval
 from soundcrafter.evaluate.prompts import Prompt, family_prompts
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.mel import MelConfig
-from soundcrafter.pipeline import Sound
+from soundcrafter.sound import Sound
 
 
 def first_wordings(count: int) -> list[Prompt]:

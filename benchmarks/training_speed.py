@@ -39,8 +39,8 @@ from torch import Tensor
 
 from soundcrafter.data.dataset import Sounds, prefetch
 from soundcrafter.data.encode import encode
+from soundcrafter.device import choose_device
 from soundcrafter.files import write_json
-from soundcrafter.pipeline import choose_device
 from soundcrafter.precision import cpu_has_bf16
 from soundcrafter.train import STAGES, Recipe, read_recipe
 from soundcrafter.train.loop import train_step

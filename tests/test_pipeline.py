@@ -12,15 +12,13 @@ import soundfile
 import torch
 
 import soundcrafter
+from soundcrafter.device import choose_device
+from soundcrafter.diffusion.noise import MAX_SEED
 from soundcrafter.files import read_json, write_json
 from soundcrafter.mel import LogMel
-from soundcrafter.pipeline import (
-    MAX_SEED,
-    Sound,
-    SoundCrafter,
-    check_request,
-    choose_device,
-)
+from soundcrafter.options import check_request
+from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.sound import Sound
 from soundcrafter.store import open_folder, save_part
 
 PROMPT = "a dog barks"

@@ -5,15 +5,20 @@ from typing import TYPE_CHECKING
 from soundcrafter.version import __version__
 
 if TYPE_CHECKING:
-    from soundcrafter.pipeline import Sound, SoundCrafter
+    from soundcrafter.pipeline import SoundCrafter
+    from soundcrafter.sound import Sound
 else:
 
     def __getattr__(name: str) -> object:
         # torch takes seconds to import: it waits until someone asks for what needs it
-        if name in ("Sound", "SoundCrafter"):
-            from soundcrafter import pipeline
+        if name == "SoundCrafter":
+            from soundcrafter.pipeline import SoundCrafter
 
-            return getattr(pipeline, name)
+            return SoundCrafter
+        if name == "Sound":
+            from soundcrafter.sound import Sound
+
+            return Sound
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

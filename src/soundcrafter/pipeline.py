@@ -4,16 +4,15 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
 
 from soundcrafter import chunks
-from soundcrafter.audio import limit_peak, write_audio
+from soundcrafter.audio import limit_peak
 from soundcrafter.config import SamplingConfig
+from soundcrafter.device import choose_device
 from soundcrafter.diffusion.guidance import (
     Model,
     guided,
@@ -21,7 +20,8 @@ from soundcrafter.diffusion.guidance import (
     prediction_to_denoiser,
     windowed,
 )
-from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC, Noise
+from soundcrafter.diffusion.noise import step_noise
+from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.hub import find_model
 from soundcrafter.memory import keep_blocks, little_kept, return_freed
@@ -35,71 +35,15 @@ from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
+from soundcrafter.options import Options, Progress, Settings, settle
 from soundcrafter.precision import Precision, cast_weights, choose_precision
+from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, open_folder
 
-SECONDS_RANGE = (0.2, 600.0)
-DEVICES = ("cpu", "cuda", "mps")
-MAX_SEED = 2**63 - 1
 # What is computed at once, so that memory stays flat. Longer sounds go through VAE and vocoder in
 # pieces; on a CPU the U-Net takes no more of a batch at once than this many such sounds.
 PIECE_SECONDS = 10.24
 PIECES_AT_ONCE = 8
-Progress = Callable[[int, int], None]
-T = TypeVar("T")
-
-
-class Options(TypedDict, total=False):
-    """What a call of `generate` may say; None takes the model's default."""
-
-    seconds: float | None  # length of each sound, .2 to 600
-    count: int  # sounds a prompt (1)
-    seed: int  # of the first one (0)
-    steps: int | None  # sampling steps
-    guidance: float | None  # weight of the prompt; 1 is none
-    sampler: str | None  # one of diffusion.samplers.SAMPLERS
-    reuse: int | None  # steps that share the U-Net's inner levels: faster, rougher; 1 is none
-    negative: str | None  # what to keep away from; needs guidance other than 1
-    candidates: int | None  # noises tried in a few steps, of which CLAP chooses the best
-    batch_size: int  # sounds made at once (4), each with its candidates; never changes a sound
-    progress: Progress | None  # called with (done, total) after every sampling step
-
-
-@dataclass(frozen=True, eq=False)
-class Sound:
-    """One generated sound."""
-
-    wave: np.ndarray  # [N] float32 in [-1, 1]
-    sample_rate: int  # Hz
-    prompt: str
-    seed: int
-    # Cosine of the prompt's and the sound's CLAP embeddings, in [-1, 1]; None where the model has
-    # no audio tower.
-    score: float | None
-
-    @property
-    def seconds(self) -> float:
-        return len(self.wave) / self.sample_rate
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write wav or flac (16-bit PCM) or ogg, by the suffix; ValueError for another one."""
-        write_audio(path, self.wave, self.sample_rate)
-        return Path(path)
-
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """The mel spectrogram: a PNG at `path`, or a matplotlib figure where there is none."""
-        from soundcrafter.plots import plot_mel
-
-        return plot_mel(self.wave, self.sample_rate, path, title=self.prompt)
-
-    def play(self) -> Any:
-        """A player, in a notebook."""
-        from IPython.display import Audio  # type: ignore[import-not-found]  # there in a notebook
-
-        return Audio(self.wave, rate=self.sample_rate)
-
-    def _repr_html_(self) -> str:
-        return cast(str, self.play()._repr_html_())
 
 
 class SoundCrafter:
@@ -187,29 +131,19 @@ class SoundCrafter:
         that seed alone. Raises ValueError at once for values out of range.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        sampling = self.sampling
-        seconds = _or(options.get("seconds"), sampling.seconds)
-        steps = _or(options.get("steps"), sampling.steps)
-        guidance = _or(options.get("guidance"), sampling.guidance)
-        candidates = _or(options.get("candidates"), sampling.candidates)
-        sampler = _or(options.get("sampler"), sampling.sampler)
-        reuse = _or(options.get("reuse"), sampling.reuse)
-        negative = _or(options.get("negative"), sampling.negative)
-        count, seed = options.get("count", 1), options.get("seed", 0)
-        batch_size = options.get("batch_size", 4)
-        check_request(prompts, seconds, count, seed, steps, guidance, candidates, batch_size)
-        check_sampler(sampler, reuse)
-        if candidates > 1 and not self.clap.has_audio:
+        settings = settle(prompts, options, self.sampling)
+        if settings.candidates > 1 and not self.clap.has_audio:
             raise ValueError(
-                f"candidates: got {candidates}; allowed: 1, for without clap_audio none can choose"
+                f"candidates: got {settings.candidates}; "
+                "allowed: 1, for without clap_audio none can choose"
             )
-        settings = _Settings(seconds, steps, guidance, negative.strip(), candidates, sampler, reuse)
-        jobs = [(prompt, seed + k) for prompt in prompts for k in range(count)]
-        batches = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
+        jobs = [(prompt, settings.seed + k) for prompt in prompts for k in range(settings.count)]
+        at_once = settings.batch_size
+        batches = [jobs[i : i + at_once] for i in range(0, len(jobs), at_once)]
         progress = options.get("progress")
 
         def sounds() -> Iterator[Sound]:
-            each = steps + (sampling.draft_steps if candidates > 1 else 0)
+            each = settings.steps + self._drafted(settings)
             for index, batch in enumerate(batches):
 
                 def report(done: int, before: int = index * each) -> None:
@@ -224,14 +158,14 @@ class SoundCrafter:
     def _generate(
         self,
         jobs: Sequence[tuple[str, int]],
-        settings: "_Settings",
+        settings: Settings,
         report: Callable[[int], None],
     ) -> Iterator[Sound]:
         cond = self.clap.embed_text([prompt for prompt, _ in jobs])
         drafts = torch.stack(
             [self.noise(seed, settings.seconds, settings.candidates) for _, seed in jobs]
         ).to(self.device)
-        drafted = self.sampling.draft_steps if settings.candidates > 1 else 0
+        drafted = self._drafted(settings)
         noise = self._choose(drafts, jobs, cond, settings, report) if drafted else drafts[:, 0]
         seeds = [seed for _, seed in jobs]
         latent = self._sample(
@@ -245,6 +179,10 @@ class SoundCrafter:
                 return_freed()  # the vocoder's maps, which the audio encoder has no use for
                 score = float(cond[i] @ self.clap.embed_audio(samples, self.sample_rate)[0])
             yield Sound(samples, self.sample_rate, prompt, seed, score)
+
+    def _drafted(self, settings: Settings) -> int:
+        """Steps that the candidates of a sound are tried in."""
+        return self.sampling.draft_steps if settings.candidates > 1 else 0
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """latent [B, C, T, F] -> log-mel [B, 1, T', F'], float32."""
@@ -268,7 +206,7 @@ class SoundCrafter:
         noise: torch.Tensor,
         seeds: Sequence[int],
         cond: torch.Tensor,
-        settings: "_Settings",
+        settings: Settings,
         steps: int,
         callback: Progress,
     ) -> torch.Tensor:
@@ -310,7 +248,7 @@ class SoundCrafter:
         drafts: torch.Tensor,
         jobs: Sequence[tuple[str, int]],
         cond: torch.Tensor,
-        settings: "_Settings",
+        settings: Settings,
         report: Callable[[int], None],
     ) -> torch.Tensor:
         """Noises [J, K, C, T, F] and cond [J, E] -> of each K the one whose sound, made in few
@@ -369,19 +307,6 @@ class SoundCrafter:
         return math.ceil(frames / stride) * stride
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """What one call of `generate` asks for."""
-
-    seconds: float
-    steps: int
-    guidance: float
-    negative: str
-    candidates: int
-    sampler: str
-    reuse: int
-
-
 def _arrange(network: torch.nn.Module) -> None:
     """Prepare a network for use on a CPU: same results, less work."""
     # oneDNN's convolutions of large batches are twice as fast so
@@ -390,79 +315,3 @@ def _arrange(network: torch.nn.Module) -> None:
         if isinstance(module, Upsample):
             module.fold()
     pack_linears(network)
-
-
-def step_noise(seeds: Sequence[int], like: torch.Tensor) -> Noise:
-    """What a sampler adds at each step, as `like` [B, ...]: of a sample's seed and step alone."""
-
-    def noise(step: int) -> torch.Tensor:
-        rows = []
-        for seed in seeds:
-            # any odd constant spreads neighbouring seeds and steps; this is the golden ratio's
-            generator = torch.Generator().manual_seed((seed * 0x9E3779B9 + step + 1) % MAX_SEED)
-            rows.append(torch.randn(like.shape[1:], generator=generator))
-        return torch.stack(rows).to(like.device)
-
-    return noise
-
-
-def _or(value: T | None, default: T) -> T:
-    return default if value is None else value
-
-
-def check_request(
-    prompts: Sequence[str],
-    seconds: float,
-    count: int,
-    seed: int,
-    steps: int,
-    guidance: float,
-    candidates: int = 1,
-    batch_size: int = 1,
-) -> None:
-    """Raise ValueError, saying what is allowed, for what `generate` cannot do."""
-    if not prompts or any(not prompt.strip() for prompt in prompts):
-        raise ValueError("prompt: it is empty; say what should be heard")
-    low, high = SECONDS_RANGE
-    if not low <= seconds <= high:  # nan fails too
-        raise ValueError(f"seconds: got {seconds:g}; allowed: {low:g} to {high:g}")
-    if count < 1:
-        raise ValueError(f"count: got {count}; at least 1")
-    if steps < 1:
-        raise ValueError(f"steps: got {steps}; at least 1")
-    if not (math.isfinite(guidance) and guidance >= 0):
-        raise ValueError(f"guidance: got {guidance:g}; a number from 0 up")
-    if not 0 <= seed <= MAX_SEED - count:
-        raise ValueError(f"seed: got {seed}; allowed: 0 to {MAX_SEED - count}")
-    if candidates < 1:
-        raise ValueError(f"candidates: got {candidates}; at least 1")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}; at least 1")
-
-
-def check_sampler(sampler: str, reuse: int) -> None:
-    """Raise ValueError, saying what is allowed, for a sampling that is not there."""
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler: got {sampler!r}; allowed: {', '.join(SAMPLERS)}")
-    if reuse < 1:
-        raise ValueError(f"reuse: got {reuse}; at least 1, which reuses nothing")
-    if reuse > 1 and sampler == "heun":  # which evaluates each time twice
-        raise ValueError(f"reuse: got {reuse} with sampler heun; allowed: 1")
-
-
-def choose_device(name: str | torch.device) -> torch.device:
-    """The torch device of that name; "auto" is the GPU where there is one, else the CPU.
-
-    Raises ValueError for another kind than DEVICES and a device that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fault = f"device: {str(name)!r} is not there; allowed: auto, {', '.join(DEVICES)}"
-    if str(name).partition(":")[0] not in DEVICES:  # torch knows kinds that hold no data
-        raise ValueError(fault)
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # torch asserts where it was built without CUDA
-        raise ValueError(fault) from None
-    return device

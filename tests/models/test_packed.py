@@ -107,3 +107,12 @@ def test_operations_of_a_packed_layer_are_counted():
     plain = count_flops(lambda: layer(x))
     layer.pack()
     assert count_flops(lambda: layer(x)) == plain == 2 * 18 * 24 * 64
+
+
+@needs_bf16
+@pytest.mark.parametrize("added", [False, True])
+def test_a_packed_layer_gives_no_gradients(added):
+    layer, x = Linear(24, 24).bfloat16(), torch.randn(9, 24).bfloat16()
+    layer.pack()
+    with pytest.raises(ValueError, match="gives no gradients; call it within"):
+        layer(x, x if added else None)

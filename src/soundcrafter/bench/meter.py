@@ -17,8 +17,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from soundcrafter.device import choose_device
 from soundcrafter.memory import return_freed
-from soundcrafter.pipeline import check_request, choose_device
+from soundcrafter.options import check_request
 from soundcrafter.precision import choose_precision
 
 K = TypeVar("K")

@@ -45,8 +45,8 @@ from soundcrafter.bench.runner import (
     own_process,
 )
 from soundcrafter.bench.scaling import check_scaling, measure_scaling, plot_scaling
+from soundcrafter.device import choose_device
 from soundcrafter.files import make_folder, write_csv, write_json
-from soundcrafter.pipeline import choose_device
 from soundcrafter.precision import DTYPES
 
 _MEMORY_STEPS = 3  # of the sampling whose memory is measured: later steps need no more

@@ -49,7 +49,8 @@ def generate(
 ) -> None:
     """Make sounds from a prompt, or from a file of prompts."""
     from soundcrafter.files import make_folder
-    from soundcrafter.pipeline import SoundCrafter, check_request, check_sampler
+    from soundcrafter.options import check_request, check_sampler
+    from soundcrafter.pipeline import SoundCrafter
 
     wanted = _read_prompts(prompt, prompts)
     # everything that can be refused is refused before a model is loaded

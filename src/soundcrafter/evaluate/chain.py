@@ -21,7 +21,8 @@ from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.files import write_json, write_text
 from soundcrafter.mel import LogMel
 from soundcrafter.models.griffin_lim import griffin_lim
-from soundcrafter.pipeline import Progress, SoundCrafter
+from soundcrafter.options import Progress
+from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.version import __version__
 
 LINKS = ("real", "vocoder", "griffin_lim", "vae_vocoder", "generated")

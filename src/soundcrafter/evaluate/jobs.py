@@ -12,7 +12,8 @@ from soundcrafter.evaluate.embedding import Embedder
 from soundcrafter.evaluate.embeddings import embed_file
 from soundcrafter.evaluate.generate import AT_ONCE, Batch, claim_folder, make_batch, sound_files
 from soundcrafter.evaluate.ledger import Ledger
-from soundcrafter.pipeline import Progress, SoundCrafter
+from soundcrafter.options import Progress
+from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.workers import Workers
 
 GENERATED, EMBEDDINGS = "generated", "embeddings"  # folders of an evaluation

@@ -9,12 +9,13 @@ import numpy as np
 
 from soundcrafter.audio import audio_info, normalize_peak, read_audio
 from soundcrafter.data.manifest import Recording, normalize_caption, read_manifest
+from soundcrafter.device import choose_device
 from soundcrafter.evaluate.metrics import retrieval, wilson_interval
 from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
-from soundcrafter.pipeline import Progress, choose_device
+from soundcrafter.options import Progress
 from soundcrafter.store import ModelFolder
 from soundcrafter.version import __version__
 

@@ -125,11 +125,20 @@ def pack_weight(weight: Tensor) -> Tensor:
 
 def packed_linear(x: Tensor, rows: Tensor, bias: Tensor | None, then: str = "none") -> Tensor:
     """x [..., C], packed rows of C numbers, bias [C'] -> [..., C'], `then` a GELU of that."""
-    assert not torch.is_grad_enabled(), "a packed layer gives no gradients"
+    refuse_gradients()
     exact = "none"  # of GELU
     return torch.ops.mkldnn._linear_pointwise(x, rows, bias, then, [], exact)
 
 
+def refuse_gradients() -> None:
+    """Raise ValueError where gradients would be taken, of which packed layers have none."""
+    if torch.is_grad_enabled():
+        raise ValueError(
+            "this network is packed for use and gives no gradients; "
+            "call it within torch.inference_mode() or torch.no_grad()"
+        )
+
+
 def _with(x: Tensor, rows: Tensor, bias: Tensor | None, other: Tensor, how: str) -> Tensor:
-    assert not torch.is_grad_enabled(), "a packed layer gives no gradients"
+    refuse_gradients()
     return torch.ops.mkldnn._linear_pointwise.binary(x, other, rows, bias, how)

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from soundcrafter.config import ModelConfig
 from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser
 from soundcrafter.diffusion.loss import diffusion_loss
+from soundcrafter.diffusion.noise import step_noise
 from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.models.unet import UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
-from soundcrafter.pipeline import step_noise
 from soundcrafter.settings import to_dict
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.train.recipe import DiffusionStageConfig, Recipe

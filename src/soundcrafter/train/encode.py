@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from soundcrafter.data.encode import Progress, encode
-from soundcrafter.pipeline import choose_device
+from soundcrafter.device import choose_device
 from soundcrafter.train.curriculum import PhaseConfig
 from soundcrafter.train.recipe import Recipe
 from soundcrafter.train.sources import AudioSource, Encoders, audio_sources, encoded_folder

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from soundcrafter.pipeline import choose_device
+from soundcrafter.device import choose_device
 from soundcrafter.precision import cpu_has_bf16
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate

@@ -1,0 +1,47 @@
+"""A generated sound: to save, to see, to hear."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from soundcrafter.audio import write_audio
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """One generated sound."""
+
+    wave: np.ndarray  # [N] float32 in [-1, 1]
+    sample_rate: int  # Hz
+    prompt: str
+    seed: int
+    # Cosine of the prompt's and the sound's CLAP embeddings, in [-1, 1]; None where the model has
+    # no audio tower.
+    score: float | None
+
+    @property
+    def seconds(self) -> float:
+        return len(self.wave) / self.sample_rate
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write wav or flac (16-bit PCM) or ogg, by the suffix; ValueError for another one."""
+        write_audio(path, self.wave, self.sample_rate)
+        return Path(path)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """The mel spectrogram: a PNG at `path`, or a matplotlib figure where there is none."""
+        from soundcrafter.plots import plot_mel
+
+        return plot_mel(self.wave, self.sample_rate, path, title=self.prompt)
+
+    def play(self) -> Any:
+        """A player, in a notebook."""
+        from IPython.display import Audio  # type: ignore[import-not-found]  # there in a notebook
+
+        return Audio(self.wave, rate=self.sample_rate)
+
+    def _repr_html_(self) -> str:
+        return cast(str, self.play()._repr_html_())
