@@ -572,7 +572,7 @@ def test_the_lazy_names_are_the_real_ones():
         code="import sys; from soundcrafter import SoundCrafter, Sound, __version__;"
         "print(SoundCrafter.__module__, Sound.__module__, 'torch' in sys.modules)"
     )
-    assert done.out == "soundcrafter.pipeline soundcrafter.pipeline True\n", done.err
+    assert done.out == "soundcrafter.pipeline soundcrafter.sound True\n", done.err
 
 
 def test_help_is_quick():

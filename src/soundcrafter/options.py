@@ -1,4 +1,4 @@
-"""What a call of `generate` may ask for, and what it then is."""
+"""What a call of `generate` may ask for, checked and completed by the model's defaults."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -30,9 +30,9 @@ class Options(TypedDict, total=False):
     progress: Progress | None  # called with (done, total) after every sampling step
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a call of `generate` makes, and how; see Options."""
+@dataclass(frozen=True, kw_only=True)
+class ResolvedOptions:
+    """Options with nothing left open."""
 
     count: int
     seed: int
@@ -46,10 +46,10 @@ class Settings:
     reuse: int
 
 
-def settle(prompts: Sequence[str], options: Options, sampling: SamplingConfig) -> Settings:
+def resolve(prompts: Sequence[str], options: Options, sampling: SamplingConfig) -> ResolvedOptions:
     """The options, and the model's defaults where they say nothing. Raises ValueError, saying what
     is allowed, for what `generate` cannot do."""
-    settings = Settings(
+    resolved = ResolvedOptions(
         count=options.get("count", 1),
         seed=options.get("seed", 0),
         batch_size=options.get("batch_size", 4),
@@ -63,16 +63,16 @@ def settle(prompts: Sequence[str], options: Options, sampling: SamplingConfig) -
     )
     check_request(
         prompts,
-        settings.seconds,
-        settings.count,
-        settings.seed,
-        settings.steps,
-        settings.guidance,
-        settings.candidates,
-        settings.batch_size,
+        seconds=resolved.seconds,
+        count=resolved.count,
+        seed=resolved.seed,
+        steps=resolved.steps,
+        guidance=resolved.guidance,
+        candidates=resolved.candidates,
+        batch_size=resolved.batch_size,
     )
-    check_sampler(settings.sampler, settings.reuse)
-    return settings
+    check_sampler(resolved.sampler, resolved.reuse)
+    return resolved
 
 
 def _or(value: T | None, default: T) -> T:

@@ -35,7 +35,7 @@ from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
-from soundcrafter.options import Options, Progress, Settings, settle
+from soundcrafter.options import Options, Progress, ResolvedOptions, resolve
 from soundcrafter.precision import Precision, cast_weights, choose_precision
 from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, open_folder
@@ -131,26 +131,26 @@ class SoundCrafter:
         that seed alone. Raises ValueError at once for values out of range.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        settings = settle(prompts, options, self.sampling)
-        if settings.candidates > 1 and not self.clap.has_audio:
+        resolved = resolve(prompts, options, self.sampling)
+        if resolved.candidates > 1 and not self.clap.has_audio:
             raise ValueError(
-                f"candidates: got {settings.candidates}; "
+                f"candidates: got {resolved.candidates}; "
                 "allowed: 1, for without clap_audio none can choose"
             )
-        jobs = [(prompt, settings.seed + k) for prompt in prompts for k in range(settings.count)]
-        at_once = settings.batch_size
+        jobs = [(prompt, resolved.seed + k) for prompt in prompts for k in range(resolved.count)]
+        at_once = resolved.batch_size
         batches = [jobs[i : i + at_once] for i in range(0, len(jobs), at_once)]
         progress = options.get("progress")
 
         def sounds() -> Iterator[Sound]:
-            each = settings.steps + self._drafted(settings)
+            each = resolved.steps + self._drafted(resolved)
             for index, batch in enumerate(batches):
 
                 def report(done: int, before: int = index * each) -> None:
                     if progress is not None:
                         progress(before + done, each * len(batches))
 
-                yield from self._generate(batch, settings, report)
+                yield from self._generate(batch, resolved, report)
 
         return sounds()
 
@@ -158,37 +158,36 @@ class SoundCrafter:
     def _generate(
         self,
         jobs: Sequence[tuple[str, int]],
-        settings: Settings,
+        options: ResolvedOptions,
         report: Callable[[int], None],
     ) -> Iterator[Sound]:
         cond = self.clap.embed_text([prompt for prompt, _ in jobs])
         drafts = torch.stack(
-            [self.noise(seed, settings.seconds, settings.candidates) for _, seed in jobs]
+            [self.noise(seed, options.seconds, options.candidates) for _, seed in jobs]
         ).to(self.device)
-        drafted = self._drafted(settings)
-        noise = self._choose(drafts, jobs, cond, settings, report) if drafted else drafts[:, 0]
+        drafted = self._drafted(options)
+        noise = self._choose(drafts, jobs, cond, options, report) if drafted else drafts[:, 0]
         seeds = [seed for _, seed in jobs]
         latent = self._sample(
-            noise, seeds, cond, settings, settings.steps, lambda n, _: report(drafted + n)
+            noise, seeds, cond, options, options.steps, lambda n, _: report(drafted + n)
         )
         for i, (prompt, seed) in enumerate(jobs):
             # one at a time, for the mel's full size is what costs
-            samples = self._cut(self.vocode(self.decode(latent[i : i + 1])), settings.seconds)
-            score = None
-            if self.clap.has_audio:
-                return_freed()  # the vocoder's maps, which the audio encoder has no use for
-                score = float(cond[i] @ self.clap.embed_audio(samples, self.sample_rate)[0])
+            samples = self._cut(self.vocode(self.decode(latent[i : i + 1])), options.seconds)
+            score = self._similarity(samples, cond[i]) if self.clap.has_audio else None
             yield Sound(samples, self.sample_rate, prompt, seed, score)
 
-    def _drafted(self, settings: Settings) -> int:
+    def _drafted(self, options: ResolvedOptions) -> int:
         """Steps that the candidates of a sound are tried in."""
-        return self.sampling.draft_steps if settings.candidates > 1 else 0
+        return self.sampling.draft_steps if options.candidates > 1 else 0
 
+    @torch.inference_mode()
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """latent [B, C, T, F] -> log-mel [B, 1, T', F'], float32."""
         with self._keeping_little(self.vae):
             return chunks.decode(self.vae, latent, self._latent_frames(PIECE_SECONDS))
 
+    @torch.inference_mode()
     def vocode(self, mel: torch.Tensor) -> torch.Tensor:
         """log-mel [B, 1, T, F] -> wave [B, N], float32."""
         config = self.vocoder.config.mel
@@ -206,31 +205,31 @@ class SoundCrafter:
         noise: torch.Tensor,
         seeds: Sequence[int],
         cond: torch.Tensor,
-        settings: Settings,
+        options: ResolvedOptions,
         steps: int,
         callback: Progress,
     ) -> torch.Tensor:
         """Noise [B, C, T, F], the seed of each, and cond [B, E] -> latent [B, C, T, F], by `steps`
         guided steps."""
-        avoid = settings.negative
+        avoid = options.negative
         uncond = self.clap.embed_text([avoid])[0] if avoid else self.unet.null_cond
-        options: dict[str, Any] = {}
-        if settings.sampler in STOCHASTIC:
-            options["noise"] = step_noise(seeds, noise)
-        elif self.sampling.end == "first_step" and settings.sampler == "ddim":
-            options["final_alpha_bar"] = float(self.schedule.alpha_bar[0])
+        extra: dict[str, Any] = {}
+        if options.sampler in STOCHASTIC:
+            extra["noise"] = step_noise(seeds, noise)
+        elif self.sampling.end == "first_step" and options.sampler == "ddim":
+            extra["final_alpha_bar"] = float(self.schedule.alpha_bar[0])
         low, high = self.sampling.guidance_from, self.sampling.guidance_until
         last = self.schedule.config.steps
         interval = None if (low, high) == (0.0, 1.0) else (low * last, high * last)
-        model = self._model(noise.shape[2], settings.reuse)
-        predict = guided(model, cond, uncond, settings.guidance, interval)
-        return SAMPLERS[settings.sampler](
+        model = self._model(noise.shape[2], options.reuse)
+        predict = guided(model, cond, uncond, options.guidance, interval)
+        return SAMPLERS[options.sampler](
             prediction_to_denoiser(predict, self.schedule),
             noise,
             self.schedule.sampling_times(steps, self.sampling.spacing),
             self.schedule,
             callback=callback,
-            **options,
+            **extra,
         )
 
     def _model(self, frames: int, reuse: int) -> Model:
@@ -248,7 +247,7 @@ class SoundCrafter:
         drafts: torch.Tensor,
         jobs: Sequence[tuple[str, int]],
         cond: torch.Tensor,
-        settings: Settings,
+        options: ResolvedOptions,
         report: Callable[[int], None],
     ) -> torch.Tensor:
         """Noises [J, K, C, T, F] and cond [J, E] -> of each K the one whose sound, made in few
@@ -261,10 +260,10 @@ class SoundCrafter:
         each = cond.repeat_interleave(count, 0)
         seeds = [seed for _, seed in jobs for _ in range(count)]
         latent = self._sample(
-            drafts.flatten(0, 1), seeds, each, settings, steps, lambda n, _: report(n)
+            drafts.flatten(0, 1), seeds, each, options, steps, lambda n, _: report(n)
         )
         scores = [
-            self._score(self.decode(latent[i : i + 1]), each[i], settings.seconds)
+            self._score(self.decode(latent[i : i + 1]), each[i], options.seconds)
             for i in range(len(latent))
         ]
         best = torch.tensor(scores).view(-1, count).argmax(1)
@@ -285,7 +284,12 @@ class SoundCrafter:
             pieces = [mel[:, :, start : min(start + most, frames)] for start in starts]
             embedding = torch.stack([audio.embed_mel(piece)[0] for piece in pieces]).mean(0)
             return float(torch.nn.functional.normalize(embedding, dim=0) @ cond)
-        samples = self._cut(self.vocode(mel), seconds)
+        return self._similarity(self._cut(self.vocode(mel), seconds), cond)
+
+    def _similarity(self, samples: np.ndarray, cond: torch.Tensor) -> float:
+        """Cosine of cond [E] and the CLAP embedding of samples [N]."""
+        if self.device.type == "cpu":
+            return_freed()  # the vocoder's maps: the audio encoder's have other sizes
         return float(self.clap.embed_audio(samples, self.sample_rate)[0] @ cond)
 
     def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:

@@ -65,14 +65,14 @@ def bench(
 ) -> dict[str, Any]:
     """Measure a model (a folder, a hub name, None for the bundled one); a report ready for JSON.
 
-    Seconds are medians of `request.repeats` after a warm-up, memory is MB (10^6 bytes), a GFLOP is
-    10^9 operations. `peer` ("diffusers") is measured in turns with the model, in a process of its
-    own, in `peer_configs`' sizes, by default the model's own where it is an AudioLDM, else
-    AudioLDM-S. `cold`: also by the model's own steps, guidance and candidates, in this process
-    ("as_shipped") and in a fresh one of the command line ("cold"). `scaling` maps "seconds",
-    "batch" and "steps" to the values that each takes while the others stay (SCALING). `out`: a
-    folder for bench.json, and for scaling.csv and scaling.png. `say` hears what is done.
-    ValueError for what cannot be measured.
+    Figures are medians of `request.repeats`: seconds after a warm-up, memory in MB (10^6 bytes) in
+    a fresh process each time. A GFLOP is 10^9 operations. `peer` ("diffusers") is measured in turns
+    with the model, in a process of its own, in `peer_configs`' sizes, by default the model's own
+    where it is an AudioLDM, else AudioLDM-S. `cold`: also by the model's own steps, guidance and
+    candidates, in this process ("as_shipped") and in a fresh one of the command line ("cold").
+    `scaling` maps "seconds", "batch" and "steps" to the values that each takes while the others
+    stay (SCALING). `out`: a folder for bench.json, and for scaling.csv and scaling.png. `say` hears
+    what is done. ValueError for what cannot be measured.
     """
     request = request or Request()
     if peer is not None:
@@ -112,11 +112,14 @@ def bench(
         part: rate / best for part, rate in figures["ours"]["gflops"].items()
     }
     say("memory, in processes of their own")
-    figures["ours"]["peak_memory_mb"] = in_own_process(our_memory, model, request)
+    memory = {"ours": partial(in_own_process, our_memory, model, request)}
     for name, peer_dtype in dtypes.items():
-        figures[f"{peer} {name}"]["peak_memory_mb"] = in_own_process(
-            peer_memory, configs, peer_dtype, request
+        memory[f"{peer} {name}"] = partial(
+            in_own_process, peer_memory, configs, peer_dtype, request
         )
+    for name, runs in in_turns(memory, request.repeats).items():
+        figures[name]["peak_memory_mb"] = statistics.median(runs)
+        figures[name]["runs"]["peak_memory_mb"] = runs
     report["ours"] = figures.pop("ours")
     report["peers"] = {
         name: {**found, "ratios": ratios(found, report["ours"])} for name, found in figures.items()

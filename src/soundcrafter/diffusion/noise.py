@@ -1,4 +1,4 @@
-"""Noise that depends on a sample's own seed alone, whatever batch it is in."""
+"""The noise that a sampler adds at each step, of a sample's own seed alone, whatever its batch."""
 
 from collections.abc import Sequence
 

@@ -63,12 +63,12 @@ class ConvTranspose1d(nn.ConvTranspose1d):
 
 
 def activated(x: Tensor, slope: float) -> Tensor:
-    """Leaky ReLU of x; in the place of x, which nothing else may read, where no gradient does."""
+    """Leaky ReLU of x. Without gradients it overwrites x, which must be the caller's alone."""
     return F.leaky_relu(x, slope, inplace=not torch.is_grad_enabled())
 
 
 def summed(x: Tensor, other: Tensor) -> Tensor:
-    """x + other; in the place of x, which nothing else may read, where no gradient does."""
+    """x + other. Without gradients it overwrites x, which must be the caller's alone."""
     return x + other if torch.is_grad_enabled() else x.add_(other)
 
 

@@ -44,9 +44,6 @@ _COSTS = {
 _GAIN = 0.9  # of the plain way's cost, at most: else the plain way it is
 NARROW = 2  # bands of a map, at most, that is convolved by columns, or packed
 _SLAB = 2**20  # numbers in the largest tensor of what is worked through at once
-# As many tiles are worked through at once as a multiple of this, the dilations 1, 3 and 5 of a
-# vocoder being its divisors: their products have one size, and oneDNN keeps memory for each it met.
-_TILES = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,10 +265,7 @@ class FastConv:
         out = x.new_empty(len(x), frames, bands, outputs)
         row = len(x) * self.dilation * across * products * max(inputs, outputs)
         pieces = math.ceil(count / max(1, _SLAB // row))
-        tiles = self.dilation * across  # of a row
-        wanted = math.ceil(count * tiles / pieces / _TILES) * _TILES
-        rows = min(count, math.ceil(wanted / tiles))
-        pieces = math.ceil(count / rows)
+        rows = math.ceil(count / pieces)
         buffers = x.new_empty(2, rows * row)
         for piece in range(pieces):
             # all of one size, some rows twice: oneDNN keeps memory for each size that it met

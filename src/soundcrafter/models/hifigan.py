@@ -75,8 +75,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, N] -> [B, C, N]."""
         for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
-            hidden = conv1(F.leaky_relu(x, _SLOPE))
-            x = summed(conv2(activated(hidden, _SLOPE)), x)
+            x = summed(conv2(activated(conv1(F.leaky_relu(x, _SLOPE)), _SLOPE)), x)
         return x
 
 
@@ -108,7 +107,7 @@ class HiFiGAN(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Transposed convolution, then the mean of the residual blocks; x may be used up."""
+    """Transposed convolution, then the mean of the residual blocks."""
 
     def __init__(self, config: HiFiGANConfig, index: int) -> None:
         super().__init__()
@@ -122,6 +121,7 @@ class _Stage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, N], used up where no gradient is needed -> [B, C / 2, N'], about ratio N."""
         x = self.upsample(activated(x, _SLOPE))
         total = self.blocks[0](x)
         for block in list(self.blocks)[1:]:

@@ -131,7 +131,7 @@ def packed_linear(x: Tensor, rows: Tensor, bias: Tensor | None, then: str = "non
 
 
 def refuse_gradients() -> None:
-    """Raise ValueError where gradients would be taken, of which packed layers have none."""
+    """Raise ValueError where torch keeps track of gradients, of which packed layers have none."""
     if torch.is_grad_enabled():
         raise ValueError(
             "this network is packed for use and gives no gradients; "
