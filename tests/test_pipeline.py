@@ -252,6 +252,12 @@ def test_guidance(model, monkeypatch):
     assert distance(waves[2], waves[1]) > 0.1
 
 
+def test_the_way_to_the_wave_takes_no_gradients(model):
+    wave = model.vocode(model.decode(model.noise(0, 0.5)))
+    assert torch.is_grad_enabled()
+    assert not wave.requires_grad
+
+
 def test_one_step_is_enough(model):
     (made,) = make(model, steps=1)
     assert np.isfinite(made.wave).all()

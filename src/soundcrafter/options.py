@@ -42,6 +42,7 @@ class ResolvedOptions:
     guidance: float
     negative: str
     candidates: int
+    draft_steps: int  # that the candidates are tried in; 0 where there is no choice
     sampler: str
     reuse: int
 
@@ -49,6 +50,7 @@ class ResolvedOptions:
 def resolve(prompts: Sequence[str], options: Options, sampling: SamplingConfig) -> ResolvedOptions:
     """The options, and the model's defaults where they say nothing. Raises ValueError, saying what
     is allowed, for what `generate` cannot do."""
+    candidates = _or(options.get("candidates"), sampling.candidates)
     resolved = ResolvedOptions(
         count=options.get("count", 1),
         seed=options.get("seed", 0),
@@ -57,7 +59,8 @@ def resolve(prompts: Sequence[str], options: Options, sampling: SamplingConfig) 
         steps=_or(options.get("steps"), sampling.steps),
         guidance=_or(options.get("guidance"), sampling.guidance),
         negative=_or(options.get("negative"), sampling.negative).strip(),
-        candidates=_or(options.get("candidates"), sampling.candidates),
+        candidates=candidates,
+        draft_steps=sampling.draft_steps if candidates > 1 else 0,
         sampler=_or(options.get("sampler"), sampling.sampler),
         reuse=_or(options.get("reuse"), sampling.reuse),
     )

@@ -143,7 +143,7 @@ class SoundCrafter:
         progress = options.get("progress")
 
         def sounds() -> Iterator[Sound]:
-            each = resolved.steps + self._drafted(resolved)
+            each = resolved.steps + resolved.draft_steps
             for index, batch in enumerate(batches):
 
                 def report(done: int, before: int = index * each) -> None:
@@ -165,7 +165,7 @@ class SoundCrafter:
         drafts = torch.stack(
             [self.noise(seed, options.seconds, options.candidates) for _, seed in jobs]
         ).to(self.device)
-        drafted = self._drafted(options)
+        drafted = options.draft_steps
         noise = self._choose(drafts, jobs, cond, options, report) if drafted else drafts[:, 0]
         seeds = [seed for _, seed in jobs]
         latent = self._sample(
@@ -176,10 +176,6 @@ class SoundCrafter:
             samples = self._cut(self.vocode(self.decode(latent[i : i + 1])), options.seconds)
             score = self._similarity(samples, cond[i]) if self.clap.has_audio else None
             yield Sound(samples, self.sample_rate, prompt, seed, score)
-
-    def _drafted(self, options: ResolvedOptions) -> int:
-        """Steps that the candidates of a sound are tried in."""
-        return self.sampling.draft_steps if options.candidates > 1 else 0
 
     @torch.inference_mode()
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
@@ -256,11 +252,11 @@ class SoundCrafter:
         What a noise becomes in a few steps is a rough copy of what it becomes in many (less so
         with a sampler that adds noise).
         """
-        count, steps = drafts.shape[1], self.sampling.draft_steps
+        count = drafts.shape[1]
         each = cond.repeat_interleave(count, 0)
         seeds = [seed for _, seed in jobs for _ in range(count)]
         latent = self._sample(
-            drafts.flatten(0, 1), seeds, each, options, steps, lambda n, _: report(n)
+            drafts.flatten(0, 1), seeds, each, options, options.draft_steps, lambda n, _: report(n)
         )
         scores = [
             self._score(self.decode(latent[i : i + 1]), each[i], options.seconds)
