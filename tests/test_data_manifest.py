@@ -55,6 +55,28 @@ def test_seconds_come_from_the_header_where_the_table_has_none(tmp_path):
     assert manifest.skipped == (("one.wav", "ends at 0.75 s, before start"),)
 
 
+def test_rows_with_a_value_in_a_column(tmp_path):
+    rows = [("one", "dev", "2026"), ("two", "dev", "2027"), ("three", "test", "2027")]
+    for name, _, _ in rows:
+        sound(tmp_path / f"{name}.wav")
+    lines = [f"{name}.wav,{split},{added}" for name, split, added in rows]
+    table(tmp_path / "x.csv", "file,split,added", *lines)
+
+    def names(**options):
+        manifest = read_manifest(tmp_path / "x.csv", **options)
+        return [manifest.stem(recording) for recording in manifest.recordings]
+
+    assert names(where={"added": "2027"}) == ["two", "three"]
+    assert names(where={"added": "2027"}, split="dev") == ["two"]
+    assert names(where={"added": "2027", "file": "three.wav"}) == ["three"]
+    with pytest.raises(ValueError, match="no row has added '2028'; it has: 2026, 2027"):
+        names(where={"added": "2028"})
+    with pytest.raises(ValueError, match="no row has year '2027'; it has: none"):
+        names(where={"year": "2027"})
+    with pytest.raises(ValueError, match="no split 'test'"):
+        names(where={"added": "2026"}, split="test")
+
+
 def test_jsonl(tmp_path):
     sound(tmp_path / "one.wav")
     rows = [{"file": "one.wav", "caption": "Rain", "seconds": 0.5}, {"file": "one.wav"}]

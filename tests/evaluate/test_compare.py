@@ -254,6 +254,8 @@ class TestCommand:
             (["--chain", "--data", "x", "--limit", "3"], "only with --prompts and --composition"),
             (["--generated", "x", "--reference", "y", "--processes", "2"], "only with --prompts"),
             (["--generated", "x", "--reference", "y", "--system", "a=b"], "only with --listen"),
+            (["--generated", "x", "--reference", "y", "--keep", "z"], "with --chain and --prompts"),
+            (["--prompts", "free", "--data", "x", "--where", "a=b"], "--where: only with --chain"),
             (["--listen", "x"], "give --system NAME=FOLDER"),
             (["--listen", "x", "--system", "a"], "expected NAME=VALUE"),
             (["--listen", "x", "--system", "a=b", "--system", "a=c"], "got a twice"),

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from soundcrafter.convert.aisfx import load_aisfx
 from soundcrafter.evaluate.embedders import open_embedder
 from soundcrafter.evaluate.panns import Panns
 from soundcrafter.evaluate.vggish import VGGish
+from soundcrafter.models.aisfx import FrontEnd
 
 PANNS = {"panns-16k": (512, 160, 16_000, 8000.0), "panns-32k": (1024, 320, 32_000, 14_000.0)}
 
@@ -73,6 +75,17 @@ def vggish_state() -> dict[str, torch.Tensor]:
     return random_state(shapes)
 
 
+def aisfx_state() -> dict[str, torch.Tensor]:
+    """A narrow network in the published names, with one of its heads."""
+    shapes: dict[str, tuple[int, ...]] = {"fc.0.0.weight": (4, 8), "fc.0.0.bias": (4,)}
+    for number, (inputs, outputs) in enumerate(((1, 4), (4, 4), (4, 6), (6, 8)), 1):
+        block = f"embedding_net.conv_block{number}"
+        shapes[f"{block}.conv1.weight"] = (outputs, inputs, 3, 3)
+        shapes[f"{block}.conv2.weight"] = (outputs, outputs, 3, 3)
+        shapes |= norm_shapes(f"{block}.bn1", outputs) | norm_shapes(f"{block}.bn2", outputs)
+    return random_state(shapes)
+
+
 @pytest.fixture
 def panns(tmp_path) -> Path:
     torch.save({"model": panns_state("panns-16k")}, tmp_path / "cnn14.pth")
@@ -83,6 +96,12 @@ def panns(tmp_path) -> Path:
 def vggish(tmp_path) -> Path:
     torch.save(vggish_state(), tmp_path / "vggish.pth")
     return tmp_path / "vggish.pth"
+
+
+@pytest.fixture
+def aisfx(tmp_path) -> Path:
+    torch.save((aisfx_state(), {"library": (0, 4)}), tmp_path / "aisfx.pth")
+    return tmp_path / "aisfx.pth"
 
 
 @pytest.mark.parametrize("name", PANNS)
@@ -153,10 +172,35 @@ def test_vggish_spectrogram_equals_numpy(vggish):
     np.testing.assert_allclose(found, np.log(spectrum @ filters + 0.01), atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["panns-16k", "vggish", "clap"])
-def test_any_rate_and_length(name, panns, vggish, tiny_model):
-    checkpoint = {"panns-16k": panns, "vggish": vggish, "clap": tiny_model}[name]
-    embedder = open_embedder(name, checkpoint=checkpoint)
+def test_aisfx_averages_blocks(aisfx):
+    embedder = open_embedder("aisfx", checkpoint=aisfx)
+    rate, frame = embedder.sample_rate, 1024
+    wave = np.random.default_rng(0).standard_normal(160 * frame).astype("f4")
+    wave *= np.linspace(0.1, 1.0, len(wave), dtype="f4")
+    network, front_end = load_aisfx(aisfx), FrontEnd()
+    mel = front_end(torch.from_numpy(wave / np.abs(wave).max())[None])
+    expected = (network(mel[:, :, :100]) + network(mel[:, :, 50:150])) / 2  # 11 frames are left
+    found = embedder(wave, rate)
+    np.testing.assert_allclose(found.features, expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert found.probabilities is None
+    # the level does not matter, and a short sound is one block that ends in silence
+    np.testing.assert_allclose(embedder(wave / 8, rate).features, found.features, rtol=1e-4)
+    short = torch.from_numpy(wave[: 29 * frame] / np.abs(wave[: 29 * frame]).max())[None]
+    padded = torch.nn.functional.pad(front_end(short), (0, 0, 0, 70))
+    np.testing.assert_allclose(
+        embedder(wave[: 29 * frame], rate).features, network(padded).numpy(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_aisfx_must_be_given():
+    with pytest.raises(ValueError, match=r"pip download.*--checkpoint"):
+        open_embedder("aisfx")
+
+
+@pytest.mark.parametrize("name", ["panns-16k", "vggish", "aisfx", "clap"])
+def test_any_rate_and_length(name, panns, vggish, aisfx, tiny_model):
+    files = {"panns-16k": panns, "vggish": vggish, "aisfx": aisfx, "clap": tiny_model}
+    embedder = open_embedder(name, checkpoint=files[name])
     low, high = (embedder(tone(rate, 3.0), rate).features for rate in (16_000, 48_000))
     cosine = (low * high).sum() / np.linalg.norm(low) / np.linalg.norm(high)
     assert cosine > 0.99
@@ -165,11 +209,13 @@ def test_any_rate_and_length(name, panns, vggish, tiny_model):
         assert np.isfinite(embedder(wave, 16_000).features).all()
 
 
-def test_the_hash_is_checked(panns):
-    digest = hashlib.sha256(panns.read_bytes()).hexdigest()
-    assert open_embedder("panns-16k", checkpoint=panns, sha256=digest).sha256 == digest
+@pytest.mark.parametrize("name", ["panns-16k", "aisfx"])
+def test_the_hash_is_checked(name, panns, aisfx):
+    file = {"panns-16k": panns, "aisfx": aisfx}[name]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert open_embedder(name, checkpoint=file, sha256=digest).sha256 == digest
     with pytest.raises(ValueError, match="its sha256 is"):
-        open_embedder("panns-16k", checkpoint=panns, sha256="0" * 64)
+        open_embedder(name, checkpoint=file, sha256="0" * 64)
 
 
 def test_other_layouts_are_refused(panns, vggish, tmp_path):

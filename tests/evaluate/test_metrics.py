@@ -17,6 +17,7 @@ from soundcrafter.evaluate.metrics import (
     kernel_distance,
     kl_divergence,
     log_mel_distance,
+    log_spectral_distance,
     stft_distance,
     wilson_interval,
 )
@@ -213,6 +214,39 @@ class TestWaves:
         wave = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
         found = log_mel_distance(wave, wave * math.e, MelConfig())
         assert found == pytest.approx(1.0, rel=1e-4)
+
+    def test_log_spectral_distance_by_hand(self):
+        """An impulse has a flat spectrum, as high as the window where it lies: frames centred at
+        0, 512, ..., 2048 see sample 1024 with 0, 1/2, 1, 1/2 and 0 of its height."""
+        real = np.zeros(2048, np.float32)
+        real[1024] = 0.05
+        for band in ((0, 8000), (8000, 16_000)):
+            found = [log_spectral_distance(real, f * real, 32_000, *band) for f in (1, 10, 0.1)]
+            # 20 dB in three of five frames; both are at the floor in the two others
+            assert found == pytest.approx([0.0, 12.0, 12.0], abs=1e-4)
+            half = 20 * math.log10(2)
+            silent = log_spectral_distance(real, 0 * real, 32_000, *band)
+            assert silent == pytest.approx((80 + 2 * (80 - half)) / 5, rel=1e-5)
+
+    def test_log_spectral_distance_of_a_band(self):
+        real = np.random.default_rng(0).standard_normal(32_000).astype(np.float32) * 0.1
+        spectrum = np.fft.rfft(real)
+        spectrum[8000:] = 0  # bins of 1 Hz
+        fake = np.fft.irfft(spectrum).astype(np.float32)
+        low, high = (
+            log_spectral_distance(real, fake, 32_000, *band) for band in ((0, 8000), (8000, 16_000))
+        )
+        assert low < 1.0
+        assert 50 < high < 80
+        for bad, fault in (
+            ((np.zeros(1024, np.float32),) * 2, "more than 1024"),
+            ((np.zeros(4000, np.float32),) * 2, "silent"),
+            ((real, real[1:]), "equal"),
+        ):
+            with pytest.raises(ValueError, match=fault):
+                log_spectral_distance(*bad, 32_000, 0, 8000)
+        with pytest.raises(ValueError, match="no bin from 8000 to 9000 Hz at 15000 Hz"):
+            log_spectral_distance(real, fake, 15_000, 8000, 9000)
 
     def test_lengths_must_be_equal(self):
         with pytest.raises(ValueError, match="equal"):

@@ -163,6 +163,37 @@ def test_one_process_and_two_make_the_same(measure, opened, tmp_path):
         measure(tmp_path / "2", prompts, seeds=3, workers=Workers(2, 5, opened))
 
 
+def test_sounds_are_kept_by_family(measure, clips, tmp_path):
+    prompts = [Prompt("it pours", "rain"), Prompt("woof", "dog bark"), Prompt("drizzle", "rain")]
+    out, keep = tmp_path / "out", tmp_path / "keep"
+    report = measure(out, prompts, seeds=2, keep=keep, page=False)
+    copies = [keep / row["family"] / Path(row["file"]).name for row in report["sounds"]]
+    assert sorted(keep.rglob("*.wav")) == sorted(copies)
+    assert len(list((keep / "rain").iterdir())) == 4
+    for row, copy in zip(report["sounds"], copies, strict=True):
+        assert copy.read_bytes() == (out / row["file"]).read_bytes()
+    copies[0].unlink()
+    assert measure(out, prompts, seeds=2, keep=keep, page=False) == report
+    assert copies[0].read_bytes() == (out / report["sounds"][0]["file"]).read_bytes()
+    with pytest.raises(ValueError, match=r"keep: holds sounds of other prompts"):
+        measure(tmp_path / "again", prompts, seeds=1, keep=keep)
+
+
+def test_prompts_that_cannot_be_sorted_by_family(measure, clips, tmp_path, monkeypatch, capsys):
+    with pytest.raises(ValueError, match=r"the family '../rain' cannot be the name of a folder"):
+        measure(tmp_path / "out", [Prompt("it pours", "../rain")], keep=tmp_path / "keep")
+    words = ["evaluate", "--prompts", "captions", "--data", clips, "--split", "train", "--limit", 1]
+    words += ["--out", tmp_path / "out", "--keep", tmp_path / "keep"]
+    monkeypatch.setattr(sys, "argv", ["soundcrafter", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert "no family to be sorted by; allowed: --prompts families, free, or a csv" in errors
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_captions_are_paired_with_their_recordings(measure, clips, tmp_path):
     report = measure(tmp_path, limit=4, page=False)
     assert report["limit"] == report["generated"] == report["pairs"] == 4
@@ -193,7 +224,7 @@ def test_a_folder_of_sounds_of_another_model(whole, measure, tmp_path, opened):
     model = opened().model
     generate_prompts(model, [Prompt("rain", "")], tmp_path)
     model.training_ids["adapter x"] = "1.0"
-    with pytest.raises(ValueError, match="other model; use another --out"):
+    with pytest.raises(ValueError, match="other model; use another folder"):
         generate_prompts(model, [Prompt("rain", "")], tmp_path)
 
 

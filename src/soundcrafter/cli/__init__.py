@@ -11,7 +11,7 @@ from soundcrafter.cli.evaluate import evaluate
 from soundcrafter.cli.generate import demo, generate
 from soundcrafter.cli.model import import_model, info, ship
 from soundcrafter.cli.report import report
-from soundcrafter.cli.train import plot, train
+from soundcrafter.cli.train import plot, sprint, train
 from soundcrafter.version import __version__
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(train)
+app.command()(sprint)
 app.command()(plot)
 app.command()(demo)
 app.command()(ship)
@@ -31,6 +32,7 @@ app.command()(bench)
 app.command("import")(import_model)
 data_app = typer.Typer(help="Get recordings, look at them, encode them for training.")
 data_app.command()(data.check)
+data_app.command()(data.pack)
 data_app.command()(data.encode)
 data_app.command()(data.audiocaps)
 app.add_typer(data_app, name="data")

@@ -60,6 +60,20 @@ def check(
         print(f"  {file}: {reason}")
 
 
+def pack(
+    data: Annotated[Path, typer.Argument(help="Manifest (csv, jsonl) or folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for part-01.tar and so on.")],
+    split: Annotated[str | None, typer.Option(help="Split whose files are packed.")] = "train",
+    label_column: Annotated[str, typer.Option(help="Column that holds the label.")] = "label",
+    part_mib: Annotated[float, typer.Option(help="Largest size of a part in MiB.")] = 60.0,
+) -> None:
+    """Pack recordings and their table into archives of bounded size, to train elsewhere."""
+    from soundcrafter.data.pack import pack as write_parts
+
+    for part in write_parts(data, out, split=split, label_column=label_column, part_mib=part_mib):
+        print(f"{part}  {part.stat().st_size / 2**20:.1f} MiB")
+
+
 def encode(
     recipe: RecipeOption,
     data: DataOption,

@@ -23,7 +23,10 @@ def evaluate(
         str | None,
         _way(help="Generate for these: families, free, captions (of --data), or a file."),
     ] = None,
-    chain: Annotated[bool, _way("--chain", help="Measure the model link by link.")] = False,
+    chain: Annotated[
+        bool,
+        _way("--chain", help="Measure the model link by link; VAE and vocoder are enough."),
+    ] = False,
     retrieval: Annotated[
         bool, _way("--retrieval", help="Find sounds by caption, captions by sound.")
     ] = False,
@@ -38,6 +41,17 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Manifest: real sounds of its split.")] = None,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
     out: Annotated[Path, typer.Option(help="Folder for report and sounds.")] = Path("evaluation"),
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --chain: every judged sound as LINK/FAMILY/NAME.wav below this folder; with "
+            "--prompts that have families: as FAMILY/NAME.wav."
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="With --chain: COLUMN=VALUE of the data's rows to read. Repeatable."),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -54,7 +68,7 @@ def evaluate(
     ] = None,
     embedder: Annotated[
         list[str] | None,
-        typer.Option(help="tagger, clap, panns-16k, panns-32k, vggish. Repeatable."),
+        typer.Option(help="tagger, clap, panns-16k, panns-32k, vggish, aisfx. Repeatable."),
     ] = None,
     checkpoint: Annotated[
         list[str] | None, typer.Option(help="NAME=PATH of an embedder's weights. Repeatable.")

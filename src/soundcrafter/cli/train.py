@@ -61,7 +61,7 @@ def train(
     score_split: Annotated[str, typer.Option(help="Split of it.")] = "dev",
     score_prompts: Annotated[int, typer.Option(help="Captions, always the same ones.")] = 64,
     score_embedder: Annotated[
-        str, typer.Option(help="tagger, panns-16k, panns-32k, vggish.")
+        str, typer.Option(help="tagger, panns-16k, panns-32k, vggish, aisfx.")
     ] = "tagger",
     score_checkpoint: Annotated[
         Path | None, typer.Option(help="The embedder's weights, where they are not bundled.")
@@ -125,6 +125,45 @@ def train(
         print(f"{count} recordings were skipped; see {listed}", file=sys.stderr)
 
 
+def sprint(
+    stage: Annotated[StageName, typer.Argument(help="Which part: vae, vocoder or diffusion.")],
+    recipe: RecipeOption,
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="Model folder that the part is written into.")],
+    minutes: Annotated[float, typer.Option(help="Time to train, once the data is in memory.")],
+    init: Annotated[
+        str | None, typer.Option(help="Model to start from: folder, hub name or bundled.")
+    ] = None,
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    log_steps: Annotated[int, typer.Option(help="Steps between log lines.")] = 100,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train one part against the clock, all data in the memory of one GPU."""
+    from soundcrafter.hub import find_model
+    from soundcrafter.train import build_stage, read_recipe
+    from soundcrafter.train.sprint import sprint as run_sprint
+
+    built = build_stage(stage.value, read_recipe(recipe, overrides or ()), data, out)
+
+    def report(entry: Mapping[str, Any]) -> None:
+        line = f"{_log_line(stage.value, entry, None)}  {entry['progress']:.0%}"
+        print(json.dumps(entry) if as_json else line, flush=True)
+
+    start = find_model(init) if init is not None else None
+    done = run_sprint(
+        built,
+        out,
+        minutes=minutes,
+        device=device,
+        init=start,
+        log_steps=log_steps,
+        report=report,
+    )
+    if not as_json:
+        print(f"{stage.value}: {done} steps done, in {out}")
+
+
 def plot(
     run: Annotated[Path, typer.Argument(help="Model folder that training wrote.")],
     out: Annotated[
@@ -146,10 +185,11 @@ def plot(
     print(report_markdown(report), *written, sep="\n")
 
 
-def _log_line(stage: str, entry: Mapping[str, Any], total: int) -> str:
+def _log_line(stage: str, entry: Mapping[str, Any], total: int | None) -> str:
     from soundcrafter.train.log import MACHINE_FACTS
 
-    hidden = ("step", "learning_rate", *MACHINE_FACTS)
+    hidden = ("step", "learning_rate", "progress", *MACHINE_FACTS)
     losses = "  ".join(f"{key} {value:.4g}" for key, value in entry.items() if key not in hidden)
     speed = entry["samples_per_second"]
-    return f"{stage} {entry['step']}/{total}  {losses}  {speed:.1f} samples/s"
+    step = entry["step"] if total is None else f"{entry['step']}/{total}"
+    return f"{stage} {step}  {losses}  {speed:.1f} samples/s"

@@ -30,6 +30,8 @@ class Asked:
     data: Path | None
     split: str
     out: Path
+    keep: Path | None
+    where: list[str] | None
     limit: int | None
     processes: int | None
     embedder: list[str] | None
@@ -117,21 +119,34 @@ def _prompts(asked: Asked, advance: Advance) -> Measured:
         splits=asked.splits,
         workers=Workers(processes, threads, opened) if processes > 1 else None,
         machine=machine_facts(tools.model.device),
+        keep=asked.keep,
         progress=advance,
     )
     return report, compare_markdown(report)
 
 
 def _chain(asked: Asked, advance: Advance) -> Measured:
-    """The model link by link."""
+    """The model link by link; of one that cannot generate yet, VAE and vocoder."""
+    from soundcrafter.device import choose_device
     from soundcrafter.evaluate.chain import chain_markdown, evaluate_chain
+    from soundcrafter.evaluate.codec import Codec, open_codec
+    from soundcrafter.hub import find_model
     from soundcrafter.pipeline import SoundCrafter
+    from soundcrafter.store import open_folder
 
     assert asked.data is not None
+    folder, device = open_folder(find_model(asked.model)), choose_device(asked.device)
+    model: SoundCrafter | Codec
+    if {"clap_text", "unet"} <= set(folder.parts):
+        model = SoundCrafter(folder, device, precision="fp32")
+    else:
+        model = open_codec(folder, device)
     report = evaluate_chain(
-        SoundCrafter.from_pretrained(asked.model, asked.device, precision="fp32"),
+        model,
         asked.data,
         asked.out,
+        keep=asked.keep,
+        where=_pairs("--where", asked.where),
         split=asked.split,
         seeds=2 if asked.seeds is None else asked.seeds,
         seed=asked.seed,
@@ -218,6 +233,8 @@ _FROM_DATA = ("chain", "retrieval", "composition")
 _ONLY_WITH = {
     "limit": ("prompts", "composition"),
     "processes": ("prompts",),
+    "keep": ("chain", "prompts"),
+    "where": ("chain",),
     **dict.fromkeys(("system", "kind", "count", "ratings"), ("listen",)),
 }
 

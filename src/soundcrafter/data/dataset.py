@@ -15,7 +15,13 @@ from torch import Tensor
 from soundcrafter.audio import fit_length, limit_peak, normalize_peak
 from soundcrafter.data.augment import gain, join_captions, mix
 from soundcrafter.data.cache import WaveCache
-from soundcrafter.data.manifest import Manifest, Recording, exclude_captions, read_excluded
+from soundcrafter.data.manifest import (
+    Manifest,
+    Recording,
+    exclude_captions,
+    exclude_low_rates,
+    read_excluded,
+)
 from soundcrafter.data.order import DRAW, VARIANT, DrawOrder, generator, kind_of
 from soundcrafter.data.wordings import read_wordings
 
@@ -40,6 +46,9 @@ class DataConfig:
     mix_probability: float = 0.0  # share of draws that hold two sounds of different labels
     mix_snr_db: tuple[float, float] = (-5.0, 5.0)  # range of the first's level over the second's
     gain_db: float = 0.0  # levels are lowered by 0 to this many decibels
+    # Hz: recordings made at a lower rate are left out, as they would teach silence above their
+    # band; 0: all are used
+    min_sample_rate: int = 0
     exclude_captions: tuple[str, ...] = ()  # csv files (or frozen:NAME) of captions to leave out
     caption: str = ""  # of the recordings that have none
     wordings: str = ""  # csv of other ways to ask for a label (see data/wordings.py); "": none
@@ -65,6 +74,8 @@ class DataConfig:
             raise ValueError(f"mix_snr_db: got {self.mix_snr_db}; the first must be the lower")
         if self.gain_db < 0:
             raise ValueError(f"gain_db: got {self.gain_db}; must be 0 or more")
+        if self.min_sample_rate < 0:
+            raise ValueError(f"min_sample_rate: got {self.min_sample_rate}; must be 0 or more")
         if self.cache_gb < 0:
             raise ValueError(f"cache_gb: got {self.cache_gb}; must be 0 or more")
 
@@ -117,6 +128,8 @@ class Sounds:
             raise ValueError(f"peak: got {peak}; must be above 0 and at most 1, or None")
         if config.exclude_captions:
             manifest = exclude_captions(manifest, config.exclude_captions)
+        if config.min_sample_rate:
+            manifest = exclude_low_rates(manifest, config.min_sample_rate)
         self.manifest, self.config = manifest, config
         self.sample_rate, self.num_samples = sample_rate, num_samples
         self.seed, self.peak = seed, peak

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -26,6 +26,7 @@ AUDIOCAPS_COLUMNS = {"youtube_id", "start_time", "caption"}
 # A table or row that names no split is training data: asking it for "test" must fail.
 DEFAULT_SPLIT = "train"
 HEADER_THREADS = 8
+SHOWN_VALUES = 8  # of a column, in a message
 FROZEN = "frozen:"  # before the name of prompts that come with the package
 STOP_WORDS = (
     r"\b(a|an|the|and|or|but|of|in|on|at|to|with|by|for|from|into|onto|as|is|are|was|were|be|been"
@@ -44,6 +45,7 @@ class Recording:
     start: float = 0.0  # seconds into the file
     seconds: float  # length from start
     group: str | None = None  # recordings cut from one original share it
+    sample_rate: float = 0.0  # Hz of the original, which bounds what is in it; 0: not stated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +73,16 @@ def read_manifest(
     split: str | None = None,
     label_column: str = "label",
     need_caption: bool = False,
+    where: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Read the recordings of `split` (None: of all) from a csv or jsonl table or a folder.
 
     Columns: file (relative to the table), and where there are any caption, split, start, seconds,
-    group and `label_column`. AudioCaps' own csv is understood too. A folder is read by its
-    manifest.csv, manifest.jsonl, sounds.csv, its AudioCaps tables or its only csv with a file
-    column; without a table by every audio file below it. Missing and unreadable files are listed
-    in `skipped`. Raises ValueError for a missing table or column, an unknown split, and where no
+    group, sample_rate (of the original) and `label_column`. AudioCaps' own csv is understood too.
+    A folder is read by its manifest.csv, manifest.jsonl, sounds.csv, its AudioCaps tables or its
+    only csv with a file column; without a table by every audio file below it. `where`: column ->
+    the value that a row must have in it to be read. Missing and unreadable files are listed in
+    `skipped`. Raises ValueError for a missing table or column, an unknown split, and where no
     recording is left.
     """
     path = Path(path)
@@ -94,6 +98,8 @@ def read_manifest(
         raise ValueError(f"{path}: no table in this folder; captions need one (file, caption)")
     else:
         rows = [{"file": file.relative_to(root).as_posix()} for file in _audio_files(root)]
+    for column, value in (where or {}).items():
+        rows = _with_value(rows, column, value, path)
     return _check(path, root, _of_split(rows, split, path), label_column, need_caption)
 
 
@@ -119,6 +125,23 @@ def exclude_captions(manifest: Manifest, tables: Sequence[str]) -> Manifest:
             kept.append(recording)
     if not kept:
         raise ValueError(f"exclude_captions: {', '.join(tables)} leave no recording")
+    return dataclasses.replace(manifest, recordings=tuple(kept), skipped=tuple(skipped))
+
+
+def exclude_low_rates(manifest: Manifest, min_sample_rate: float) -> Manifest:
+    """Leave out the recordings whose original is known to have a lower sample rate, in Hz.
+
+    Raises ValueError where no recording is left.
+    """
+    kept, skipped = [], list(manifest.skipped)
+    for recording in manifest.recordings:
+        if 0 < recording.sample_rate < min_sample_rate:
+            reason = f"was recorded at {recording.sample_rate:g} Hz"
+            skipped.append((manifest.name(recording), reason))
+        else:
+            kept.append(recording)
+    if not kept:
+        raise ValueError(f"min_sample_rate: {min_sample_rate:g} Hz leaves no recording")
     return dataclasses.replace(manifest, recordings=tuple(kept), skipped=tuple(skipped))
 
 
@@ -248,6 +271,15 @@ def _of_split(rows: list[Row], split: str | None, path: Path) -> list[Row]:
     return [row for row in rows if (_text(row.get("split")) or DEFAULT_SPLIT) == split]
 
 
+def _with_value(rows: list[Row], column: str, value: str, path: Path) -> list[Row]:
+    kept = [row for row in rows if _text(row.get(column)) == value]
+    if not kept:
+        there = sorted({_text(row.get(column)) or "" for row in rows} - {""})
+        shown = ", ".join(there[:SHOWN_VALUES]) + (", ..." if len(there) > SHOWN_VALUES else "")
+        raise ValueError(f"{path}: no row has {column} {value!r}; it has: {shown or 'none'}")
+    return kept
+
+
 def _check(
     path: Path, root: Path, rows: list[Row], label_column: str, need_caption: bool
 ) -> Manifest:
@@ -295,6 +327,7 @@ def _recording(root: Path, row: Row, label_column: str, need_caption: bool) -> R
         start=_number(row, "start"),
         seconds=_number(row, "seconds"),  # 0: not stated, the file's header will say
         group=_text(row.get("group")),
+        sample_rate=_number(row, "sample_rate", "Hz"),
     )
 
 
@@ -316,7 +349,7 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value).strip() or None
 
 
-def _number(row: Row, column: str) -> float:
+def _number(row: Row, column: str, unit: str = "seconds") -> float:
     text = _text(row.get(column))
     if text is None:
         return 0.0
@@ -325,7 +358,7 @@ def _number(row: Row, column: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise ValueError(f"{column} is {text!r}; expected a number of seconds")
+        raise ValueError(f"{column} is {text!r}; expected a number of {unit}")
     return value
 
 

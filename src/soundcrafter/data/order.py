@@ -68,6 +68,15 @@ class DrawOrder:
             recording = int(self._epoch(epoch)[position])
         return recording, int(rng.integers(self.variants)) if self.variants else 0
 
+    def chances(self) -> np.ndarray:
+        """The probability of each recording in a draw, [recordings] float64."""
+        chances = np.full(len(self), 1 / len(self))
+        if self.balance == "label":
+            shares = np.diff(self._lots) / self._lots[-1]
+            for group, share in zip(self._groups, shares, strict=True):
+                chances[group] = share / len(group)
+        return chances
+
     def from_here(self, recording: int) -> Iterator[int]:
         """The recording and, should it be unreadable, those to try in its place."""
         for offset in range(len(self)):

@@ -6,21 +6,27 @@ it is lost.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from soundcrafter.audio import fit_length, normalize_peak, read_audio
+from soundcrafter.audio import audio_info, fit_length, normalize_peak, read_audio, resample
 from soundcrafter.data.manifest import Manifest, Recording, read_manifest
+from soundcrafter.evaluate.codec import Codec, resynthesise
+from soundcrafter.evaluate.kept import KeptSounds
 from soundcrafter.evaluate.ledger import Ledger
-from soundcrafter.evaluate.metrics import log_mel_distance, stft_distance, wilson_interval
+from soundcrafter.evaluate.metrics import (
+    log_mel_distance,
+    log_spectral_distance,
+    stft_distance,
+    wilson_interval,
+)
 from soundcrafter.evaluate.prompts import Prompt, family_prompts
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.files import write_json, write_text
-from soundcrafter.mel import LogMel
-from soundcrafter.models.griffin_lim import griffin_lim
+from soundcrafter.mel import MelConfig
 from soundcrafter.options import Progress
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.version import __version__
@@ -31,54 +37,68 @@ MAX_SECONDS = 10.24  # of a recording
 LEVEL = 0.5  # peak of a recording, as in training
 GENERATED_AT_ONCE = 8
 LEAST_SAMPLES = 2048  # what the spectral distances need
+LOW_BAND, HIGH_BAND = (0, 8000), (8000, 16_000)  # Hz, of the log-spectral distances
+DISTANCES = {
+    "stft": "STFT",
+    "log_mel": "log-mel",
+    "lsd_low": "LSD to 8 kHz, dB",
+    "lsd_high": "LSD 8 to 16 kHz, dB",
+}
 
 Row = Mapping[str, Any]
 
 
 def evaluate_chain(
-    model: SoundCrafter,
+    model: SoundCrafter | Codec,
     data: Path,
     out: Path,
     *,
     split: str = "test",
+    where: Mapping[str, str] | None = None,
     seeds: int = 2,
     seed: int = 0,
     tagger: Tagger | None = None,
     label_column: str = "family",
+    keep: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure every link of a model; writes chain.json, chain.md and figures.json, which a model
-    card takes, into `out` and returns the report.
+    card takes, into `out` and returns the report. A Codec generates nothing: its last link has N 0.
 
-    `data` is a manifest or folder whose `label_column` holds the tagger's classes. Called again
-    after a kill it goes on where it was. Raises ValueError where the data has no recording of the
-    scored families and where `out` holds results of another model.
+    `data` is a manifest or folder whose `label_column` holds the tagger's classes; `where`: column
+    -> value of its rows that are read. `keep`: a folder that gets every judged sound at the model's
+    rate, <link>/<family>/<name>.wav. Called again after a kill it goes on where it was; what is
+    missing in `keep` is made again. Raises ValueError where the data has no recording of the scored
+    families and where `out` or `keep` holds results of another model or other settings.
     """
     if seeds < 1 or seed < 0:
         raise ValueError(f"seeds, seed: got {seeds}, {seed}; at least 1 and 0")
     tagger = tagger or Tagger.bundled()
     scored = tagger.classes[:-1]
-    manifest = read_manifest(data, split=split, label_column=label_column)
+    manifest = read_manifest(data, split=split, label_column=label_column, where=where)
     recordings = [r for r in manifest.recordings if r.label in scored]
     if not recordings:
         raise ValueError(f"{data}: no recording of the tagger's {len(scored)} families in {split}")
     identity = {
         "model": dict(model.training_ids),
-        "sampling": vars(model.sampling),
+        "sampling": vars(model.sampling) if isinstance(model, SoundCrafter) else None,
         "tagger": tagger.sha256,
         "split": split,
+        "where": dict(where or {}),
         "seeds": seeds,
         "seed": seed,
     }
     ledger = Ledger(out / "chain.jsonl", identity)
-    prompts = [p for p in family_prompts() if p.family in scored]
-    total = len(recordings) + len(prompts) * seeds
-    report_progress = counter(progress, total)
+    results = _Results(ledger, KeptSounds(keep, identity), tagger, model.sample_rate)
+    generates = isinstance(model, SoundCrafter)
+    prompts = [p for p in family_prompts() if generates and p.family in scored]
+    report_progress = counter(progress, len(recordings) + len(prompts) * seeds)
     for recording in recordings:
-        _measure_recording(model, tagger, manifest, recording, ledger)
+        _measure_recording(model, manifest, recording, results)
         report_progress(1)
-    for step in _measure_generated(model, tagger, prompts, range(seed, seed + seeds), ledger):
-        report_progress(step)
+    if isinstance(model, SoundCrafter):
+        for step in _measure_generated(model, prompts, range(seed, seed + seeds), results):
+            report_progress(step)
     report = summarise(list(ledger.rows.values()), scored)
     report = {"version": __version__, **identity, **report}
     write_json(out / "chain.json", report)
@@ -100,77 +120,92 @@ def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
     return add
 
 
+@dataclass(frozen=True)
+class _Results:
+    """What is known of the sounds, each by its link, family and name, and the sounds themselves."""
+
+    ledger: Ledger
+    kept: KeptSounds
+    tagger: Tagger
+    sample_rate: int  # Hz, of every sound
+
+    def has(self, link: str, family: str, name: str) -> bool:
+        return f"{link}/{name}" in self.ledger and self.kept.has(link, family, name)
+
+    def add(self, link: str, family: str, name: str, wave: np.ndarray, **figures: float) -> None:
+        """Judge wave [N]. It is kept before its row is written: a row has its sound."""
+        self.kept.save(link, family, name, wave, self.sample_rate)
+        probabilities = self.tagger(wave, self.sample_rate).probabilities
+        assert probabilities is not None
+        heard = self.tagger.classes[int(probabilities.argmax())]
+        row = {"link": link, "family": family, "heard": heard, **figures}
+        self.ledger.add(f"{link}/{name}", row)
+
+
 def _measure_recording(
-    model: SoundCrafter, tagger: Tagger, manifest: Manifest, recording: Recording, ledger: Ledger
+    model: SoundCrafter | Codec, manifest: Manifest, recording: Recording, results: _Results
 ) -> None:
     """Rows of one recording: as it is, and through each resynthesis."""
-    name = manifest.name(recording)
-    key = f"{name}@{recording.start:g}"
-    if all(f"{link}/{key}" in ledger for link in ("real", *RESYNTHESES)):
+    family = recording.label
+    assert family is not None
+    name = manifest.name(recording) + (f"@{recording.start:g}" if recording.start else "")
+    if all(results.has(link, family, name) for link in ("real", *RESYNTHESES)):
         return
     seconds = min(recording.seconds, MAX_SECONDS)
     try:
         wave = read_audio(recording.file, model.sample_rate, start=recording.start, seconds=seconds)
+        rates = audio_info(recording.file).sample_rate, recording.sample_rate
     except ValueError as error:
-        ledger.add(f"skipped/{key}", {"link": "skipped", "reason": str(error)})
+        row = {"link": "skipped", "reason": str(error)}
+        results.ledger.add(f"skipped/{name}", row)
         return
     wave = normalize_peak(wave, LEVEL)
-    waves = {"real": wave, **resynthesise(model, wave)}
-    for link, found in waves.items():
-        row: dict[str, Any] = {"link": link, "family": recording.label}
-        row["heard"] = _heard(tagger, found, model)
-        if link != "real":
-            length = max(len(wave), LEAST_SAMPLES)
-            pair = fit_length(wave, length), fit_length(found, length)
-            row["stft"] = stft_distance(*pair)
-            row["log_mel"] = log_mel_distance(*pair, tagger.network.config.mel)
-        ledger.add(f"{link}/{key}", row)
+    results.add("real", family, name, wave)
+    source_rate = min(rate for rate in rates if rate > 0)  # a table may state none
+    mel = results.tagger.network.config.mel
+    for link, made in resynthesise(model, wave).items():
+        figures = distances(wave, made, model.sample_rate, source_rate, mel)
+        results.add(link, family, name, made, **figures)
 
 
-@torch.inference_mode()
-def resynthesise(model: SoundCrafter, wave: np.ndarray) -> dict[str, np.ndarray]:
-    """Wave [N] at the model's rate -> the same sound by each resynthesis, [N] each."""
-    config = model.vae.config
-    unit = config.mel.hop * config.stride[0]
-    least = max(model.vocoder.config.min_frames, config.stride[0], config.mel.n_fft // unit + 1)
-    units = max(-(-len(wave) // unit), least)
-    padded = torch.from_numpy(fit_length(wave, units * unit))[None].to(model.device)
-    mel = LogMel(config.mel).to(model.device)(padded)
+def distances(
+    real: np.ndarray, made: np.ndarray, sample_rate: int, source_rate: float, mel: MelConfig
+) -> dict[str, float]:
+    """Name -> distance of a resynthesis [N] from its recording [N], both at `sample_rate` Hz.
+
+    `log_mel` is of both at the rate of `mel`, so that models of different rates compare. The
+    log-spectral distances are of models above 16 kHz, and the upper band's is of recordings that
+    were made at a `source_rate` in Hz that can hold it.
+    """
+    length = max(len(real), LEAST_SAMPLES)
+    pair = fit_length(real, length), fit_length(made, length)
+    heard = [resample(wave, sample_rate, mel.sample_rate) for wave in pair]
     found = {
-        "vocoder": model.vocoder(mel),
-        "griffin_lim": griffin_lim(mel, config.mel),
-        "vae_vocoder": model.vocoder(model.vae.decode(model.vae.encode(mel))),
+        "stft": stft_distance(*pair),
+        "log_mel": log_mel_distance(heard[0], heard[1], mel),
     }
-    return {link: made[0, : len(wave)].float().cpu().numpy() for link, made in found.items()}
+    if sample_rate > LOW_BAND[1] * 2 and real.any():
+        found["lsd_low"] = log_spectral_distance(*pair, sample_rate, *LOW_BAND)
+        if source_rate >= HIGH_BAND[1] * 2:
+            found["lsd_high"] = log_spectral_distance(*pair, sample_rate, *HIGH_BAND)
+    return found
 
 
 def _measure_generated(
-    model: SoundCrafter,
-    tagger: Tagger,
-    prompts: Sequence[Prompt],
-    seeds: range,
-    ledger: Ledger,
+    model: SoundCrafter, prompts: Sequence[Prompt], seeds: range, results: _Results
 ) -> Iterator[int]:
     """Rows of the sounds generated for the frozen wordings; yields how many were looked at."""
     for seed in seeds:
         for begin in range(0, len(prompts), GENERATED_AT_ONCE):
             batch = prompts[begin : begin + GENERATED_AT_ONCE]
-            missing = [p for p in batch if f"generated/{p.text}/{seed}" not in ledger]
-            if missing:
-                texts = [prompt.text for prompt in missing]
+            pairs = [(prompt, f"{prompt.text}/{seed}") for prompt in batch]
+            # the whole batch or nothing of it: batches of other sizes differ in the last bits
+            if not all(results.has("generated", p.family, name) for p, name in pairs):
+                texts = [prompt.text for prompt in batch]
                 sounds = model.generate(texts, seed=seed, batch_size=GENERATED_AT_ONCE)
-                for prompt, sound in zip(missing, sounds, strict=True):
-                    row = {"link": "generated", "family": prompt.family}
-                    row["heard"] = _heard(tagger, sound.wave, model)
-                    ledger.add(f"generated/{prompt.text}/{seed}", row)
+                for (prompt, name), sound in zip(pairs, sounds, strict=True):
+                    results.add("generated", prompt.family, name, sound.wave)
             yield len(batch)
-
-
-def _heard(tagger: Tagger, wave: np.ndarray, model: SoundCrafter) -> str:
-    """The class that the tagger gives a sound."""
-    probabilities = tagger(wave, model.sample_rate).probabilities
-    assert probabilities is not None
-    return tagger.classes[int(probabilities.argmax())]
 
 
 def summarise(rows: Sequence[Row], families: Sequence[str]) -> dict[str, Any]:
@@ -181,15 +216,15 @@ def summarise(rows: Sequence[Row], families: Sequence[str]) -> dict[str, Any]:
     for link, found in by_link.items():
         hits = sum(row["heard"] == row["family"] for row in found)
         links[link] = {
-            "accuracy": _share(found),
+            "accuracy": _share(found) if found else None,
             "interval": list(wilson_interval(hits, len(found))) if found else None,
-            "of_real": _share(found) / real if real else None,
+            "of_real": _share(found) / real if found and real else None,
             "n": len(found),
             "families_at_zero": sum(
                 hits == 0 for hits, n in _by_family(found, families).values() if n
             ),
-            "stft": _mean(found, "stft"),
-            "log_mel": _mean(found, "log_mel"),
+            **{name: _mean(found, name) for name in DISTANCES},
+            "n_lsd_high": sum("lsd_high" in row for row in found),
         }
     tables = {link: _by_family(found, families) for link, found in by_link.items()}
 
@@ -238,7 +273,7 @@ def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
     """The report's links as figures of a model card: name -> facts."""
     facts = ("accuracy", "of_real", "n", "families_at_zero")
     return {
-        f"taken for their family by the tagger, {report['split']}, {link.replace('_', ' ')}": {
+        f"taken for their family by the tagger, {_data(report)}, {link.replace('_', ' ')}": {
             fact: found[fact] for fact in facts if found[fact] is not None
         }
         for link, found in report["links"].items()
@@ -248,23 +283,24 @@ def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def chain_markdown(report: Mapping[str, Any]) -> str:
     """The report as two tables: links, and families from the worst."""
+    links = report["links"].values()
+    titles = {**DISTANCES, "n_lsd_high": "N of LSD 8 to 16 kHz"}
+    titles = {n: title for n, title in titles.items() if any(found[n] for found in links)}
+    heads = ["link", "accuracy", "95% interval", "of real", "N", "families at 0", *titles.values()]
+    generated = f"generated from seed {report['seed']}, {report['seeds']} a wording"
+    if not report["links"]["generated"]["n"]:
+        generated = "nothing generated"
     lines = [
-        f"Tagger {report['tagger'][:12]}, split {report['split']}, "
-        f"generated from seed {report['seed']}, {report['seeds']} a wording.",
+        f"Tagger {report['tagger'][:12]}, split {_data(report)}, {generated}.",
         "",
-        "| link | accuracy | 95% interval | of real | N | families at 0 | STFT | log-mel |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
     ]
     for link, found in report["links"].items():
-        low, high = found["interval"] or (0.0, 0.0)
         figures = [
-            f"{found['accuracy']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-            _three(found["of_real"]),
-            str(found["n"]),
-            str(found["families_at_zero"]),
-            _three(found["stft"]),
-            _three(found["log_mel"]),
+            _cell(found["accuracy"]),
+            " to ".join(_cell(end) for end in found["interval"] or ()) or "-",
+            *(_cell(found[name]) for name in ("of_real", "n", "families_at_zero", *titles)),
         ]
         lines.append(f"| {link.replace('_', ' ')} | {' | '.join(figures)} |")
     lines += ["", "| family | " + " | ".join(link.replace("_", " ") for link in LINKS) + " |"]
@@ -275,5 +311,13 @@ def chain_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _three(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _data(report: Mapping[str, Any]) -> str:
+    """The split, and what else chose its recordings."""
+    return ", ".join([report["split"], *(f"{k} {value}" for k, value in report["where"].items())])
+
+
+def _cell(value: float | None) -> str:
+    """Three decimals of a figure, a count as it is, a dash for what was not measured."""
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from soundcrafter.audio import resample
+from soundcrafter.evaluate.aisfx import AiSFXEmbedder
 from soundcrafter.evaluate.embedding import Embedder, Embedding
 from soundcrafter.evaluate.panns import PUBLISHED, Panns
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.evaluate.vggish import VGGish
 from soundcrafter.pipeline import SoundCrafter
 
-EMBEDDERS = ("tagger", "clap", "panns-16k", "panns-32k", "vggish")
+EMBEDDERS = ("tagger", "clap", "panns-16k", "panns-32k", "vggish", "aisfx")
 
 
 class ClapEmbedder:
@@ -43,9 +44,10 @@ def open_embedder(
     device: str = "cpu",
 ) -> Embedder:
     """An embedder of EMBEDDERS, its weights bundled (tagger; clap: of the bundled model), given
-    (`checkpoint`: a file, for tagger and clap a model folder) or fetched.
+    (`checkpoint`: a file, for tagger and clap a model folder) or fetched (aisfx must be given).
 
-    Raises ValueError for an unknown name and a checkpoint of the wrong layout or hash.
+    Raises ValueError for an unknown name and a checkpoint that is missing or of the wrong layout
+    or hash.
     """
     embedder: Embedder
     if name == "tagger":
@@ -56,6 +58,8 @@ def open_embedder(
         return Panns(name, checkpoint, sha256, device)
     elif name == "vggish":
         return VGGish(checkpoint, sha256, device)
+    elif name == "aisfx":
+        embedder = AiSFXEmbedder(checkpoint, device)
     else:
         raise ValueError(f"embedder: got {name!r}; allowed: {', '.join(EMBEDDERS)}")
     if sha256 and not embedder.sha256.startswith(sha256.lower()):

@@ -111,10 +111,10 @@ def claim_folder(model: SoundCrafter, batches: Sequence[Batch], folder: Path, th
     if others == ["threads"]:
         raise ValueError(
             f"{folder}: holds sounds made with {before.get('threads')} threads a process, not "
-            f"{threads}; give other --processes or use another --out"
+            f"{threads}; give other --processes or use another folder"
         )
     if others:
-        raise ValueError(f"{folder}: holds sounds of other {', '.join(others)}; use another --out")
+        raise ValueError(f"{folder}: holds sounds of other {', '.join(others)}; use another folder")
     write_json(file, identity)
 
 
@@ -141,8 +141,9 @@ def _stem(number: int, prompt: Prompt, seed: int, *, alone: bool) -> str:
     """The file's name without suffix."""
     if prompt.name:
         return prompt.name if alone else f"{prompt.name}-{seed}"
-    return f"{number:04d}-{_slug(prompt.text)}-{seed}"
+    return f"{number:04d}-{slug(prompt.text)}-{seed}"
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """The letters a to z and digits of a text, for a file name; what it leaves out becomes "-"."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "sound"

@@ -72,9 +72,8 @@ def make_and_embed(
     machine, so that two processes take half of each one's. None where that is not known.
     """
     processes = workers.processes if workers else 1
-    threads = workers.threads if workers else torch.get_num_threads()
     folder = out / GENERATED
-    claim_folder(tools.model, batches, folder, threads)
+    claim_folder(tools.model, batches, folder, threads_of(workers))
     jobs = [Job(out, sound_files(batch, folder), batch) for batch in batches]
     real = list(reference)
     # last: they are short, so that no process is left alone with a long one at the end
@@ -90,6 +89,11 @@ def make_and_embed(
             progress(finished, total)
     rows = times.rows.values()
     return sum(r["seconds"] for r in rows) / sum(r["sounds"] for r in rows) if rows else None
+
+
+def threads_of(workers: Workers[Tools] | None) -> int:
+    """The threads a process that computes sounds has; without workers, this one."""
+    return workers.threads if workers else torch.get_num_threads()
 
 
 def _do(tools: Tools, job: Job) -> Done:

@@ -23,7 +23,7 @@ class Ledger:
         if lines and lines[0] != head:
             raise ValueError(
                 f"{path}: holds results of another model or other settings; "
-                "use another --out, or remove it"
+                "use another folder, or remove it"
             )
         kept = [head]
         for line in lines[1:]:

@@ -132,6 +132,37 @@ def log_mel_distance(real: np.ndarray, fake: np.ndarray, mel: MelConfig) -> floa
     return float((log_mel(pair[0]) - log_mel(pair[1])).abs().mean())
 
 
+def log_spectral_distance(
+    real: np.ndarray, fake: np.ndarray, sample_rate: int, low: float, high: float
+) -> float:
+    """Log-spectral distance of waves [N] at `sample_rate` Hz in the band from `low` up to, and
+    without, `high` Hz; in dB, 0 or more.
+
+    The mean over frames of sqrt(mean over the band's bins of (20 log10 |R| / |F|)^2) (Gray and
+    Markel 1976), |R| and |F| the magnitudes of an STFT with a Hann window of 2048 samples and hop
+    512, centred frames. Magnitudes of both count as at least 1e-4 of the largest one of `real` in
+    any bin and frame, 80 dB below it. Raises ValueError for different lengths, waves of 1024
+    samples or fewer, a silent `real` and a band without a bin.
+    """
+    pair = _waves(real, fake)
+    if len(real) <= 1024:
+        raise ValueError(f"waves of {len(real)} samples; more than 1024 are needed")
+    window = torch.hann_window(2048, dtype=torch.float64)
+    bins = np.arange(1025) * sample_rate / 2048  # Hz
+    inside = torch.from_numpy((bins >= low) & (bins < high))
+    if not inside.any():
+        raise ValueError(f"low, high: no bin from {low:g} to {high:g} Hz at {sample_rate} Hz")
+    spectra = [
+        torch.stft(wave[0].double(), 2048, 512, window=window, return_complex=True).abs()
+        for wave in pair
+    ]  # [bins, frames] each
+    floor = float(spectra[0].max()) * 1e-4
+    if floor == 0:
+        raise ValueError("real: it is silent, so that no magnitude is 80 dB below its largest")
+    levels = [20.0 * spectrum[inside].clamp(min=floor).log10() for spectrum in spectra]
+    return float((levels[0] - levels[1]).square().mean(0).sqrt().mean())
+
+
 def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
     """The interval that holds a share with 95% confidence (Wilson 1927), after hits of total.
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from soundcrafter.audio import audio_info
 from soundcrafter.evaluate.chain import recognised
 from soundcrafter.evaluate.compare import (
@@ -20,7 +18,8 @@ from soundcrafter.evaluate.embedding import Embedder
 from soundcrafter.evaluate.embeddings import embed
 from soundcrafter.evaluate.generate import Batch, draw_prompts, plan_batches
 from soundcrafter.evaluate.html import write_html
-from soundcrafter.evaluate.jobs import EMBEDDINGS, GENERATED, Tools, make_and_embed
+from soundcrafter.evaluate.jobs import EMBEDDINGS, GENERATED, Tools, make_and_embed, threads_of
+from soundcrafter.evaluate.kept import claim_families, keep_by_family
 from soundcrafter.evaluate.metrics import clap_score
 from soundcrafter.evaluate.prompts import (
     Prompt,
@@ -80,6 +79,7 @@ def evaluate_prompts(
     workers: Workers[Tools] | None = None,
     machine: Mapping[str, Any] | None = None,
     page: bool = True,
+    keep: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Generate for prompts into out/generated, compare with real sounds; where the
@@ -88,13 +88,18 @@ def evaluate_prompts(
 
     Writes report.json, report.md, figures.json (for a model card), timing.json and, unless `page`
     is False, report.html. `name` is the model's in tables; `limit`: see `draw_prompts`; `workers`
-    open the same model and embedders; `machine`: facts for timing.json. Called again after a kill
-    it goes on where it was, and writes the same report. Raises ValueError where `out` holds sounds
-    of another model or other prompts.
+    open the same model and embedders; `machine`: facts for timing.json; `keep`: a folder that gets
+    a copy of each sound, <family>/<name>.wav. Called again after a kill it goes on where it was,
+    and writes the same report. Raises ValueError where `out` or `keep` holds sounds of another
+    model or other prompts, and for `keep` with prompts that name no family.
     """
     batches = plan_batches(draw_prompts(prompts, limit, seed), seeds, seed)
     tools = Tools(model, tuple(embedders))
+    if keep is not None:
+        claim_families(model, batches, keep, threads_of(workers))
     seconds = make_and_embed(tools, batches, reference.files.values(), out, workers, progress)
+    if keep is not None:
+        keep_by_family(batches, out / GENERATED, keep)
     stems = {planned.stem: planned.prompt for batch in batches for planned in batch}
     made = SoundFiles({s: out / GENERATED / f"{s}.wav" for s in stems}, model.sample_rate, {})
     kept = out / EMBEDDINGS
@@ -197,7 +202,7 @@ def _timing(
         **machine,
         "seconds_per_clip": seconds,
         "processes": workers.processes if workers else 1,
-        "threads": workers.threads if workers else torch.get_num_threads(),
+        "threads": threads_of(workers),
         "device": machine.get("gpu") or model.device.type,
     }
 

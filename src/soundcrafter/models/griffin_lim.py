@@ -1,8 +1,9 @@
 """Griffin-Lim from a log-mel: a vocoder that needs no training, and where a trained one begins."""
 
-from typing import Any
+from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from soundcrafter.mel import LogMel, MelConfig
@@ -25,25 +26,41 @@ def griffin_lim(
     ValueError for other settings than the generator's: ln, magnitudes, "exact".
     """
     check_invertible(config)
+    n_fft, hop = config.n_fft, config.hop
     magnitude = _magnitude(mel, config)
     # the first and last frame again: the wave reaches half a hop beyond their centres
-    magnitude = torch.cat([magnitude[..., :1], magnitude, magnitude[..., -1:]], dim=-1)
-    window = torch.hann_window(config.n_fft, device=mel.device)
-    length = (magnitude.shape[-1] - 1) * config.hop
-    sizes: dict[str, Any] = {"n_fft": config.n_fft, "hop_length": config.hop, "window": window}
+    magnitude = torch.cat([magnitude[:, :1], magnitude, magnitude[:, -1:]], dim=1)
+    window = torch.hann_window(n_fft, device=mel.device)
+    centred = slice(n_fft // 2, n_fft // 2 + (magnitude.shape[1] - 1) * hop)
+    weights = overlap_add(window.square().expand(1, magnitude.shape[1], n_fft), hop)[:, centred]
+
+    def inverse(spectrum: Tensor) -> Tensor:
+        # not torch.istft, which waits for a GPU to check the window
+        frames = torch.fft.irfft(spectrum, n_fft).mul_(window)
+        return overlap_add(frames, hop)[:, centred].div_(weights)
+
     turns = first_turns(mel.shape[2], config) if turns is None else turns
-    angles = 2 * torch.pi * turns.to(mel.device).transpose(1, 2)
-    spectrum = torch.polar(magnitude, angles)
+    spectrum = torch.polar(magnitude, 2 * torch.pi * turns.to(mel.device))
     previous = torch.zeros_like(spectrum)
     for _ in range(iterations):
-        wave = torch.istft(spectrum, **sizes, length=length)
-        rebuilt = torch.stft(wave, **sizes, return_complex=True)
+        wave = inverse(spectrum)
+        rebuilt = torch.stft(wave, n_fft, hop, window=window, return_complex=True).transpose(1, 2)
         # only the angle is kept, so this is the paper's step with alpha = momentum
         step = torch.sub(rebuilt, previous, alpha=momentum / (1 + momentum), out=previous)
         spectrum, previous = _scaled(step, magnitude), rebuilt
-    wave = torch.istft(spectrum, **sizes, length=length)
-    begin = config.hop // 2
-    return wave[:, begin : begin + mel.shape[2] * config.hop]
+    begin = hop // 2
+    return inverse(spectrum)[:, begin : begin + mel.shape[2] * hop]
+
+
+def overlap_add(frames: Tensor, hop: int) -> Tensor:
+    """Add up frames [B, T, N] that begin `hop` samples apart -> [B, (T - 1) * hop + N]."""
+    count, size = frames.shape[1:]
+    steps = -(-size // hop)
+    rows = F.pad(frames, (0, steps * hop - size)).unflatten(2, (steps, hop))
+    out = frames.new_zeros(len(frames), count + steps - 1, hop)
+    for step in range(steps):
+        out[:, step : step + count] += rows[:, :, step]
+    return out.flatten(1)[:, : (count - 1) * hop + size]
 
 
 def first_turns(frames: int, config: MelConfig, seed: int = 0) -> Tensor:
@@ -98,7 +115,12 @@ def _scaled(x: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def _magnitude(mel: Tensor, config: MelConfig) -> Tensor:
-    """Log-mel [B, 1, T, F] -> magnitudes [B, n_fft / 2 + 1, T]."""
-    filters = LogMel(config).filters.to(mel.device)  # [bins, F]
-    inverse = torch.linalg.pinv(filters.double()).float()  # [F, bins]
-    return (mel[:, 0].exp() @ inverse).clamp(min=0.0).transpose(1, 2)
+    """Log-mel [B, 1, T, F] -> magnitudes [B, T, n_fft / 2 + 1]."""
+    return (mel[:, 0].exp() @ _inverse_filters(config, mel.device)).clamp(min=0.0)
+
+
+@cache
+def _inverse_filters(config: MelConfig, device: torch.device) -> Tensor:
+    """The pseudo-inverse [F, n_fft / 2 + 1] of the mel filters."""
+    filters = LogMel(config).filters  # [bins, F]
+    return torch.linalg.pinv(filters.double()).float().to(device)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundcrafter.mel import LogMel, MelConfig
-from soundcrafter.models.griffin_lim import check_invertible, griffin_lim, least_frames
+from soundcrafter.models.griffin_lim import check_invertible, griffin_lim, least_frames, overlap_add
 
 _QUIET = 1e-4  # magnitudes are raised to this before the logarithm
 _LOUDEST = 5.0  # most that a bin is amplified, nats
@@ -141,15 +141,9 @@ class SpectralVocoder(nn.Module):
         n_fft, hop = self.config.n_fft, self.config.mel.hop
         frames = torch.fft.irfft(spectrum, n_fft) * self.window  # [B, T, n_fft]
         count, margin = frames.shape[1], (n_fft - hop) // 2
-        length = (count - 1) * hop + n_fft
         weights = self.window.square().expand(1, count, n_fft)
-
-        def overlap_add(pieces: Tensor) -> Tensor:
-            columns = pieces.transpose(1, 2)
-            added = F.fold(columns, (1, length), (1, n_fft), stride=(1, hop))[:, 0, 0]
-            return added[:, margin : length - margin]
-
-        return overlap_add(frames) / overlap_add(weights)
+        inner = slice(margin, margin + count * hop)  # beyond it weights may be zero
+        return overlap_add(frames, hop)[:, inner] / overlap_add(weights, hop)[:, inner]
 
 
 def _spread(config: SpectralConfig) -> Tensor:

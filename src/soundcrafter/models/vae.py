@@ -38,6 +38,8 @@ class VAEConfig:
     strides: tuple[tuple[int, int], ...] = ((1, 1), (2, 2), (2, 2))  # on entering a level
     patch: int = 1  # side of the squares of mel cells that the outer convolutions take as channels
     res_blocks: int = 2  # residual blocks a level (one more in the decoder)
+    decoder_channels: int = 0  # width of the decoder's last level; 0: as the encoder's first
+    decoder_blocks: int = 0  # residual blocks a level of the decoder; 0: res_blocks + 1
     latent_channels: int = 8  # channels of the latent
     attention: bool = True  # in the middle of encoder and decoder
     mel_mean: float = 0.0  # subtracted from the log-mel on its way in
@@ -51,6 +53,14 @@ class VAEConfig:
         for name in ("latent_channels", "patch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 1 or more")
+        for name in ("decoder_channels", "decoder_blocks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 or more")
+        if self.decoder_channels % self.norm_groups:
+            raise ValueError(
+                f"decoder_channels: got {self.decoder_channels}; "
+                f"allowed: multiples of norm_groups, {self.norm_groups}"
+            )
         if not self.mel_std > 0.0:
             raise ValueError(f"mel_std: got {self.mel_std}; allowed: above 0")
         if self.mel.num_mels % self.stride[1]:
@@ -159,7 +169,7 @@ class Encoder(nn.Module):
                 blocks.append(Downsample(width, config.strides[level + 1], asymmetric=True))
             self.levels.append(nn.ModuleList(blocks))
             inputs = width
-        self.middle = _middle(config)
+        self.middle = _middle(config, widths[-1])
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[-1], eps=EPS)
         self.conv_out = Conv3x3(widths[-1], 2 * config.latent_channels)
 
@@ -176,13 +186,15 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        widths = [config.channels * multiplier for multiplier in config.multipliers]
+        channels = config.decoder_channels or config.channels
+        count = config.decoder_blocks or config.res_blocks + 1
+        widths = [channels * multiplier for multiplier in config.multipliers]
         self.conv_in = Conv3x3(config.latent_channels, widths[-1])
-        self.middle = _middle(config)
+        self.middle = _middle(config, widths[-1])
         self.levels = nn.ModuleList()
         inputs = widths[-1]
         for level, width in reversed(list(enumerate(widths))):
-            blocks: list[nn.Module] = _blocks(config, inputs, width, config.res_blocks + 1)
+            blocks: list[nn.Module] = _blocks(config, inputs, width, count)
             if level > 0:
                 blocks.append(Upsample(width, config.strides[level]))
             self.levels.append(nn.ModuleList(blocks))
@@ -209,8 +221,7 @@ def _blocks(config: VAEConfig, inputs: int, width: int, count: int) -> list[nn.M
     ]
 
 
-def _middle(config: VAEConfig) -> nn.ModuleList:
-    width = config.channels * config.multipliers[-1]
+def _middle(config: VAEConfig, width: int) -> nn.ModuleList:
     first, second = (ResBlock(width, width, norm_groups=config.norm_groups, eps=EPS) for _ in "12")
     attention = AttentionBlock(width, norm_groups=config.norm_groups) if config.attention else None
     return nn.ModuleList([Block(first, attention), Block(second)])

@@ -114,8 +114,11 @@ class VAEStageConfig(StageConfig):
     reconstruction_scales: tuple[int, ...] = (1,)  # average poolings of the mel whose L1 is taken
     perceptual: str = ""  # model folder whose tagger's feature maps are compared; empty: none
     perceptual_weight: float = 1.0
+    teacher: str = ""  # checkpoint of aiSFX whose feature maps are compared; empty: none
+    teacher_weight: float = 1.0
     kl_weight: float = 1e-6  # of the KL in nats, divided by the mel elements as the L1 is
     adversarial_weight: float = 0.5  # times the adaptive weight
+    feature_weight: float = 0.0  # of the discriminator's feature maps (feature matching)
     adversarial_start: int = 50_000  # step from which the discriminator plays
     discriminator: PatchDiscriminatorConfig = field(default_factory=PatchDiscriminatorConfig)
     betas: tuple[float, float] = (0.5, 0.9)
@@ -128,6 +131,7 @@ class VAEStageConfig(StageConfig):
         self._refuse_negative(
             "kl_weight", "adversarial_weight", "adversarial_start", "perceptual_weight"
         )
+        self._refuse_negative("feature_weight", "teacher_weight")
         if not self.reconstruction_scales or min(self.reconstruction_scales) < 1:
             raise ValueError(
                 f"reconstruction_scales: got {self.reconstruction_scales}; each at least 1"

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate as a pure function of the step, or of the time that has passed."""
 
 import math
 
@@ -10,9 +10,14 @@ def learning_rate(step: int, config: StageConfig) -> float:
 
     Step 0 is the first update, `steps - 1` the last.
     """
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return cosine_rate(step, progress, config)
+
+
+def cosine_rate(step: int, progress: float, config: StageConfig) -> float:
+    """The same where `progress` says what share of the cosine has passed, from 0 to 1."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     floor = config.final_learning_rate
     return config.learning_rate * (floor + (1 - floor) * cosine)

@@ -65,8 +65,9 @@ def data_identity(sounds: Sounds) -> dict[str, Any]:
     """What must be the same for draws to be the same: settings and the list of recordings."""
     settings = to_dict(sounds.config)
     del settings["cache_gb"]  # a matter of speed
-    if not settings["caption"]:
-        del settings["caption"]  # younger than runs that may go on
+    for name in ("caption", "min_sample_rate"):  # younger than runs that may go on
+        if not settings[name]:
+            del settings[name]
     return {**settings, "recordings": manifest_fingerprint(sounds.manifest)}
 
 

@@ -1,7 +1,7 @@
 """What a stage of training is: players with losses, batches, something to export and to hear."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from soundcrafter.store import open_folder
 from soundcrafter.train.recipe import StageConfig
 
+RESIDENT = "vae, vocoder, diffusion from encoded data"  # stages whose data can be on a device
 Batch = dict[str, Any]
 Terms = dict[str, Tensor]
 
@@ -100,6 +101,11 @@ class Stage(ABC):
     @abstractmethod
     def initialise(self, folder: Path) -> None:
         """Start from the weights of a model folder."""
+
+    def resident(self, device: torch.device) -> Callable[[], Batch]:
+        """Put all data into the memory of a device; returns what draws a batch there, without
+        waiting for the device. ValueError where the stage cannot."""
+        raise ValueError(f"{self.name}: has no training on a device alone; allowed: {RESIDENT}")
 
     def sample_indices(self, step: int) -> range:
         """The indices of a step's samples: each sample of the training has its own."""

@@ -1,16 +1,20 @@
 """The VAE's training: mel -> posterior -> mel; reconstruction + KL + adversarial."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from soundcrafter.convert.aisfx import load_aisfx
+from soundcrafter.data.bank import SoundBank
 from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.models.aisfx import AiSFX, MelReader
 from soundcrafter.models.discriminators import (
     PatchDiscriminator,
+    feature_matching,
     hinge_discriminator,
     hinge_generator,
 )
@@ -38,9 +42,9 @@ _MAX_ADAPTIVE = 1e4  # as in VQGAN's code
 
 
 class VAEPlayer(Player):
-    """The VAE's side: L1, KL, perceptual, and once the discriminator plays, the adversarial term.
+    """The VAE's side: L1, KL, perceptual terms, and once the discriminator plays, adversarial ones.
 
-    `critic`: the frozen tagger of the perceptual term, or None.
+    `critic`: the frozen tagger of the perceptual term, or None; `teacher`: likewise aiSFX.
     """
 
     def __init__(
@@ -48,12 +52,14 @@ class VAEPlayer(Player):
         vae: VAE,
         discriminator: PatchDiscriminator,
         critic: Tagger | None,
+        teacher: "Teacher | None",
         config: VAEStageConfig,
     ) -> None:
         super().__init__(vae)
         self.vae = cast(VAE, self.network)
         self.discriminator, self.config = Unregistered(discriminator), config
         self.critic = Unregistered(critic) if critic is not None else None
+        self.teacher = Unregistered(teacher) if teacher is not None else None
 
     def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
         mel = batch["mel"]
@@ -69,8 +75,11 @@ class VAEPlayer(Player):
             with torch.autocast(mel.device.type, enabled=False):
                 maps = cast(Tagger, self.critic.module).maps(decoded)
             terms["perceptual"] = perceptual_distance(batch["maps"], maps)
+        if self.teacher is not None:
+            terms["teacher"] = perceptual_distance(batch["teacher_maps"], self.teacher(decoded))
         if step >= self.config.adversarial_start:
-            adversarial = hinge_generator(self.discriminator(self._normal(decoded)))
+            judged = self.discriminator(self._normal(decoded))
+            adversarial = hinge_generator(judged)
             balance = adaptive_weight(
                 terms["reconstruction"],
                 adversarial,
@@ -79,10 +88,26 @@ class VAEPlayer(Player):
                 processes=self.processes,
             )
             terms["adversarial"] = balance * adversarial
+            if self.config.feature_weight > 0:
+                with torch.no_grad():
+                    real = self.discriminator(self._normal(mel))
+                terms["features"] = feature_matching(real, judged)
         return terms, {"decoded": decoded.detach()}
 
     def _normal(self, mel: Tensor) -> Tensor:
         return (mel - self.vae.config.mel_mean) / self.vae.config.mel_std
+
+
+class Teacher(nn.Module):
+    """The first feature maps of aiSFX (Ma and Lerch, ISMIR 2022), read from a log-mel."""
+
+    def __init__(self, network: AiSFX, mel: MelConfig) -> None:
+        super().__init__()
+        self.network, self.reader = network, MelReader(mel)
+
+    def forward(self, mel: Tensor) -> list[Tensor]:
+        """mel [B, 1, T, F] -> feature maps [B, C, T', F'], finest first."""
+        return self.network.maps(self.reader(mel))
 
 
 class PatchPlayer(Player):
@@ -147,12 +172,16 @@ class VAEStage(Stage):
         vae = VAE(self.model_config)
         vae.checkpointing = self.config.checkpointing
         discriminator = PatchDiscriminator(self.config.discriminator)
-        self.critic, self.critic_id = _critic(self.config.perceptual, self.model_config.mel)
+        self.critic, self.critic_id = _critic(self.config.perceptual, mel)
+        self.teacher: Teacher | None = None
+        if self.config.teacher:
+            self.teacher = Teacher(load_aisfx(self.config.teacher), mel).requires_grad_(False)
         self.players = {
-            "vae": VAEPlayer(vae, discriminator, self.critic, self.config),
+            "vae": VAEPlayer(vae, discriminator, self.critic, self.teacher, self.config),
             "discriminator": PatchPlayer(discriminator, vae),
         }
         self.log_mel = LogMel(mel)
+        self._draw: Callable[[], Batch] | None = None  # of a batch on a device
         frames = mel.num_frames(num_samples)
         time, frequency = self.model_config.stride
         self.latent_shape = (
@@ -177,6 +206,8 @@ class VAEStage(Stage):
             "kl": self.config.kl_weight,
             "adversarial": self.config.adversarial_weight,
             "perceptual": self.config.perceptual_weight,
+            "teacher": self.config.teacher_weight,
+            "features": self.config.feature_weight,
         }
 
     def skipped(self) -> dict[str, str]:
@@ -187,11 +218,23 @@ class VAEStage(Stage):
         noise = [sample_noise(self.config.seed, _NOISE, i, self.latent_shape) for i in indices]
         return {"wave": batch.wave, "noise": torch.stack(noise), "files": batch.files}
 
+    def resident(self, device: torch.device) -> Callable[[], Batch]:
+        bank, count = SoundBank(self.sounds, device), self.config.batch_size
+
+        def draw() -> Batch:
+            noise = torch.randn(count, *self.latent_shape, device=device)
+            return {"wave": bank.draw(count), "noise": noise, "files": ()}
+
+        self._draw = draw
+        return draw
+
     def prepare(self, batch: Batch, device: torch.device) -> Batch:
         mel = self.log_mel.to(device)(batch["wave"].to(device))
         prepared = {"mel": mel, "noise": batch["noise"].to(device), "files": batch["files"]}
         if self.critic is not None:
             prepared["maps"] = self.critic.to(device).maps(mel)
+        if self.teacher is not None:
+            prepared["teacher_maps"] = self.teacher.to(device)(mel)
         return prepared
 
     def initialise(self, folder: Path) -> None:
@@ -209,7 +252,8 @@ class VAEStage(Stage):
         for number in range(self.config.scale_batches):
             size = self.config.batch_size // self.config.accumulate
             indices = range(number * size, (number + 1) * size)
-            batch = self.prepare(self.load_batch(indices), vae.latent_scale.device)
+            loaded = self._draw() if self._draw is not None else self.load_batch(indices)
+            batch = self.prepare(loaded, vae.latent_scale.device)
             latent = vae.posterior(batch["mel"]).sample(batch["noise"]).double()
             count += latent.numel()
             total += float(latent.sum())

@@ -1,6 +1,6 @@
 """The vocoder's training: segment -> mel -> wave; spectral losses, hinge, feature matching."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from soundcrafter.data.bank import SoundBank
 from soundcrafter.mel import LogMel
 from soundcrafter.models.discriminators import (
     Judges,
@@ -200,10 +201,28 @@ class VocoderStage(Stage):
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
-        loaded = {"wave": batch.wave, "files": batch.files, "indices": indices}
+        loaded = {"wave": batch.wave, "files": batch.files}
+        if self.vae is not None:
+            share, seed = self.config.decoded, self.config.seed
+            chosen = [sample_uniform(seed, _DECODED, i) < share for i in indices]
+            loaded["decoded"] = torch.tensor(chosen).nonzero()[:, 0]
         if self.spectral:
             loaded["turns"] = tuple(self._turns(indices, fake) for fake in range(2))
         return loaded
+
+    def resident(self, device: torch.device) -> Callable[[], Batch]:
+        bank, count = SoundBank(self.sounds, device), self.config.batch_size
+        turns = (count, self.frames + 2, self.model_config.mel.n_fft // 2 + 1)
+        # draws have no order, so that any of them may be those that are decoded
+        decoded = torch.arange(round(self.config.decoded * count), device=device)
+
+        def draw() -> Batch:
+            batch: Batch = {"wave": bank.draw(count), "decoded": decoded, "files": ()}
+            if self.spectral:
+                batch["turns"] = tuple(torch.rand(turns, device=device) for _ in range(2))
+            return batch
+
+        return draw
 
     def _turns(self, indices: Sequence[int], fake: int) -> Tensor:
         """Griffin-Lim's first phases for one of the two fakes of each sample."""
@@ -218,9 +237,8 @@ class VocoderStage(Stage):
         wave = batch["wave"].to(device)
         mel = self.log_mel.to(device)(wave)
         if self.vae is not None:
-            share, seed = self.config.decoded, self.config.seed
-            chosen = [sample_uniform(seed, _DECODED, i) < share for i in batch["indices"]]
-            if any(chosen):
+            chosen = batch["decoded"].to(device)
+            if len(chosen):
                 vae = self.vae.to(device)
                 mel[chosen] = vae.decode(vae.encode(mel[chosen]))
         turns = tuple(turns.to(device) for turns in batch.get("turns", ()))

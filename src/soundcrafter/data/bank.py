@@ -1,0 +1,108 @@
+"""All recordings of a training in the memory of one device, and draws that are made there.
+
+A GPU steps faster than threads can decode. Here every recording is decoded once, and a draw is a
+handful of operations on the device, without a word from the CPU.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundcrafter.audio import normalize_peak, read_audio
+from soundcrafter.data.dataset import SILENCE, Sounds
+from soundcrafter.data.manifest import Manifest
+
+LOADING_THREADS = 16
+_FULL_SCALE = 32767.0  # a recording's peak in the bank, which holds int16
+
+
+class SoundBank:
+    """The recordings of a `Sounds` on a device; `draw` crops, levels and mixes as `Sounds` does.
+
+    The draws come from torch's generator of the device, so they are not those of `Sounds`, but
+    their distribution is the same, except that silent crops are not drawn again. Recordings that
+    cannot be decoded are added to `sounds.skipped`. Raises ValueError for pad "repeat", and where
+    no recording can be decoded.
+    """
+
+    def __init__(self, sounds: Sounds, device: torch.device) -> None:
+        if sounds.config.pad != "zero":
+            raise ValueError(f"pad: got {sounds.config.pad}; allowed on a device: zero")
+        self.config, self.num_samples, self.peak = sounds.config, sounds.num_samples, sounds.peak
+        waves, failures = load_waves(sounds.manifest, sounds.sample_rate)
+        sounds.skipped.update(failures)
+        lengths = torch.tensor([len(wave) for wave in waves])
+        if not lengths.any():
+            raise ValueError(f"none of the {len(waves)} recordings can be decoded: {failures}")
+        self._lengths = lengths.to(device)
+        self._starts = (lengths.cumsum(0) - lengths).to(device)
+        self._samples = torch.from_numpy(np.concatenate(waves)).to(device)
+        chances = torch.tensor(sounds.order.chances(), dtype=torch.float64) * (lengths > 0)
+        self._chances = (chances.cumsum(0) / chances.sum()).float().to(device)
+
+    def draw(self, count: int) -> Tensor:
+        """Random crops [count, num_samples], float32, on the device."""
+        wave = self._level(self._crops(count))
+        config, device = self.config, wave.device
+        if config.mix_probability:
+            low, high = config.mix_snr_db
+            snr = low + (high - low) * torch.rand(count, 1, device=device)
+            other = self._level(self._crops(count))
+            scale = (_power(wave) / _power(other).clamp(min=1e-12)).sqrt() * 10 ** (-snr / 20)
+            mixed = self._level(wave + scale * other)
+            chosen = torch.rand(count, 1, device=device) < config.mix_probability
+            wave = torch.where(chosen, mixed, wave)
+        if config.gain_db:
+            db = -config.gain_db * torch.rand(count, 1, device=device)
+            wave = wave * 10 ** (db / 20)
+        return wave
+
+    def _crops(self, count: int) -> Tensor:
+        device = self._samples.device
+        found = torch.searchsorted(self._chances, torch.rand(count, device=device))
+        found = found.clamp(max=len(self._lengths) - 1)
+        lengths = self._lengths[found]
+        spare = (lengths - self.num_samples).clamp(min=0)
+        begin = (torch.rand(count, device=device) * (spare + 1)).long().minimum(spare)
+        places = begin[:, None] + torch.arange(self.num_samples, device=device)
+        inside = places < lengths[:, None]
+        places = (self._starts[found][:, None] + places).clamp(max=len(self._samples) - 1)
+        wave = self._samples[places].float() / _FULL_SCALE
+        mean = (wave * inside).sum(1, keepdim=True) / inside.sum(1, keepdim=True)
+        return (wave - mean) * inside
+
+    def _level(self, wave: Tensor) -> Tensor:
+        """Each wave [N] of a batch at the peak of the sounds; what is silent stays so."""
+        if self.peak is None:
+            return wave
+        loudest = wave.abs().amax(1, keepdim=True)
+        return torch.where(loudest < SILENCE, wave, wave * (self.peak / loudest.clamp(min=SILENCE)))
+
+
+@lru_cache(maxsize=1)
+def load_waves(
+    manifest: Manifest, sample_rate: int
+) -> tuple[tuple[np.ndarray, ...], dict[str, str]]:
+    """Every recording of the manifest at `sample_rate`, its peak at full scale, int16; and why
+    those that are empty could not be read. The last manifest's are kept for the next stage."""
+    failures: dict[str, str] = {}
+
+    def load(number: int) -> np.ndarray:
+        item = manifest.recordings[number]
+        try:
+            wave = read_audio(item.file, sample_rate, start=item.start, seconds=item.seconds)
+        except ValueError as error:
+            failures[manifest.name(item)] = str(error)
+            return np.empty(0, np.int16)
+        return np.rint(normalize_peak(wave, 1.0) * _FULL_SCALE).astype(np.int16)
+
+    with ThreadPoolExecutor(LOADING_THREADS) as threads:
+        return tuple(threads.map(load, range(len(manifest.recordings)))), failures
+
+
+def _power(wave: Tensor) -> Tensor:
+    """Mean square of the samples that are not zero, [B, N] -> [B, 1], as in `augment.mix`."""
+    return wave.square().sum(1, keepdim=True) / (wave != 0).sum(1, keepdim=True).clamp(min=1)

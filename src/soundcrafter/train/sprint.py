@@ -1,0 +1,182 @@
+"""Training against the clock on one GPU: all data in its memory, each step one CUDA graph.
+
+The loop in loop.py is for days and can be killed at any moment. This one is for minutes: small
+networks leave a large GPU waiting for Python, so a step, from the draw of its samples to the
+optimisers, is recorded once and then replayed. Nothing is saved before the end.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from soundcrafter.device import choose_device
+from soundcrafter.files import make_folder
+from soundcrafter.train.ema import Ema
+from soundcrafter.train.log import Log, Report
+from soundcrafter.train.loop import run_folder
+from soundcrafter.train.schedule import cosine_rate
+from soundcrafter.train.stage import Batch, Player, Stage
+
+EMA_EVERY = 10  # steps from one update of the averaged weights to the next
+_WARM_UPS = 3  # steps made before one is recorded, so that libraries have chosen their kernels
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def sprint(
+    stage: Stage,
+    folder: Path,
+    *,
+    minutes: float,
+    device: str = "auto",
+    init: Path | None = None,
+    log_steps: int = 100,
+    report: Report | None = None,
+) -> int:
+    """Train a stage into the model folder for `minutes`; returns the steps made.
+
+    The learning rate follows the clock: a warm-up of `warmup_steps`, then a cosine over the
+    minutes to `final_learning_rate`; `steps` is not used. The time starts when the data is in
+    memory. `report` gets every log entry. Raises ValueError for what cannot be trained so, and
+    where the loss is not finite at a log entry; an update that is not finite is left out.
+    """
+    if not minutes > 0:
+        raise ValueError(f"minutes: got {minutes}; allowed: above 0")
+    if stage.config.accumulate > 1 or stage.config.precision == "fp16":
+        raise ValueError("accumulate, precision: allowed here: accumulate 1, precision fp32, bf16")
+    where = choose_device(device)
+    if init is not None:
+        stage.initialise(init)
+    ema = Ema(stage.network, stage.config.ema_decay**EMA_EVERY)
+    ema.shadow.to(where)
+    torch.manual_seed(stage.config.seed)
+    runner = _Runner(stage, where)
+    place = run_folder(folder, stage.name)
+    make_folder(place)
+    log = Log(place, 0, report)
+    began, step, logged = time.monotonic(), 0, 0
+    progress = 0.0
+    try:
+        while progress < 1.0:
+            runner.run(step, cosine_rate(step, progress, stage.config))
+            step += 1
+            progress = (time.monotonic() - began) / (60 * minutes)
+            if step % EMA_EVERY == 0 or progress >= 1.0:
+                ema.update(stage.network)
+            if step % log_steps == 0 or progress >= 1.0:
+                log.add(runner.losses())  # waits for the device
+                samples = (step - logged) * stage.config.batch_size
+                log.write(step, samples, {"progress": round(min(progress, 1.0), 4)})
+                logged = step
+    finally:
+        log.close()
+    stage.export(ema.shadow, folder)
+    return step
+
+
+class _Runner:
+    """Makes steps: on a GPU by replaying a graph for each kind of step, else one after another."""
+
+    def __init__(self, stage: Stage, device: torch.device) -> None:
+        self.stage, self.device = stage, device
+        self._draw = stage.resident(device)
+        self._learners = {
+            name: _Learner(player.to(device), stage, device)
+            for name, player in stage.players.items()
+        }
+        self._graphs: dict[tuple[bool, ...], torch.cuda.CUDAGraph] = {}
+        self._seen: dict[tuple[bool, ...], int] = {}
+        self._losses: dict[tuple[bool, ...], dict[str, Tensor]] = {}
+        self._kind: tuple[bool, ...] = ()
+
+    def run(self, step: int, rate: float) -> None:
+        """Make a step at this learning rate, without waiting for it."""
+        for learner in self._learners.values():
+            learner.rate.fill_(rate)
+        # steps of one kind are the same computation
+        start = getattr(self.stage.config, "adversarial_start", 0)
+        kind = self._kind = (step >= start, *(self.stage.plays(n, step) for n in self._learners))
+        seen = self._seen[kind] = self._seen.get(kind, 0) + 1
+        if self.device.type != "cuda":
+            self._losses[kind] = self._step(step)
+        elif kind in self._graphs:
+            self._graphs[kind].replay()
+        elif seen <= _WARM_UPS:
+            self._losses[kind] = _on_a_side_stream(lambda: self._step(step))
+        else:
+            graph = self._graphs[kind] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._losses[kind] = self._step(step)
+            graph.replay()
+
+    def losses(self) -> dict[str, float]:
+        """The losses of the last step and the norms of their gradients. ValueError where a loss is
+        not finite: a gradient that is not was left out."""
+        values = {name: float(value) for name, value in self._losses[self._kind].items()}
+        losses = (name for name in values if not name.endswith("gradient"))
+        broken = [name for name in losses if not math.isfinite(values[name])]
+        if broken:
+            raise ValueError(f"{self.stage.name}: not finite: {', '.join(broken)}; nothing saved")
+        return values
+
+    def _step(self, step: int) -> dict[str, Tensor]:
+        with torch.no_grad():
+            batch = self.stage.prepare(self._draw(), self.device)
+        losses: dict[str, Tensor] = {}
+        for name, learner in self._learners.items():
+            if self.stage.plays(name, step):
+                terms = learner.learn(batch, step, self.stage.weights(step))
+                prefix = "" if not losses else f"{name}_"
+                losses |= {f"{prefix}{key}": value for key, value in terms.items()}
+        return losses
+
+
+class _Learner:
+    """One player and its optimiser."""
+
+    def __init__(self, player: Player, stage: Stage, device: torch.device) -> None:
+        config = stage.config
+        self.player, self.config, self.device = player, config, device
+        self.parameters = [p for p in player.parameters() if p.requires_grad]
+        self.rate = torch.tensor(config.learning_rate, device=device)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=self.rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=device.type == "cuda",
+        )
+
+    def learn(self, batch: Batch, step: int, weights: Mapping[str, float]) -> dict[str, Tensor]:
+        """One update; returns the loss terms, detached, and the norm of the gradient."""
+        dtype = _DTYPES.get(self.config.precision)
+        # no cache of cast weights: a graph would keep those of the step that it recorded
+        with torch.autocast(self.device.type, dtype, dtype is not None, cache_enabled=False):
+            terms, extras = self.player(batch, step)
+        loss = torch.stack([weights.get(key, 1.0) * term for key, term in terms.items()]).sum()
+        gradients = torch.autograd.grad(loss, self.parameters)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.config.clip_norm > 0:
+            scale = (self.config.clip_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, scale)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        # the fused optimiser leaves out an update where this is 1
+        self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        batch.update(extras)
+        return {key: value.detach() for key, value in {**terms, "gradient": norm}.items()}
+
+
+def _on_a_side_stream(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Steps before a recording belong on another stream than the one in use."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        made = make()
+    torch.cuda.current_stream().wait_stream(stream)
+    return made

@@ -1,0 +1,107 @@
+"""Training against the clock from the memory of a device (here a CPU)."""
+
+import json
+
+import pytest
+import torch
+
+from soundcrafter.store import open_folder
+from soundcrafter.train import build_stage
+from soundcrafter.train.sprint import sprint
+
+SPECTRAL = (
+    'model.vocoder={kind="spectral",width=8,blocks=1,iterations=2,mel_mean=-5.0,mel_std=3.0}',
+    "vocoder.stft_weight=0.0",
+    "vocoder.energy_weight=1.0",
+    "vocoder.discriminator.scales=0",
+    "vocoder.spectrograms={resolutions=[[256,64],[128,32]],channels=4}",
+)
+MINUTES = 3 / 60
+
+
+def run(make_recipe, clips, out, stage, *overrides, **options):
+    entries = []
+    built = build_stage(stage, make_recipe(*overrides), clips, out)
+    settings = {"minutes": MINUTES, "device": "cpu", "log_steps": 1, **options}
+    done = sprint(built, out, report=lambda entry: entries.append(dict(entry)), **settings)
+    return done, entries
+
+
+def test_a_vae_learns_until_the_time_is_over(make_recipe, clips, tmp_path):
+    settings = ("vae.learning_rate=1e-2", "vae.adversarial_start=1000")
+    done, entries = run(make_recipe, clips, tmp_path, "vae", *settings)
+    assert [entry["step"] for entry in entries] == list(range(1, done + 1))
+    assert entries[-1]["progress"] == 1.0
+    assert entries[-1]["reconstruction"] < 0.7 * entries[0]["reconstruction"]
+    log = (tmp_path / "training" / "vae" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [entry["step"] for entry in entries]
+    vae = open_folder(tmp_path).load("vae")
+    assert vae.latent_scale != 1.0
+    assert vae.decode(vae.encode(torch.randn(1, 1, 64, 64))).shape == (1, 1, 64, 64)
+
+
+def test_the_discriminator_plays_from_its_step_on(make_recipe, clips, tmp_path):
+    _, entries = run(make_recipe, clips, tmp_path, "vae", "vae.adversarial_start=2")
+    hinges = ["discriminator_hinge" in entry for entry in entries]
+    assert hinges == [False, False] + [True] * (len(entries) - 2)
+
+
+def test_a_vocoder_learns_from_the_mels_of_the_folders_vae(make_recipe, clips, model_copy):
+    before = open_folder(model_copy).load("vae").state_dict()
+    settings = (*SPECTRAL, "vocoder.decoded=0.5", "vocoder.seconds=0.64")
+    (model_copy / "config.json").write_text(  # of another kind than the folder's vocoder
+        json.dumps(_without_vocoder(json.loads((model_copy / "config.json").read_text())))
+    )
+    _, entries = run(make_recipe, clips, model_copy, "vocoder", *settings)
+    assert entries[-1]["energy"] < 10
+    folder = open_folder(model_copy)
+    assert folder.load("vocoder")(torch.randn(2, 1, 20, 64) - 5).shape == (2, 3200)
+    after = folder.load("vae").state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_it_can_start_from_a_model(make_recipe, clips, tiny_model, tmp_path):
+    settings = ("vae.learning_rate=1e-12", "vae.ema_decay=0.0", "vae.adversarial_start=1000")
+    run(make_recipe, clips, tmp_path, "vae", *settings, init=tiny_model, minutes=1e-9)
+    old, new = (open_folder(path).load("vae").state_dict() for path in (tiny_model, tmp_path))
+    for key in set(old) - {"latent_scale"}:
+        torch.testing.assert_close(old[key], new[key], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides", "options", "words"),
+    [
+        ("vae", (), {"minutes": 0}, "minutes: got 0"),
+        ("vae", ("vae.accumulate=2",), {}, "accumulate 1"),
+        ("clap", (), {}, "clap: has no training on a device alone"),
+        ("vae", ("data.pad=repeat",), {}, "pad: got repeat"),
+    ],
+)
+def test_what_cannot_be_trained_so_is_refused(
+    stage, overrides, options, words, make_recipe, clips, tmp_path
+):
+    with pytest.raises(ValueError, match=words):
+        run(make_recipe, clips, tmp_path, stage, *overrides, **options)
+
+
+def test_a_loss_that_is_not_finite_ends_it_with_nothing_saved(make_recipe, clips, tmp_path):
+    stage = build_stage("vae", make_recipe(), clips, tmp_path)
+    with torch.no_grad():
+        stage.network.quant_conv.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite: .*reconstruction"):
+        sprint(stage, tmp_path, minutes=MINUTES, device="cpu", log_steps=1)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_an_update_that_is_not_finite_is_left_out(make_recipe, clips, tmp_path, monkeypatch):
+    stage = build_stage("vae", make_recipe("vae.ema_decay=0.0"), clips, tmp_path)
+    before = {key: value.clone() for key, value in stage.network.state_dict().items()}
+    monkeypatch.setattr(stage, "weights", lambda step: {"kl": float("inf")})
+    sprint(stage, tmp_path, minutes=1e-9, device="cpu", log_steps=10**9)
+    after = stage.network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def _without_vocoder(config):
+    del config["parts"]["vocoder"]
+    return config
