@@ -10,7 +10,7 @@ import torch
 from soundcrafter.audio import write_audio
 from soundcrafter.data.bank import SoundBank
 from soundcrafter.data.dataset import DataConfig, Sounds
-from soundcrafter.data.manifest import Manifest, Recording
+from soundcrafter.data.manifest import Manifest, Recording, read_manifest
 
 RATE = 8000
 
@@ -90,8 +90,6 @@ def test_what_cannot_be_read_is_skipped_and_repeating_is_refused(manifest, tmp_p
 def test_recordings_of_a_low_rate_can_be_left_out(tmp_path):
     table = "file,sample_rate\nlow.wav,22050\nhigh.wav,44100\nunknown.wav,\n"
     (tmp_path / "sounds.csv").write_text(table)
-    from soundcrafter.data.manifest import read_manifest
-
     for name in ("low", "high", "unknown"):
         write_audio(Path(tmp_path) / f"{name}.wav", np.ones(100, np.float32) * 0.1, 48_000)
     config = DataConfig(min_sample_rate=32_000)
@@ -99,7 +97,7 @@ def test_recordings_of_a_low_rate_can_be_left_out(tmp_path):
     sounds = Sounds(manifest, config, sample_rate=RATE, num_samples=RATE, seed=0)
     assert [r.file.stem for r in sounds.manifest.recordings] == ["high", "unknown"]
     assert sounds.all_skipped == {"low.wav": "was recorded at 22050 Hz"}
+    low = DataConfig(min_sample_rate=96_000)
+    known = Manifest(root=tmp_path, recordings=manifest.recordings[:2])
     with pytest.raises(ValueError, match="leaves no recording"):
-        low = DataConfig(min_sample_rate=96_000)
-        rates = Manifest(root=tmp_path, recordings=manifest.recordings[:2])
-        Sounds(rates, low, sample_rate=RATE, num_samples=RATE, seed=0)
+        Sounds(known, low, sample_rate=RATE, num_samples=RATE, seed=0)

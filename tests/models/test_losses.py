@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from soundcrafter.models.losses import energy, log_magnitude, multi_scale_l1, perceptual_distance
+from soundcrafter.models.losses import (
+    energy,
+    log_magnitude,
+    multi_scale_l1,
+    perceptual_distance,
+    similarity_distance,
+)
 
 
 def noise(seed: int, level: float = 0.1) -> Tensor:
@@ -65,3 +71,19 @@ def test_perceptual_distance_by_hand() -> None:
     north = torch.tensor([0.0, 0.2]).reshape(1, 2, 1, 1)
     assert perceptual_distance([east], [north]).item() == pytest.approx(2.0)
     assert perceptual_distance([east, east], [5 * east, north]).item() == pytest.approx(2.0)
+
+
+def test_similarity_distance_by_hand_and_whatever_the_widths():
+    ours = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # centred: opposite, cosine -1
+    theirs = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0], [-1.0, -1.0, 2.0]])
+    assert similarity_distance(ours, ours).item() == pytest.approx(0.0)
+    # a rotation, a scale and an offset change no similarity
+    turned = theirs[:, [1, 0, 2]] * 3.0 + torch.tensor([5.0, -2.0, 1.0])
+    assert similarity_distance(theirs, turned).item() == pytest.approx(0.0, abs=1e-6)
+    # centred rows (1, 0), (0, 1), (-1, -1) and, of the other batch, one direction: +, -, and 0
+    line = torch.tensor([[1.0], [-1.0], [0.0]])
+    known = torch.tensor([[1.0, 0.0, -(0.5**0.5)], [0.0, 1.0, -(0.5**0.5)], [0.0, 0.0, 1.0]])
+    known = known.triu() + known.triu(1).T
+    other = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    expected = (known - other).square().mean().item()
+    assert similarity_distance(theirs, line).item() == pytest.approx(expected, rel=1e-5)

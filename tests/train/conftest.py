@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from soundcrafter.models.aisfx import AiSFX
 from soundcrafter.train import Recipe, RunOptions, read_recipe, train
 from soundcrafter.train.encode import encode_data
 
@@ -62,3 +65,12 @@ def encoded(
 def trained_copy(tiny_model: Path, tmp_path: Path) -> Path:
     """The tiny model with the runs that made it, in a folder that a test may change."""
     return Path(shutil.copytree(tiny_model, tmp_path / "trained"))
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow aiSFX of random weights, as a file."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("teacher") / "aisfx.safetensors"
+    save_file(AiSFX(widths=(4, 4, 8, 8)).state_dict(), file)
+    return file

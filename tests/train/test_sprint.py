@@ -60,6 +60,38 @@ def test_a_vocoder_learns_from_the_mels_of_the_folders_vae(make_recipe, clips, m
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+def test_a_unet_learns_from_encoded_data(make_recipe, encoded, tiny_model, tmp_path):
+    _, entries = run(make_recipe, encoded, tmp_path, "diffusion", "diffusion.learning_rate=1e-3")
+    assert entries[-1]["denoising"] < entries[0]["denoising"]
+    folder = open_folder(tmp_path)
+    assert dict(folder.parts["unet"].trained_against) == {
+        name: open_folder(tiny_model).parts[name].training_id for name in ("vae", "clap_audio")
+    }
+
+
+def test_its_draws_are_those_of_the_encoded_data(make_recipe, encoded, tmp_path):
+    settings = ("diffusion.condition=mixed", "diffusion.batch_size=64")
+    stage = build_stage("diffusion", make_recipe(*settings), encoded, tmp_path)
+    torch.manual_seed(0)
+    batch = stage.resident(torch.device("cpu"))()
+    loaded = stage.load_batch(range(64))
+    assert set(batch) == set(loaded)
+    for name in ("mean", "logvar", "audio", "text", "noise", "u", "use_text", "drop"):
+        assert batch[name].shape == loaded[name].shape, name
+        assert batch[name].dtype == loaded[name].dtype, name
+    assert 0.3 < batch["use_text"].float().mean() < 0.7
+    assert batch["u"].sort().values.diff().sub(1 / 64).abs().max() < 1e-5  # stratified
+    rows = {tuple(row) for row in loaded["audio"].tolist()}
+    found = {tuple(row) for row in batch["audio"].tolist()}
+    assert len(found & rows) > 4
+
+
+def test_a_unet_takes_encoded_data_alone(make_recipe, clips, tiny_model):
+    stage = build_stage("diffusion", make_recipe(), clips, tiny_model)
+    with pytest.raises(ValueError, match="diffusion from encoded data"):
+        stage.resident(torch.device("cpu"))
+
+
 def test_it_can_start_from_a_model(make_recipe, clips, tiny_model, tmp_path):
     settings = ("vae.learning_rate=1e-12", "vae.ema_decay=0.0", "vae.adversarial_start=1000")
     run(make_recipe, clips, tmp_path, "vae", *settings, init=tiny_model, minutes=1e-9)
@@ -88,7 +120,7 @@ def test_a_loss_that_is_not_finite_ends_it_with_nothing_saved(make_recipe, clips
     stage = build_stage("vae", make_recipe(), clips, tmp_path)
     with torch.no_grad():
         stage.network.quant_conv.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match="not finite: .*reconstruction"):
+    with pytest.raises(ValueError, match=r"not finite: .*reconstruction"):
         sprint(stage, tmp_path, minutes=MINUTES, device="cpu", log_steps=1)
     assert not (tmp_path / "config.json").exists()
 

@@ -2,8 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from soundcrafter.convert.aisfx import load_aisfx
+from soundcrafter.mel import LogMel
+from soundcrafter.models.aisfx import MelReader
+from soundcrafter.models.losses import similarity_distance
 from soundcrafter.models.tagger import Tagger, TaggerConfig
 from soundcrafter.store import open_folder
+from soundcrafter.train import build_stage
 from soundcrafter.train.tagger import mix_with_next
 
 NETWORK = (
@@ -31,8 +36,6 @@ def test_it_trains_resumes_and_is_exported(go, tmp_path):
 
 
 def test_labels_outside_the_classes_are_the_last_one(make_recipe, clips):
-    from soundcrafter.train import build_stage
-
     stage = build_stage("tagger", make_recipe(*NETWORK), clips, clips)
     batch = stage.load_batch(range(12))
     assert set(batch["class"].tolist()) >= {2}
@@ -61,3 +64,22 @@ def test_impossible_settings(settings, words):
         TaggerConfig(**settings)
     with pytest.raises(ValueError, match="at least 2"):
         Tagger(TaggerConfig(classes=("one",)))
+
+
+def test_a_teacher_says_which_sounds_are_alike(teacher, go, make_recipe, clips, tmp_path):
+    settings = (*NETWORK, f"tagger.teacher={teacher}", "tagger.teacher_weight=3.0")
+    stage = build_stage("tagger", make_recipe(*settings), clips, clips)
+    batch = stage.prepare(stage.load_batch(range(4)), torch.device("cpu"))
+    wave = stage.load_batch(range(4))["wave"]
+    network = load_aisfx(teacher)
+    shares = (batch["target"] > 0).sum(1)
+    plain = int((shares == 1).nonzero()[0])  # one that nothing was mixed into
+    expected = network(MelReader(stage.model_config.mel)(LogMel(stage.model_config.mel)(wave)))
+    torch.testing.assert_close(batch["taught"][plain], expected[plain], atol=1e-4, rtol=1e-4)
+    stage.network.eval()
+    terms, _ = stage.players["tagger"](batch, 0)
+    wanted = similarity_distance(stage.network.features(batch["mel"]), batch["taught"])
+    assert terms["teacher"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert stage.weights(0)["teacher"] == 3.0
+    entries = go("tagger", tmp_path, *settings)
+    assert all(np.isfinite(entry["teacher"]) for entry in entries)

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from soundcrafter.convert.aisfx import load_aisfx
+from soundcrafter.models.aisfx import MelReader
+from soundcrafter.models.discriminators import feature_matching
 from soundcrafter.models.losses import multi_scale_l1, perceptual_distance
 from soundcrafter.store import open_folder
 from soundcrafter.train import build_stage
@@ -61,3 +64,27 @@ def test_a_critic_of_another_mel_is_refused(go, make_recipe, clips, tmp_path):
     recipe = make_recipe(f"vae.perceptual={tmp_path / 'other'}")
     with pytest.raises(ValueError, match="reads another mel"):
         build_stage("vae", recipe, clips, tmp_path)
+
+
+def test_the_terms_of_aisfx_and_of_the_discriminator(teacher, go, make_recipe, clips, tmp_path):
+    overrides = (f"vae.teacher={teacher}", "vae.teacher_weight=0.5", "vae.feature_weight=2.0")
+    stage = build_stage("vae", make_recipe(*overrides), clips, tmp_path)
+    batch = stage.prepare(stage.load_batch(range(2)), torch.device("cpu"))
+    player, start = stage.players["vae"], stage.config.adversarial_start
+    terms, extras = player(batch, start)
+    mel, decoded = batch["mel"], extras["decoded"]
+    network, reader = load_aisfx(teacher), MelReader(stage.model_config.mel)
+    maps = [network.maps(reader(x)) for x in (mel, decoded)]
+    assert len(maps[0]) == 3
+    assert terms["teacher"].item() == pytest.approx(perceptual_distance(*maps).item(), rel=1e-4)
+    discriminator = stage.players["discriminator"].network
+    mean, std = stage.model_config.mel_mean, stage.model_config.mel_std
+    with torch.no_grad():
+        judged = [discriminator((x - mean) / std) for x in (mel, decoded)]
+    assert terms["features"].item() == pytest.approx(feature_matching(*judged).item(), rel=1e-4)
+    assert stage.weights(0)["teacher"] == 0.5
+    assert stage.weights(0)["features"] == 2.0
+    assert "features" not in player(batch, start - 1)[0]
+    assert not any("teacher" in name for name, _ in player.named_parameters())
+    entries = go("vae", tmp_path / "run", *overrides)
+    assert entries[-1]["teacher"] > 0

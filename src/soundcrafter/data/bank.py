@@ -13,6 +13,7 @@ from torch import Tensor
 
 from soundcrafter.audio import normalize_peak, read_audio
 from soundcrafter.data.dataset import SILENCE, Sounds
+from soundcrafter.data.encode import Latents
 from soundcrafter.data.manifest import Manifest
 
 LOADING_THREADS = 16
@@ -40,8 +41,7 @@ class SoundBank:
         self._lengths = lengths.to(device)
         self._starts = (lengths.cumsum(0) - lengths).to(device)
         self._samples = torch.from_numpy(np.concatenate(waves)).to(device)
-        chances = torch.tensor(sounds.order.chances(), dtype=torch.float64) * (lengths > 0)
-        self._chances = (chances.cumsum(0) / chances.sum()).float().to(device)
+        self._choice = Choice(torch.from_numpy(sounds.order.chances()) * (lengths > 0), device)
 
     def draw(self, count: int) -> Tensor:
         """Random crops [count, num_samples], float32, on the device."""
@@ -62,8 +62,7 @@ class SoundBank:
 
     def _crops(self, count: int) -> Tensor:
         device = self._samples.device
-        found = torch.searchsorted(self._chances, torch.rand(count, device=device))
-        found = found.clamp(max=len(self._lengths) - 1)
+        found = self._choice.draw(count)
         lengths = self._lengths[found]
         spare = (lengths - self.num_samples).clamp(min=0)
         begin = (torch.rand(count, device=device) * (spare + 1)).long().minimum(spare)
@@ -80,6 +79,40 @@ class SoundBank:
             return wave
         loudest = wave.abs().amax(1, keepdim=True)
         return torch.where(loudest < SILENCE, wave, wave * (self.peak / loudest.clamp(min=SILENCE)))
+
+
+class LatentBank:
+    """All encoded draws of a `Latents` on a device; `draw` takes them by their chances.
+
+    What is stored in half precision stays so, and is drawn in float32.
+    """
+
+    def __init__(self, latents: Latents, device: torch.device) -> None:
+        tensors, chances = latents.table()
+        self._tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        self._choice = Choice(chances, device)
+
+    def draw(self, count: int) -> dict[str, Tensor]:
+        """mean and logvar [count, C, T, F], audio_embedding and, if encoded, text_embedding
+        [count, E], float32, on the device."""
+        rows = self._choice.draw(count)
+        return {name: tensor[rows].float() for name, tensor in self._tensors.items()}
+
+
+class Choice:
+    """Draws of indices by their weights, on a device. torch.multinomial would make it wait."""
+
+    def __init__(self, weights: Tensor, device: torch.device) -> None:
+        """`weights`: [N], not negative and not all zero."""
+        weights = weights.double()
+        self._last = int(weights.nonzero()[-1])
+        self._bounds = (weights.cumsum(0) / weights.sum()).float().to(device)
+
+    def draw(self, count: int) -> Tensor:
+        """[count] int64."""
+        places = torch.rand(count, device=self._bounds.device)
+        # a weight of zero is an empty stretch, which nothing falls into from the right
+        return torch.searchsorted(self._bounds, places, right=True).clamp(max=self._last)
 
 
 @lru_cache(maxsize=1)

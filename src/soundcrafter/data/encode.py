@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -141,6 +142,23 @@ class Latents:
             files=tuple(tuple(entry["files"]) for entry in found),
             indices=tuple(indices),
         )
+
+    def table(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Everything: the tensors of all encoded draws by name, [N, ...] as they are stored, and
+        the chance of each draw [N] float64."""
+        names = [
+            "mean",
+            "logvar",
+            "audio_embedding",
+            *(["text_embedding"] if self.has_text else []),
+        ]
+        tensors = {name: torch.cat([shard[name] for shard in self._shards]) for name in names}
+        begins = np.cumsum([0, *(len(shard["mean"]) for shard in self._shards)])
+        chances = torch.zeros(len(tensors["mean"]), dtype=torch.float64)
+        of_recording = self.order.chances() / self.config.variants
+        for (recording, _), entry in self._entries.items():
+            chances[begins[entry["shard"]] + entry["row"]] = of_recording[recording]
+        return tensors, chances / chances.sum()
 
     def _read(self, folder: Path, index: dict[str, Any], seed: int, verify: bool) -> None:
         self.metadata: dict[str, Any] = index["metadata"]

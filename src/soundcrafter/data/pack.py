@@ -1,4 +1,4 @@
-"""Recordings packed into archives of bounded size, for a machine that takes files piece by piece."""
+"""Recordings in archives of bounded size, for a machine that takes files piece by piece."""
 
 import csv
 import io

@@ -113,3 +113,18 @@ def perceptual_distance(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tenso
         for r, f in zip(real, fake, strict=True)
     ]
     return torch.stack(terms).sum()
+
+
+def similarity_distance(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Mean squared difference of two batches' similarities, of embeddings [B, D] and [B, E].
+
+    Similarities are cosines between each two sounds, after the batch's mean is taken away. What
+    is kept are relations, so that widths need not match and nothing else is learned (similarity-
+    preserving distillation, Tung and Mori 2019, arXiv 1907.09682, on cosines). Scalar, float32.
+    """
+
+    def similarities(rows: Tensor) -> Tensor:
+        unit = F.normalize(rows.float() - rows.float().mean(0), dim=1)
+        return unit @ unit.T
+
+    return (similarities(ours) - similarities(theirs)).square().mean()

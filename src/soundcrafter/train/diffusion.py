@@ -1,6 +1,6 @@
 """The U-Net's training: latent, condition, noise -> U-Net -> loss; CLAP and VAE are frozen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from soundcrafter.config import ModelConfig
+from soundcrafter.data.bank import LatentBank
 from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser
 from soundcrafter.diffusion.loss import diffusion_loss
 from soundcrafter.diffusion.noise import step_noise
@@ -22,6 +23,7 @@ from soundcrafter.store import open_folder, save_part
 from soundcrafter.train.recipe import DiffusionStageConfig, Recipe
 from soundcrafter.train.sources import (
     AudioSource,
+    EncodedSource,
     Encoders,
     Source,
     audio_sources,
@@ -130,6 +132,32 @@ class DiffusionStage(Stage):
             "use_text": torch.tensor(use_text),
             "drop": torch.tensor(drop),
         }
+
+    def resident(self, device: torch.device) -> Callable[[], Batch]:
+        source, count, share = self.sources[-1], self.config.batch_size, self.config.text_share
+        if len(self.sources) > 1 or not isinstance(source, EncodedSource):
+            return super().resident(device)
+        bank = LatentBank(source.latents, device)
+        shape = (count, *source.latent_shape)
+
+        def draw() -> Batch:
+            drawn = bank.draw(count)
+            offset = torch.rand(1, device=device)
+            return {
+                "mean": drawn["mean"],
+                "logvar": drawn["logvar"],
+                "audio": drawn["audio_embedding"],
+                "text": drawn.get("text_embedding"),
+                "files": (),
+                "phase": 0,
+                "posterior_noise": torch.randn(shape, device=device),
+                "noise": torch.randn(shape, device=device),
+                "u": (offset + torch.arange(count, device=device) / count) % 1.0,  # see _time
+                "use_text": torch.rand(count, device=device) < share,
+                "drop": torch.rand(count, device=device) < self.config.drop_condition,
+            }
+
+        return draw
 
     def prepare(self, batch: Batch, device: torch.device) -> Batch:
         source = self.sources[batch["phase"]]

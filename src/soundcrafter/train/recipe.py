@@ -211,10 +211,13 @@ class TaggerStageConfig(StageConfig):
     network: TaggerConfig = field(default_factory=TaggerConfig)
     label_smoothing: float = 0.1
     mixup: float = 0.5  # share of sounds that get up to as much of another one
+    teacher: str = ""  # checkpoint of aiSFX, whose similarities between sounds are kept; "": none
+    teacher_weight: float = 1.0
     distortion: DistortionConfig = field(default_factory=lambda: SPEC_AUGMENT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._refuse_negative("teacher_weight")
         for name in ("label_smoothing", "mixup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")

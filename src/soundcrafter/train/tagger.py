@@ -1,4 +1,5 @@
-"""The tagger's training: sound -> class; cross-entropy on mixed and masked spectrograms."""
+"""The tagger's training: sound -> class; cross-entropy on mixed and masked spectrograms, and
+where there is a teacher, sounds that are alike to it become alike to the tagger."""
 
 import copy
 from collections.abc import Sequence
@@ -10,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundcrafter.convert.aisfx import load_aisfx
 from soundcrafter.data.augment import distort
 from soundcrafter.mel import LogMel
+from soundcrafter.models.aisfx import MelReader
+from soundcrafter.models.losses import similarity_distance
 from soundcrafter.models.tagger import Tagger
 from soundcrafter.settings import to_dict
 from soundcrafter.store import save_part
@@ -30,10 +34,15 @@ class TaggerPlayer(Player):
         self.config = config
 
     def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
-        logits, target = self.network(batch["mel"]), batch["target"]
+        tagger, target = cast(Tagger, self.network), batch["target"]
+        features = tagger.features(batch["mel"])
+        logits = tagger.logits(features)
         loss = F.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
         hit = (logits.argmax(1) == target.argmax(1)).float().mean()
-        return {"cross_entropy": loss, "accuracy": hit.detach()}, {}
+        terms = {"cross_entropy": loss, "accuracy": hit.detach()}
+        if "taught" in batch:
+            terms["teacher"] = similarity_distance(features, batch["taught"])
+        return terms, {}
 
 
 class TaggerStage(Stage):
@@ -59,12 +68,16 @@ class TaggerStage(Stage):
             labels=lambda label: label if label in classes else classes[-1],
         )
         self.log_mel = LogMel(mel)
+        self.teacher: nn.Module | None = None
+        if self.config.teacher:
+            self.teacher = nn.Sequential(MelReader(mel), load_aisfx(self.config.teacher))
 
     def identity(self) -> dict[str, Any]:
         return {"stage": to_dict(self.config), "data": data_identity(self.sounds)}
 
     def weights(self, step: int) -> dict[str, float]:
-        return {"accuracy": 0.0}  # watched, not learned from
+        # accuracy is watched, not learned from
+        return {"accuracy": 0.0, "teacher": self.config.teacher_weight}
 
     def skipped(self) -> dict[str, str]:
         return self.sounds.all_skipped
@@ -84,10 +97,14 @@ class TaggerStage(Stage):
         shares = torch.tensor([self._share(index) for index in batch["indices"]])[:, None]
         wave = mix_with_next(batch["wave"], shares)
         mel = self.log_mel(wave)
+        taught = {}
+        if self.teacher is not None:  # of the sounds as they are, before they are distorted
+            taught["taught"] = self.teacher.to(device)(mel.to(device))
         for row, index in enumerate(batch["indices"]):
             rng = np.random.default_rng([self.config.seed, _MASK, index])
             distort(mel[row, 0], self.config.distortion, rng, self.model_config.mel_mean)
         return {
+            **taught,
             "mel": mel.to(device),
             "target": mix_with_next(target, shares).to(device),
             "files": batch["files"],
