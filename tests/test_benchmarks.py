@@ -1,12 +1,18 @@
 """The scripts of benchmarks/ that need a GPU, bf16 or minutes run small on any machine."""
 
 import importlib.util
+import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
 
-from soundcrafter.bench.meter import Request
+import pytest
 
+from soundcrafter.bench.meter import Request
+from soundcrafter.hub import find_model
+
+BUNDLED = find_model(None)
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -42,3 +48,39 @@ def test_the_precision_script_compares_bf16_with_fp32(tiny_model):
     assert found["apart_by_seed"] > 0
     assert 0 <= found["same"] <= 2
     assert found["fp32"]["hits"] <= 2
+
+
+@pytest.fixture
+def scored_clips(clips, tmp_path):
+    """Two clips of the repository under names of scored families."""
+    rows = ["file,caption,family,split,kind"]
+    for name, family, kind in (("adafruit_0003", "rain", "a"), ("dsurround_0028", "thunder", "b")):
+        shutil.copy(clips / "audio" / f"{name}.ogg", tmp_path)
+        rows.append(f"{name}.ogg,A sound,{family},dev,{kind}")
+    (tmp_path / "sounds.csv").write_text("\n".join(rows))
+    return tmp_path
+
+
+def test_models_of_different_mels_are_compared_and_drawn(
+    tiny_model, scored_clips, monkeypatch, tmp_path_factory, capsys
+):
+    out = tmp_path_factory.mktemp("decoders")
+    arguments = [str(tiny_model), str(BUNDLED), "--data", str(scored_clips), "--show", "thunder"]
+    files = ["--out", str(out / "figures.json"), "--pictures", str(out / "pairs.png")]
+    monkeypatch.setattr(sys, "argv", ["decoders.py", *arguments, *files])
+    script("decoders").main()
+    found = json.loads((out / "figures.json").read_text())
+    assert found["real"] == {"accuracy": found["real"]["accuracy"]}
+    ours, better = found["model: vae + vocoder"], found["mini: vae + vocoder"]
+    assert better["log_mel"] < ours["log_mel"]  # of no training against the bundled one
+    assert (out / "pairs.png").stat().st_size > 10_000
+    assert "dev, N 2" in capsys.readouterr().out
+
+
+def test_mels_are_turned_back_for_an_outside_judge(scored_clips, monkeypatch, tmp_path_factory):
+    out = tmp_path_factory.mktemp("mels")
+    arguments = ["16000:1024:160:64", "--data", str(scored_clips), "--where", "kind=a"]
+    monkeypatch.setattr(sys, "argv", ["mels.py", *arguments, "--out", str(out)])
+    script("mels").main()
+    files = sorted(str(file.relative_to(out)) for file in out.rglob("*.wav"))
+    assert files == ["16000-1024-160-64/rain/adafruit_0003.wav", "real/rain/adafruit_0003.wav"]

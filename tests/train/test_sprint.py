@@ -1,12 +1,14 @@
 """Training against the clock from the memory of a device (here a CPU)."""
 
 import json
+from itertools import count
 
 import pytest
 import torch
 
 from soundcrafter.store import open_folder
 from soundcrafter.train import build_stage
+from soundcrafter.train.report import training_report
 from soundcrafter.train.sprint import sprint
 
 SPECTRAL = (
@@ -16,22 +18,24 @@ SPECTRAL = (
     "vocoder.discriminator.scales=0",
     "vocoder.spectrograms={resolutions=[[256,64],[128,32]],channels=4}",
 )
-MINUTES = 3 / 60
 
 
-def run(make_recipe, clips, out, stage, *overrides, **options):
+def run(make_recipe, clips, out, stage, *overrides, steps=3, **options):
+    """Sprint for so many steps, each of which takes a second by the clock."""
     entries = []
     built = build_stage(stage, make_recipe(*overrides), clips, out)
-    settings = {"minutes": MINUTES, "device": "cpu", "log_steps": 1, **options}
+    settings = {"minutes": steps / 60, "device": "cpu", "log_steps": 1, "clock": count().__next__}
+    settings |= options
     done = sprint(built, out, report=lambda entry: entries.append(dict(entry)), **settings)
     return done, entries
 
 
 def test_a_vae_learns_until_the_time_is_over(make_recipe, clips, tmp_path):
     settings = ("vae.learning_rate=1e-2", "vae.adversarial_start=1000")
-    done, entries = run(make_recipe, clips, tmp_path, "vae", *settings)
-    assert [entry["step"] for entry in entries] == list(range(1, done + 1))
-    assert entries[-1]["progress"] == 1.0
+    done, entries = run(make_recipe, clips, tmp_path, "vae", *settings, steps=20)
+    assert done == 20
+    assert [entry["step"] for entry in entries] == list(range(1, 21))
+    assert [entry["progress"] for entry in entries] == [i / 20 for i in range(1, 21)]
     assert entries[-1]["reconstruction"] < 0.7 * entries[0]["reconstruction"]
     log = (tmp_path / "training" / "vae" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == [entry["step"] for entry in entries]
@@ -42,8 +46,7 @@ def test_a_vae_learns_until_the_time_is_over(make_recipe, clips, tmp_path):
 
 def test_the_discriminator_plays_from_its_step_on(make_recipe, clips, tmp_path):
     _, entries = run(make_recipe, clips, tmp_path, "vae", "vae.adversarial_start=2")
-    hinges = ["discriminator_hinge" in entry for entry in entries]
-    assert hinges == [False, False] + [True] * (len(entries) - 2)
+    assert ["discriminator_hinge" in entry for entry in entries] == [False, False, True]
 
 
 def test_a_vocoder_learns_from_the_mels_of_the_folders_vae(make_recipe, clips, model_copy):
@@ -61,7 +64,9 @@ def test_a_vocoder_learns_from_the_mels_of_the_folders_vae(make_recipe, clips, m
 
 
 def test_a_unet_learns_from_encoded_data(make_recipe, encoded, tiny_model, tmp_path):
-    _, entries = run(make_recipe, encoded, tmp_path, "diffusion", "diffusion.learning_rate=1e-3")
+    _, entries = run(
+        make_recipe, encoded, tmp_path, "diffusion", "diffusion.learning_rate=1e-2", steps=15
+    )
     assert entries[-1]["denoising"] < entries[0]["denoising"]
     folder = open_folder(tmp_path)
     assert dict(folder.parts["unet"].trained_against) == {
@@ -94,7 +99,7 @@ def test_a_unet_takes_encoded_data_alone(make_recipe, clips, tiny_model):
 
 def test_it_can_start_from_a_model(make_recipe, clips, tiny_model, tmp_path):
     settings = ("vae.learning_rate=1e-12", "vae.ema_decay=0.0", "vae.adversarial_start=1000")
-    run(make_recipe, clips, tmp_path, "vae", *settings, init=tiny_model, minutes=1e-9)
+    run(make_recipe, clips, tmp_path, "vae", *settings, init=tiny_model, steps=1)
     old, new = (open_folder(path).load("vae").state_dict() for path in (tiny_model, tmp_path))
     for key in set(old) - {"latent_scale"}:
         torch.testing.assert_close(old[key], new[key], atol=1e-6, rtol=0)
@@ -103,7 +108,7 @@ def test_it_can_start_from_a_model(make_recipe, clips, tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "overrides", "options", "words"),
     [
-        ("vae", (), {"minutes": 0}, "minutes: got 0"),
+        ("vae", (), {"steps": 0}, "minutes: got 0"),
         ("vae", ("vae.accumulate=2",), {}, "accumulate 1"),
         ("clap", (), {}, "clap: has no training on a device alone"),
         ("vae", ("data.pad=repeat",), {}, "pad: got repeat"),
@@ -116,12 +121,24 @@ def test_what_cannot_be_trained_so_is_refused(
         run(make_recipe, clips, tmp_path, stage, *overrides, **options)
 
 
+def test_a_folder_that_it_would_spoil_is_refused(make_recipe, clips, model_copy, trained_copy):
+    with pytest.raises(ValueError, match="its unet was trained against"):
+        run(make_recipe, clips, model_copy, "vae")
+    with pytest.raises(ValueError, match="holds a run with checkpoints"):
+        run(make_recipe, clips, trained_copy, "vae")
+
+
+def test_a_sprint_can_be_plotted(make_recipe, clips, tmp_path):
+    run(make_recipe, clips, tmp_path, "vae")
+    assert training_report(tmp_path)["stages"]
+
+
 def test_a_loss_that_is_not_finite_ends_it_with_nothing_saved(make_recipe, clips, tmp_path):
     stage = build_stage("vae", make_recipe(), clips, tmp_path)
     with torch.no_grad():
         stage.network.quant_conv.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"not finite: .*reconstruction"):
-        sprint(stage, tmp_path, minutes=MINUTES, device="cpu", log_steps=1)
+        sprint(stage, tmp_path, minutes=1, device="cpu", log_steps=1)
     assert not (tmp_path / "config.json").exists()
 
 

@@ -76,7 +76,7 @@ def run(
     place = run_folder(folder, stage.name)
     checkpoints = list_checkpoints(place)
     _check_identity(place, stage.identity(), bool(checkpoints))
-    dependents = _dependents(folder, stage)
+    others = dependents(folder, stage)
     _check_options(stage, options)
     if init is not None and not checkpoints:
         stage.initialise(init)
@@ -98,9 +98,9 @@ def run(
     for first in stage.phase_starts():
         engine.shard(stage.sample_indices(first))  # batch sizes that cannot be shared fail now
     start = _resume(checkpoints[-1], stage, engine, ema) if checkpoints else 0
-    if dependents and start < stage.config.steps:
+    if others and start < stage.config.steps:
         raise ValueError(
-            f"{folder}: its {', '.join(dependents)} was trained against what training "
+            f"{folder}: its {', '.join(others)} was trained against what training "
             f"{stage.name} would change; use another --out"
         )
     if engine.is_main:
@@ -115,7 +115,7 @@ def run(
         done = _train(stage, options, engine, ema, saver, log, scorer, start)
     if engine.is_main:
         _write_skipped(place, stage, start)
-    if done == start and not dependents:  # a finished run, called again: a kill may have come
+    if done == start and not others:  # a finished run, called again: a kill may have come
         saver.export()  # between its last checkpoint and its part
     return done
 
@@ -273,7 +273,7 @@ def _check_identity(place: Path, identity: dict[str, Any], has_checkpoints: bool
         )
 
 
-def _dependents(folder: Path, stage: Stage) -> list[str]:
+def dependents(folder: Path, stage: Stage) -> list[str]:
     """The folder's other parts that were trained against what this stage writes."""
     return [
         name

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from soundcrafter.device import choose_device
-from soundcrafter.files import make_folder
+from soundcrafter.files import make_folder, write_json
+from soundcrafter.train.checkpoint import list_checkpoints
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.log import Log, Report
-from soundcrafter.train.loop import run_folder
+from soundcrafter.train.loop import IDENTITY, dependents, run_folder
 from soundcrafter.train.schedule import cosine_rate
 from soundcrafter.train.stage import Batch, Player, Stage
 
@@ -35,18 +36,29 @@ def sprint(
     init: Path | None = None,
     log_steps: int = 100,
     report: Report | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Train a stage into the model folder for `minutes`; returns the steps made.
 
     The learning rate follows the clock: a warm-up of `warmup_steps`, then a cosine over the
     minutes to `final_learning_rate`; `steps` is not used. The time starts when the data is in
-    memory. `report` gets every log entry. Raises ValueError for what cannot be trained so, and
-    where the loss is not finite at a log entry; an update that is not finite is left out.
+    memory; `clock` tells the seconds. `report` gets every log entry. Raises ValueError for what
+    cannot be trained so, for a folder with parts that depend on what would change, and where the
+    loss is not finite at a log entry; an update that is not finite is left out.
     """
     if not minutes > 0:
         raise ValueError(f"minutes: got {minutes}; allowed: above 0")
     if stage.config.accumulate > 1 or stage.config.precision == "fp16":
         raise ValueError("accumulate, precision: allowed here: accumulate 1, precision fp32, bf16")
+    place = run_folder(folder, stage.name)
+    if list_checkpoints(place):
+        raise ValueError(f"{place}: holds a run with checkpoints; use another --out")
+    others = dependents(folder, stage)
+    if others:
+        raise ValueError(
+            f"{folder}: its {', '.join(others)} was trained against what training {stage.name} "
+            "would change; use another --out"
+        )
     where = choose_device(device)
     if init is not None:
         stage.initialise(init)
@@ -54,16 +66,16 @@ def sprint(
     ema.shadow.to(where)
     torch.manual_seed(stage.config.seed)
     runner = _Runner(stage, where)
-    place = run_folder(folder, stage.name)
     make_folder(place)
+    write_json(place / IDENTITY, stage.identity())
     log = Log(place, 0, report)
-    began, step, logged = time.monotonic(), 0, 0
+    began, step, logged = clock(), 0, 0
     progress = 0.0
     try:
         while progress < 1.0:
             runner.run(step, cosine_rate(step, progress, stage.config))
             step += 1
-            progress = (time.monotonic() - began) / (60 * minutes)
+            progress = (clock() - began) / (60 * minutes)
             if step % EMA_EVERY == 0 or progress >= 1.0:
                 ema.update(stage.network)
             if step % log_steps == 0 or progress >= 1.0:
