@@ -15,9 +15,10 @@ from soundcrafter.audio import Wave, fit_length
 from soundcrafter.files import replacing
 from soundcrafter.mel import LogMel, MelConfig
 
-# of a log entry: no losses
+# entries of a training log that are not losses; "loss" is their weighted sum
 LOG_FACTS = (
     *("step", "loss", "learning_rate", "samples_per_second", "seconds", "memory_gb", "phase"),
+    *("progress", "gradient_norm", "discriminator_gradient_norm"),
 )
 
 _TICKS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
@@ -94,8 +95,9 @@ def plot_losses(
 ) -> None:
     """Draw the training losses of stages as a PNG: one panel a stage, steps across.
 
-    `logs` maps a stage to the entries of its log.jsonl. Each loss is divided by its first value,
-    so that losses of different size share a panel. ValueError for a path not a writable .png.
+    `logs` maps a stage to the entries of its log.jsonl. The axis is linear from -0.01 to 0.01 and
+    logarithmic beyond, so that losses of different size and sign share a panel. ValueError for a
+    path not a writable .png.
     """
     figure = _figure(3.2 * len(logs), 2.8)
     panels = figure.subplots(1, len(logs), squeeze=False)[0]
@@ -103,9 +105,9 @@ def plot_losses(
         names = dict.fromkeys(name for entry in entries for name in entry)
         for name in (name for name in names if name not in LOG_FACTS):
             points = [(entry["step"], entry[name]) for entry in entries if name in entry]
-            first = points[0][1] or 1.0
-            axes.plot([x for x, _ in points], [y / first for _, y in points], label=name, lw=1)
-        axes.set(title=stage, xlabel="step", ylabel="loss / first")
+            axes.plot([x for x, _ in points], [y for _, y in points], label=name, lw=1)
+        axes.set_yscale("symlog", linthresh=0.01)
+        axes.set(title=stage, xlabel="step", ylabel="loss")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
     _save(figure, Path(path))

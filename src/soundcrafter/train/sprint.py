@@ -128,7 +128,7 @@ class _Runner:
         """The losses of the last step and the norms of their gradients. ValueError where a loss is
         not finite: a gradient that is not was left out."""
         values = {name: float(value) for name, value in self._losses[self._kind].items()}
-        losses = (name for name in values if not name.endswith("gradient"))
+        losses = (name for name in values if not name.endswith("gradient_norm"))
         broken = [name for name in losses if not math.isfinite(values[name])]
         if broken:
             raise ValueError(f"{self.stage.name}: not finite: {', '.join(broken)}; nothing saved")
@@ -181,7 +181,7 @@ class _Learner:
         self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         batch.update(extras)
-        return {key: value.detach() for key, value in {**terms, "gradient": norm}.items()}
+        return {key: value.detach() for key, value in {**terms, "gradient_norm": norm}.items()}
 
 
 def _on_a_side_stream(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
