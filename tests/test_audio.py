@@ -15,8 +15,10 @@ from soundcrafter.audio import (
     WRITE_SUFFIXES,
     AudioInfo,
     audio_info,
+    channels_cancel,
     fit_length,
     limit_peak,
+    list_audio,
     normalize_peak,
     read_audio,
     resample,
@@ -291,3 +293,35 @@ def test_clips_are_what_their_table_says(clips):
         assert row["file"] in credits
         assert row["attribution"] in credits
         assert np.abs(read_audio(clips / row["file"], RATE)).max() > 0.01
+
+
+def test_channels_in_opposite_phase_are_no_silence(tmp_path):
+    left = tone()
+    pairs = {"opposite": (left, -left), "one": (left, 0 * left), "both": (left, 0.5 * left)}
+    found = {}
+    for name, channels in pairs.items():
+        soundfile.write(tmp_path / f"{name}.wav", np.stack(channels, 1), RATE, subtype="FLOAT")
+        found[name] = read_audio(tmp_path / f"{name}.wav", RATE)
+    np.testing.assert_allclose(found["opposite"], left, atol=1e-6)
+    np.testing.assert_allclose(found["one"], left / 2, atol=1e-6)
+    np.testing.assert_allclose(found["both"], 0.75 * left, atol=1e-6)
+    noise = np.random.default_rng(0).normal(size=(1000, 2)).astype("f4")
+    assert not channels_cancel(noise)  # independent channels lose 3 dB
+    alone = np.zeros((100, 6), "f4")
+    alone[:, 4] = 1.0
+    assert not channels_cancel(alone)  # 5.1 sound from one speaker
+    assert channels_cancel(np.stack([left, -0.7 * left], 1))
+
+
+def test_list_audio_follows_links_once_and_leaves_hidden_names_out(tmp_path):
+    data, other = tmp_path / "data", tmp_path / "other"
+    for name in ("b.wav", "a/c.FLAC", ".trash/d.wav", "a/.ipynb_checkpoints/e.wav", "notes.txt"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes(b"")
+    (data / ".f.wav").write_bytes(b"")
+    other.mkdir()
+    (other / "g.ogg").write_bytes(b"")
+    (data / "link").symlink_to(other)
+    (other / "back").symlink_to(data)  # a loop
+    names = [file.relative_to(data).as_posix() for file in list_audio(data)]
+    assert names == ["a/c.FLAC", "b.wav", "link/g.ogg"]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -246,6 +247,17 @@ def test_data_check(run, clips, tmp_path):
     assert "recordings: 4" in text.out
     assert "skipped: 2" in text.out
     assert "adafruit_0003.ogg" in text.out
+
+
+def test_data_check_names_channels_that_cancel(run, tmp_path):
+    wave = np.sin(np.arange(8000) * 0.1).astype(np.float32)
+    soundfile.write(tmp_path / "wide.wav", np.stack([wave, -wave], 1), 8000)
+    facts = json.loads(run("data", "check", tmp_path, "--decode", "--json").out)
+    assert facts["recordings"] == 1
+    assert facts["notes"] == [
+        ["wide.wav", "its channels cancel each other: the loudest one is used"]
+    ]
+    assert "wide.wav: its channels cancel" in run("data", "check", tmp_path, "--decode").out
 
 
 def test_train_from_encoded_data(run, clips, tiny_recipe, tiny_model, tmp_path):

@@ -26,6 +26,8 @@ WRITE_SUFFIXES = (".wav", ".flac", ".ogg")
 _ENCODINGS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 _BLOCK = 65_536  # libsndfile's Vorbis encoder overflows its stack on minutes given at once
 _MAX_WRITE_RATE = 200_000  # Hz; above it libsndfile's Vorbis encoder crashes, FLAC refuses
+# Where averaging the channels loses more than this, they cancel each other: 12 dB of power.
+_CANCELLED = 10**-1.2
 _SILENCE = 1e-6  # a peak below this is rounding left by the DC removal, not sound
 
 
@@ -55,7 +57,7 @@ def read_audio(
     start: float = 0.0,
     seconds: float | None = None,
 ) -> Wave:
-    """Read a wave [N] at `sample_rate`, its channels averaged.
+    """Read a wave [N] at `sample_rate`, its channels mixed by `to_mono`.
 
     `start` and `seconds` choose a part; what lies beyond the end of the file is left out, not
     padded. Values are as the file holds them: a float or lossy file may pass 1.
@@ -63,6 +65,22 @@ def read_audio(
     than `start`, or holds NaN or infinity.
     """
     _check_rate("sample_rate", sample_rate)
+    channels, rate = read_channels(path, start=start, seconds=seconds)
+    wave = resample(to_mono(channels), rate, sample_rate)
+    if seconds is not None:
+        wave = wave[: max(1, round(seconds * sample_rate))]
+    if not len(wave):
+        raise ValueError(f"{path}: no sound in it")
+    return wave
+
+
+def read_channels(
+    path: str | os.PathLike[str], *, start: float = 0.0, seconds: float | None = None
+) -> tuple[NDArray[np.float32], int]:
+    """The samples [N, channels] of a file, as they are, and its sample rate in Hz.
+
+    With `seconds`, the part may be a sample longer. Raises ValueError as `read_audio`.
+    """
     if not (math.isfinite(start) and start >= 0):
         raise ValueError(f"start: got {start}; allowed: 0 s or more")
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
@@ -76,15 +94,50 @@ def read_audio(
             file.seek(first)
         # one sample too many rather than one too few: the exact cut is made after resampling
         count = -1 if seconds is None else min(math.ceil(seconds * rate), file.frames - first)
-        wave = file.read(count, dtype="float32", always_2d=True).mean(axis=1)
-    if not np.isfinite(wave).all():
+        samples = file.read(count, dtype="float32", always_2d=True)
+    if not np.isfinite(samples).all():
         raise ValueError(f"{path}: holds NaN or infinite samples")
-    wave = resample(wave, rate, sample_rate)
-    if seconds is not None:
-        wave = wave[: max(1, round(seconds * sample_rate))]
-    if not len(wave):
-        raise ValueError(f"{path}: no sound in it")
-    return wave
+    return samples, rate
+
+
+def to_mono(channels: NDArray[np.float32]) -> Wave:
+    """channels [N, C] -> wave [N]: their mean, or where they cancel each other the loudest one."""
+    if channels_cancel(channels):
+        return np.ascontiguousarray(channels[:, np.square(channels).mean(axis=0).argmax()])
+    return channels.mean(axis=1)
+
+
+def channels_cancel(channels: NDArray[np.float32]) -> bool:
+    """Whether the mean of channels [N, C] is more than 12 dB below the loudest one, as that of
+    channels in opposite phase is. (The mean of one channel and silence is 6 dB below it.)"""
+    if channels.shape[1] < 2 or not len(channels):
+        return False
+    loudest = np.square(channels).mean(axis=0).max()
+    limit = _CANCELLED * (2 / channels.shape[1]) ** 2  # of more channels one alone weighs less
+    return bool(np.square(channels.mean(axis=1)).mean() < limit * loudest)
+
+
+def list_audio(folder: str | os.PathLike[str]) -> list[Path]:
+    """All sound files below a folder, sorted: those that `read_audio` reads by their suffix.
+
+    Links to folders are followed, once each. Names that begin with a dot are left out, and all
+    that is in such folders.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(place, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES
+        ]
+    return sorted(found)
 
 
 def write_audio(path: str | os.PathLike[str], wave: Wave, sample_rate: int) -> None:

@@ -56,7 +56,7 @@ def check(
         print(f"{key}: {facts[key]}")
     print(f"splits: {facts['splits']}")
     print(f"skipped: {len(facts['skipped'])}")
-    for file, reason in facts["skipped"]:
+    for file, reason in (*facts["skipped"], *facts["notes"]):
         print(f"  {file}: {reason}")
 
 

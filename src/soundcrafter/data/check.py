@@ -5,11 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.audio import read_audio
+from soundcrafter.audio import channels_cancel, read_channels
 from soundcrafter.data.dataset import prefetch
 from soundcrafter.data.manifest import Manifest, read_manifest
 
-_RATE = 16_000  # any rate would do: the samples are thrown away
 _THREADS = 2
 
 
@@ -21,18 +20,20 @@ def check(
     decode: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Counts of a manifest, ready for JSON; with `decode` every file is read to its end.
+    """Counts of a manifest, ready for JSON; with `decode` every file is read to its end,
+    and `notes` says what is unusual about some.
 
     Raises ValueError where the manifest itself cannot be used.
     """
     manifest = read_manifest(data, split=split, label_column=label_column)
     skipped = [list(pair) for pair in manifest.skipped]
     recordings = manifest.recordings
+    notes: list[list[str]] = []
     if decode:
-        faults = _faults(manifest, progress)
-        pairs = list(zip(recordings, faults, strict=True))
-        skipped += [[manifest.name(r), fault] for r, fault in pairs if fault is not None]
-        recordings = tuple(r for r, fault in pairs if fault is None)
+        decoded = list(zip(recordings, _decode(manifest, progress), strict=True))
+        skipped += [[manifest.name(r), fault] for r, (fault, _) in decoded if fault]
+        notes += [[manifest.name(r), note] for r, (_, note) in decoded if note]
+        recordings = tuple(r for r, (fault, _) in decoded if not fault)
     return {
         "recordings": len(recordings),
         "minutes": round(sum(r.seconds for r in recordings) / 60, 2),
@@ -40,24 +41,30 @@ def check(
         "labels": len({r.label for r in recordings if r.label is not None}),
         "splits": dict(Counter(r.split for r in recordings if r.split is not None)),
         "skipped": skipped,
+        "notes": notes,
     }
 
 
-def _faults(manifest: Manifest, progress: Callable[[int, int], None] | None) -> list[str | None]:
-    """Why each recording cannot be decoded; None where it can."""
+def _decode(
+    manifest: Manifest, progress: Callable[[int, int], None] | None
+) -> list[tuple[str, str]]:
+    """Of each recording why it cannot be decoded, and what is to be known of it; "" for neither."""
 
-    def fault(number: int) -> str | None:
+    def look(number: int) -> tuple[str, str]:
         recording = manifest.recordings[number]
         try:
-            read_audio(recording.file, _RATE, start=recording.start, seconds=recording.seconds)
+            channels, _ = read_channels(
+                recording.file, start=recording.start, seconds=recording.seconds
+            )
         except ValueError as error:
-            return str(error)
-        return None
+            return str(error), ""
+        note = "its channels cancel each other: the loudest one is used"
+        return "", note if channels_cancel(channels) else ""
 
-    faults: list[str | None] = []
+    found: list[tuple[str, str]] = []
     total = len(manifest.recordings)
-    for reason in prefetch(fault, range(total), _THREADS, 4 * _THREADS):
-        faults.append(reason)
+    for result in prefetch(look, range(total), _THREADS, 4 * _THREADS):
+        found.append(result)
         if progress is not None:
-            progress(len(faults), total)
-    return faults
+            progress(len(found), total)
+    return found

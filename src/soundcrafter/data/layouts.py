@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.audio import AUDIO_SUFFIXES
+from soundcrafter.audio import AUDIO_SUFFIXES, list_audio
 from soundcrafter.files import read_json
 
 CLIP_SECONDS = 10  # every AudioCaps clip, as every AudioSet segment
@@ -96,7 +96,7 @@ def index_audio(folder: Path, *, below: bool = True) -> dict[str, Path]:
     Of equal names the first path stays. Hidden files, which may be half written, are left out.
     """
     files: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*") if below else folder.iterdir()):
+    for file in list_audio(folder) if below else sorted(folder.iterdir()):
         if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith("."):
             files.setdefault(file.stem, file)
     return files

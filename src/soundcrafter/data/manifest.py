@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.audio import AUDIO_SUFFIXES, audio_info
+from soundcrafter.audio import audio_info, list_audio
 from soundcrafter.data.layouts import find_clip, index_audio, seconds_in, split_in
 
 Row = dict[str, Any]
@@ -97,7 +97,7 @@ def read_manifest(
     elif need_caption:
         raise ValueError(f"{path}: no table in this folder; captions need one (file, caption)")
     else:
-        rows = [{"file": file.relative_to(root).as_posix()} for file in _audio_files(root)]
+        rows = [{"file": file.relative_to(root).as_posix()} for file in list_audio(root)]
     for column, value in (where or {}).items():
         rows = _with_value(rows, column, value, path)
     return _check(path, root, _of_split(rows, split, path), label_column, need_caption)
@@ -205,21 +205,41 @@ def _tables_in(folder: Path) -> list[Path]:
 
 
 def read_table(path: Path) -> tuple[set[str], list[Row]]:
-    """The columns and rows of a csv or jsonl file. Raises ValueError where it cannot be read."""
+    """The columns and rows of a csv or jsonl file; a row with a list of captions becomes one for
+    each. Raises ValueError where it cannot be read, and for a csv row of too many fields."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".jsonl":
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
             if not all(isinstance(row, dict) for row in rows):
                 raise ValueError("every line must be a JSON object")
-            return {column for row in rows for column in row}, rows
+            return {column for row in rows for column in row}, _one_caption_each(rows)
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        rows = list(reader)
+        rows = []
+        for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"line {reader.line_num} has more fields than columns "
+                    f"({', '.join(reader.fieldnames or ())}); put quotes around text with commas"
+                )
+            rows.append(row)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: not a {path.suffix or 'csv'} table: {error}") from None
     return set(reader.fieldnames or ()), rows
+
+
+def _one_caption_each(rows: Sequence[Row]) -> list[Row]:
+    found = []
+    for row in rows:
+        captions = row.get("caption")
+        if isinstance(captions, list):
+            shared = {**row, "group": row.get("group") or row.get("file")}
+            found += [{**shared, "caption": caption} for caption in captions or [None]]
+        else:
+            found.append(row)
+    return found
 
 
 def _rows(table: Path, label_column: str, need_caption: bool) -> list[Row]:
@@ -255,10 +275,6 @@ def _audiocaps_rows(table: Path, rows: Sequence[Row]) -> list[Row]:
         name = (file or table.parent / f"Y{clip}.wav").relative_to(table.parent).as_posix()
         found.append({"file": name, "caption": row["caption"], "split": split, "group": clip})
     return found
-
-
-def _audio_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
 
 
 def _of_split(rows: list[Row], split: str | None, path: Path) -> list[Row]:
@@ -320,7 +336,7 @@ def _recording(root: Path, row: Row, label_column: str, need_caption: bool) -> R
     if need_caption and caption is None:
         raise ValueError("no caption")
     return Recording(
-        file=root / file,
+        file=_file(root, row["file"]),
         caption=caption,
         label=_text(row.get(label_column)),
         split=_text(row.get("split")),
@@ -329,6 +345,12 @@ def _recording(root: Path, row: Row, label_column: str, need_caption: bool) -> R
         group=_text(row.get("group")),
         sample_rate=_number(row, "sample_rate", "Hz"),
     )
+
+
+def _file(root: Path, name: Any) -> Path:
+    """The file of that name, which may begin or end in blanks; without them where none does."""
+    exact = root / str(name)
+    return exact if exact.is_file() else root / str(name).strip()
 
 
 def read_lengths(files: Iterable[Path]) -> dict[Path, float | str]:
