@@ -74,7 +74,10 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, N] -> [B, C, N]."""
         for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
-            x = x + conv2(F.leaky_relu(conv1(F.leaky_relu(x, _SLOPE)), _SLOPE))
+            hidden = conv1(F.leaky_relu(x, _SLOPE))
+            hidden = conv2(F.leaky_relu(hidden, _SLOPE, inplace=True))
+            hidden += x
+            x = hidden
         return x
 
 
@@ -101,7 +104,7 @@ class HiFiGAN(nn.Module):
         x = self.conv_pre(mel[:, 0].transpose(1, 2).to(self.conv_pre.weight.dtype))
         for stage in self.stages:
             x = stage(x)
-        wave = self.conv_post(F.leaky_relu(x, _LAST_SLOPE)).float().tanh()[:, 0]
+        wave = self.conv_post(F.leaky_relu(x, _LAST_SLOPE, inplace=True)).float().tanh()[:, 0]
         return wave[:, : mel.shape[2] * self.config.mel.hop]
 
 
@@ -120,11 +123,11 @@ class _Stage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, N] -> [B, C / 2, N'], about ratio N."""
-        x = self.upsample(F.leaky_relu(x, _SLOPE))
+        """x [B, C, N], overwritten -> [B, C / 2, N'], about ratio N."""
+        x = self.upsample(F.leaky_relu(x, _SLOPE, inplace=True))
         total = self.blocks[0](x)
         for block in self.blocks[1:]:
-            total = total + block(x)
+            total += block(x)
         return total / len(self.blocks)
 
 

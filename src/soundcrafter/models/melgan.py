@@ -83,7 +83,9 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, N] -> [B, C, N]."""
         hidden = self.conv1(F.leaky_relu(x, _SLOPE))
-        return self.shortcut(x) + self.conv2(F.leaky_relu(hidden, _SLOPE))
+        out = self.shortcut(x)
+        out += self.conv2(F.leaky_relu(hidden, _SLOPE, inplace=True))
+        return out
 
 
 class UpsampleStage(nn.Module):
@@ -105,8 +107,8 @@ class UpsampleStage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, N] -> [B, C / 2, N * ratio]."""
-        x = self.upsample(F.leaky_relu(x, _SLOPE))
+        """x [B, C, N], overwritten -> [B, C / 2, N * ratio]."""
+        x = self.upsample(F.leaky_relu(x, _SLOPE, inplace=True))
         for block in self.blocks:
             x = block(x)
         return x
@@ -150,7 +152,7 @@ class MelGAN(nn.Module):
         x = self.input(x.to(self.input.weight.dtype))
         for stage in self.stages:
             x = stage(x)
-        return self.output(F.leaky_relu(x, _SLOPE)).float().tanh()
+        return self.output(F.leaky_relu(x, _SLOPE, inplace=True)).float().tanh()
 
     def join_bands(self, sub_bands: Tensor) -> Tensor:
         """sub-bands [B, bands, N / bands] -> wave [B, N]; so that a loss on both runs once."""
