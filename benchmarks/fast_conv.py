@@ -1,12 +1,12 @@
-"""Convolutions by fewer products against torch's own, at the sizes that networks have.
+"""Convolutions by fewer products against torch's own, at the sizes in our networks.
 
     python benchmarks/fast_conv.py
     python benchmarks/fast_conv.py --fit
     python benchmarks/fast_conv.py --precision bf16 [--fit]
 
-The first prints, for each size, torch's time over ours, whether ours is taken there, and the
-largest difference over the largest number. --fit times every tile at every size instead, and fits
-the costs that `soundcrafter.models.fast_conv` chooses by: its `_COSTS` are what it prints.
+The first prints, for each size, torch's time over ours, whether ours is used there, and the largest
+difference over the largest value. --fit times every tile at every size instead, and fits and prints
+the `_COSTS` of `soundcrafter.cpu.fast_conv`.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from soundcrafter.bench.meter import in_turns, timed
-from soundcrafter.models import fast_conv as fast
-from soundcrafter.models.conv1d import Conv1d
+from soundcrafter.cpu import fast_conv as fast
+from soundcrafter.cpu.convolutions import FastConv1d
 from soundcrafter.precision import DTYPES
 
 
@@ -73,8 +73,7 @@ def tensors(size: Size, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 @contextmanager
 def gain(least: float) -> Iterator[None]:
-    """Fast convolutions wherever they cost less than this many plain ones, for a while: with 0
-    nowhere."""
+    """Within, use tiles wherever they cost at most this share of torch's convolution; 0: never."""
     ours, fast._GAIN = fast._GAIN, least
     fast._choose.cache_clear()
     try:
@@ -92,10 +91,10 @@ def median(calls: list[Callable[[], object]], repeats: int) -> list[float]:
 
 
 def plain(size: Size, x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], Tensor]:
-    """torch's way: for a 1D convolution the flat one of `Conv1d`, the faster of two."""
+    """torch's convolution: for a 1D one the flat one of `FastConv1d`, which is faster."""
     if size.bands > 1:
         return lambda: F.conv2d(x, weight, bias, padding=size.padding)
-    layer = Conv1d(size.inputs, size.outputs, size.taps, padding=size.padding[0])
+    layer = FastConv1d(size.inputs, size.outputs, size.taps, padding=size.padding[0])
     layer.weight.data, layer.bias.data = weight[..., 0], bias
 
     def flat() -> Tensor:
@@ -125,7 +124,7 @@ def compare(size: Size, dtype: torch.dtype, repeats: int) -> None:
         f"{size.batch} x {size.inputs} x {size.frames} x {size.bands} -> {size.outputs}, "
         f"{'x'.join(map(str, size.kernel))}".ljust(40),
         f"{before / after:5.2f}  {1e3 * before:7.1f} ms -> {1e3 * after:7.1f} ms",
-        f"{'taken' if taken else '-':6} {difference / float(wanted.abs().max()):.0e}",
+        f"{'used' if taken else '-':6} {difference / float(wanted.abs().max()):.0e}",
         flush=True,
     )
 

@@ -1,18 +1,13 @@
-"""What each way of computing gains on a CPU: the same network with it and without it.
+"""What each optimization for a CPU gains: the same network with it and without it.
 
     python benchmarks/switches.py
     python benchmarks/switches.py --precision bf16
 
-times networks for 10.24 s of sound; both ways take turns, the median of --repeats. Prints the ratio
-without / with (above 1: it gains) and the largest difference of what they make. Rows in fp32: 1D
-convolutions as flat 2D ones in channels-last order and transposed ones by phases (HiFi-GAN,
-MelGAN); channels-last order, upsampling by phases, slabs, little freed memory kept (VAE decoder);
-prompt and no prompt as one batch, channels-last order, the vectors of FiLM known before the loop,
-narrow maps by columns (U-Net); and for all of these convolutions by fewer products, which the other
-rows do without. In bf16, for a CPU with instructions for it: packed linear layers, packed 3x3
-convolutions, attention by matrix products (U-Net), and convolutions by fewer products (decoders).
-Decoders have AudioLDM-S's size and random weights; U-Nets are the paper's, of random weights, and
-the bundled model's. --compile adds torch.compile of the U-Nets, minutes each.
+Networks are timed for 10.24 s of sound; both ways take turns, and the median of --repeats counts.
+Prints the ratio without / with (above 1: it gains) and the largest difference of the results.
+In fp32 only the rows "fewer products" use fewer products. Decoders
+have AudioLDM-S's size and random weights; U-Nets are the paper's, with random weights, and the
+bundled model's. --compile adds torch.compile of the U-Nets, minutes each.
 """
 
 import argparse
@@ -20,102 +15,57 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from types import ModuleType
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from fast_conv import gain
 from torch import Tensor, nn
 
 from soundcrafter.bench.meter import in_turns, timed
-from soundcrafter.memory import little_kept
-from soundcrafter.models import attention, conv1d, fast_conv, layers
+from soundcrafter.cpu import fast_conv, slabs
+from soundcrafter.cpu.attention import BlockedAttention
+from soundcrafter.cpu.convolutions import FastConv1d, FastConvTranspose1d
+from soundcrafter.cpu.memory import limit_heap
+from soundcrafter.cpu.optimize import optimize
+from soundcrafter.cpu.upsample import PhasedUpsample
+from soundcrafter.models.attention import SelfAttention
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
+from soundcrafter.models.layers import ResBlock, Upsample
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
-from soundcrafter.models.packed import pack_linears
 from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.models.vae import VAE, VAEConfig
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.precision import cast_weights, cpu_has_bf16
 
 FRAMES = 1024  # of the mel, 10.24 s
+Call = Callable[[], Tensor]
 
 
 @contextmanager
-def plain_convolutions() -> Iterator[None]:
-    """torch's own 1D convolutions for a while."""
-    ours = conv1d.Conv1d.forward, conv1d.ConvTranspose1d.forward
-    conv1d.Conv1d.forward = nn.Conv1d.forward
-    conv1d.ConvTranspose1d.forward = nn.ConvTranspose1d.forward
+def patched(owner: Any, name: str, value: object) -> Iterator[None]:
+    """Within, another value of an attribute of a module or class."""
+    ours = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        conv1d.Conv1d.forward, conv1d.ConvTranspose1d.forward = ours
+        setattr(owner, name, ours)
 
 
 @contextmanager
-def patched(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    """Another value of a module's name for a while."""
-    ours = getattr(module, name)
-    setattr(module, name, value)
-    try:
+def plain_1d() -> Iterator[None]:
+    """Within, torch's own 1D convolutions."""
+    with (
+        patched(FastConv1d, "forward", nn.Conv1d.forward),
+        patched(FastConvTranspose1d, "forward", nn.ConvTranspose1d.forward),
+    ):
         yield
-    finally:
-        setattr(module, name, ours)
-
-
-def fewer_products(name: str, call: Callable[[], Tensor], repeats: int) -> None:
-    def without() -> Tensor:
-        with gain(0.0):
-            return call()
-
-    compare(f"fewer products, {name}", without, call, repeats)
-
-
-def decoder(*, channels_last: bool, folded: bool) -> VAE:
-    torch.manual_seed(0)
-    vae = VAE(VAEConfig()).eval()
-    if channels_last:
-        vae.to(memory_format=torch.channels_last)
-    for module in vae.modules():
-        if folded and isinstance(module, layers.Upsample):
-            module.fold()
-    return vae
-
-
-def vocoder_row(vocoder: nn.Module, mel: Tensor, repeats: int) -> None:
-    def plain() -> Tensor:
-        with plain_convolutions():
-            return vocoder(mel)
-
-    compare(f"1D convolutions, {type(vocoder).__name__}", plain, partial(vocoder, mel), repeats)
-
-
-def decoder_rows(folded: VAE, latent: Tensor, repeats: int) -> None:
-    torchs = decoder(channels_last=False, folded=False)
-    ordered = decoder(channels_last=True, folded=False)
-    in_torchs, in_ordered = partial(torchs.decode, latent), partial(ordered.decode, latent)
-    in_folded = partial(folded.decode, latent)
-
-    def whole() -> Tensor:
-        with patched(layers, "_SLABS_FROM", 2**62):
-            return in_folded()
-
-    def keeping_little() -> Tensor:
-        with little_kept(folded):
-            return in_folded()
-
-    with patched(layers, "_SLABS_FROM", 2**62):
-        compare("channels-last, VAE decoder", in_torchs, in_ordered, repeats)
-        compare("upsampling by phases, VAE decoder", in_ordered, in_folded, repeats)
-    compare("slabs, VAE decoder", whole, in_folded, repeats)
-    compare("little kept, VAE decoder", in_folded, keeping_little, repeats)
 
 
 class Known(nn.Module):
-    """A layer whose result is known: what a sampler that computed it before its loop would read."""
+    """A layer whose result is known, as if a sampler had computed it before its loop."""
 
     def __init__(self, layer: nn.Module, x: Tensor) -> None:
         super().__init__()
@@ -125,79 +75,83 @@ class Known(nn.Module):
         return self.result
 
 
-def unet_rows(name: str, unet: UNet, latent: Tensor, repeats: int, *, compiling: bool) -> None:
+class Comparison:
+    """Prints a row for each optimization."""
+
+    def __init__(self, repeats: int) -> None:
+        self.repeats = repeats
+
+    def __call__(self, name: str, without: Call, with_it: Call) -> None:
+        difference = float((without() - with_it()).abs().max())
+        cpu = torch.device("cpu")
+        jobs = {key: partial(timed, way, cpu) for key, way in enumerate((without, with_it))}
+        seconds = in_turns(jobs, self.repeats)
+        before, after = (statistics.median(runs) for runs in seconds.values())
+        print(
+            f"{name:44} {before / after:5.2f}  {before:7.3f} s -> {after:7.3f} s  {difference:.1e}"
+        )
+
+    def within(self, name: str, context: Callable[[], AbstractContextManager], call: Call) -> None:
+        """The call within a context that switches the optimization off, and without it."""
+
+        def without() -> Tensor:
+            with context():
+                return call()
+
+        self(name, without, call)
+
+
+def plain_decoder() -> VAE:
+    torch.manual_seed(0)
+    return VAE(VAEConfig()).eval()
+
+
+def decoder_rows(compare: Comparison, fast: VAE, latent: Tensor) -> None:
+    plain = plain_decoder()
+    ordered = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    call = partial(fast.decode, latent)
+
+    def heap_limited() -> Tensor:
+        with limit_heap(fast):
+            return call()
+
+    without_slabs = partial(patched, slabs, "_SLABS_FROM", 2**62)
+    in_order = partial(ordered.decode, latent)
+    compare("channels-last, VAE decoder", partial(plain.decode, latent), in_order)
+    with without_slabs():
+        without_phases = partial(patched, PhasedUpsample, "forward", Upsample.forward)
+        compare.within("upsampling by phases, VAE decoder", without_phases, call)
+    compare.within("slabs, VAE decoder", without_slabs, call)
+    compare("heap limited, VAE decoder", call, heap_limited)
+
+
+def unet_rows(
+    compare: Comparison, name: str, unet: UNet, latent: Tensor, *, compiling: bool
+) -> None:
     """The ways of a guided step: latent [1, C, T, F] with a prompt and without one."""
     pair, t = latent.repeat(2, 1, 1, 1), torch.full((2,), 500.0)
     cond = torch.randn(2, unet.config.embed_dim)
     own = copy.deepcopy(unet).to(memory_format=torch.contiguous_format)
-    last = copy.deepcopy(unet).to(memory_format=torch.channels_last)
+    together = partial(unet, pair, t, cond)
 
     def one_by_one() -> Tensor:
-        return torch.cat([last(pair[i : i + 1], t[:1], cond[i : i + 1]) for i in range(2)])
+        return torch.cat([unet(pair[i : i + 1], t[:1], cond[i : i + 1]) for i in range(2)])
 
-    def together() -> Tensor:
-        return last(pair, t, cond)
-
-    compare(f"prompt and no prompt at once, {name}", one_by_one, together, repeats)
-    compare(f"channels-last, {name}", lambda: own(pair, t, cond), together, repeats)
-    columns(name, together, repeats)
-    known, emb = copy.deepcopy(last), last.embed(t, cond)
+    compare(f"prompt and no prompt at once, {name}", one_by_one, together)
+    compare(f"channels-last, {name}", partial(own, pair, t, cond), together)
+    without_columns = partial(patched, fast_conv, "_NARROW", 0)
+    compare.within(f"narrow maps by columns, {name}", without_columns, together)
+    known, emb = copy.deepcopy(unet), unet.embed(t, cond)
     for module in known.modules():
-        if isinstance(module, layers.ResBlock):
+        if isinstance(module, ResBlock):
             module.emb_proj = Known(module.emb_proj, emb)
-    compare(f"FiLM vectors known, {name}", together, lambda: known.denoise(pair, emb), repeats)
+    compare(f"FiLM vectors known, {name}", together, partial(known.denoise, pair, emb))
     if compiling:
-        faster = torch.compile(last)
+        faster = torch.compile(unet)
         began = time.perf_counter()
         faster(pair, t, cond)
         print(f"compiling, {name}: {time.perf_counter() - began:.0f} s")
-        compare(f"torch.compile, {name}", together, lambda: faster(pair, t, cond), repeats)
-
-
-def unet_rows_in_bf16(name: str, unet: UNet, latent: Tensor, repeats: int) -> None:
-    """What is done in bf16 alone; latent [1, C, T, F] with a prompt and without one."""
-    pair, t = latent.repeat(2, 1, 1, 1), torch.full((2,), 500.0)
-    cond = torch.randn(2, unet.config.embed_dim)
-    loose, linears, packed = copy.deepcopy(unet), copy.deepcopy(unet), copy.deepcopy(unet)
-    packed.pack_convolutions(latent.shape[3])
-    for network in (linears, packed):
-        pack_linears(network)
-
-    def ours() -> Tensor:
-        return packed(pair, t, cond)
-
-    def without_convolutions() -> Tensor:
-        return linears(pair, t, cond)
-
-    def fused_attention() -> Tensor:
-        with patched(attention, "attend", F.scaled_dot_product_attention):
-            return ours()
-
-    compare(
-        f"packed linear layers, {name}", lambda: loose(pair, t, cond), without_convolutions, repeats
-    )
-    compare(f"packed 3x3 convolutions, {name}", without_convolutions, ours, repeats)
-    if any(isinstance(module, attention.SelfAttention) for module in packed.modules()):
-        compare(f"attention by matrix products, {name}", fused_attention, ours, repeats)
-
-
-def columns(name: str, call: Callable[[], Tensor], repeats: int) -> None:
-    def without() -> Tensor:
-        with patched(fast_conv, "NARROW", 0):
-            return call()
-
-    compare(f"narrow maps by columns, {name}", without, call, repeats)
-
-
-def compare(
-    name: str, without: Callable[[], Tensor], with_it: Callable[[], Tensor], repeats: int
-) -> None:
-    difference = float((without() - with_it()).abs().max())
-    cpu = torch.device("cpu")
-    jobs = {key: partial(timed, way, cpu) for key, way in enumerate((without, with_it))}
-    seconds = in_turns(jobs, repeats)
-    before, after = (statistics.median(runs) for runs in seconds.values())
-    print(f"{name:44} {before / after:5.2f}  {before:7.3f} s -> {after:7.3f} s  {difference:.1e}")
+        compare(f"torch.compile, {name}", together, partial(faster, pair, t, cond))
 
 
 def main() -> None:
@@ -208,46 +162,47 @@ def main() -> None:
     options = parser.parse_args()
     if options.precision == "bf16" and not cpu_has_bf16():
         parser.error("--precision: this CPU has no bf16 instructions")
-    repeats = options.repeats
+    in_bf16 = options.precision == "bf16"
+    compare = Comparison(options.repeats)
     torch.manual_seed(0)
     mel, latent = torch.randn(1, 1, FRAMES, 64), torch.randn(1, 8, FRAMES // 4, 16)
     print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
-    print(f"{'':44} ratio, seconds, largest difference; N {repeats} (median), seed 0")
-    vocoders = (HiFiGAN(HiFiGANConfig()).eval(), MelGAN(MelGANConfig()).eval())
-    folded = decoder(channels_last=True, folded=True)
-    bundled = SoundCrafter.from_pretrained(device="cpu", precision="fp32")
-    paper = UNet(UNetConfig()).eval().to(memory_format=torch.channels_last)
-    for network in paper.modules():  # else its branches are zero, and any way would be equal
+    print(f"{'':44} ratio, seconds, largest difference; N {options.repeats} (median), seed 0")
+    bundled = SoundCrafter.from_pretrained(device="cpu", precision=options.precision)
+    paper = UNet(UNetConfig()).eval()
+    for network in paper.modules():  # its branches start at zero, which would make any way equal
         if isinstance(network, nn.Conv2d):
             nn.init.normal_(network.weight, std=network.weight[0].numel() ** -0.5)
+    vocoders = (HiFiGAN(HiFiGANConfig()).eval(), MelGAN(MelGANConfig()).eval())
+    decoder = plain_decoder()
+    for network in (*vocoders, decoder, paper):
+        cast_weights(network, options.precision)
+        optimize(network)
     unets = (
         ("paper's U-Net", paper, latent),
         ("bundled U-Net", bundled.unet, bundled.noise(0, FRAMES / 100)),
     )
-    if options.precision == "bf16":
-        for network in (*vocoders, folded, paper, bundled.unet):
-            cast_weights(network, "bf16")
-            for module in network.modules():  # folded in fp32
-                if isinstance(module, layers.Upsample):
-                    module.fold()
+    calls: dict[str, Call] = {type(net).__name__: partial(net, mel) for net in vocoders}
+    calls["VAE decoder"] = partial(decoder.decode, latent)
+    steps: dict[str, Call] = {}
+    for name, unet, noise in unets:
+        cond = torch.randn(2, unet.config.embed_dim)
+        steps[name] = partial(unet, noise.repeat(2, 1, 1, 1), torch.full((2,), 500.0), cond)
+    without_blocks = partial(patched, BlockedAttention, "attend", SelfAttention.attend)
     with torch.inference_mode():
-        if options.precision == "bf16":
-            for name, unet, noise in unets:
-                unet_rows_in_bf16(name, unet, noise, repeats)
-        else:
-            with gain(0.0):
-                for vocoder in vocoders:
-                    vocoder_row(vocoder, mel, repeats)
-                decoder_rows(folded, latent, repeats)
+        with nullcontext() if in_bf16 else gain(0.0):
+            if in_bf16:
+                for name, call in steps.items():
+                    compare.within(f"attention by matrix products, {name}", without_blocks, call)
+            else:
+                for net in vocoders:
+                    name = type(net).__name__
+                    compare.within(f"1D convolutions, {name}", plain_1d, calls[name])
+                decoder_rows(compare, decoder, latent)
                 for name, unet, noise in unets:
-                    unet_rows(name, unet, noise, repeats, compiling=options.compile)
-        for vocoder in vocoders:
-            fewer_products(type(vocoder).__name__, partial(vocoder, mel), repeats)
-        fewer_products("VAE decoder", partial(folded.decode, latent), repeats)
-        for name, unet, noise in unets if options.precision == "fp32" else ():
-            cond = torch.randn(2, unet.config.embed_dim)
-            pair = noise.repeat(2, 1, 1, 1)
-            fewer_products(name, partial(unet, pair, torch.full((2,), 500.0), cond), repeats)
+                    unet_rows(compare, name, unet, noise, compiling=options.compile)
+        for name, call in (calls if in_bf16 else calls | steps).items():
+            compare.within(f"fewer products, {name}", partial(gain, 0.0), call)
 
 
 if __name__ == "__main__":

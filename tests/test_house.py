@@ -21,12 +21,12 @@ LAYERS = (
         "text",
         "plots",
         "precision",
-        "memory",
         "device",
         "sound",
         "workers",
     ),
     ("models", "diffusion"),
+    ("cpu",),
     ("config", "chunks", "options"),
     ("store",),
     ("convert",),
@@ -38,6 +38,7 @@ LAYERS = (
     ("describe", "cli", "web", "__init__", "__main__"),
 )
 APART = ({"models", "diffusion"},)
+CPU_USERS = {"chunks", "pipeline", "evaluate", "bench"}  # nothing else depends on cpu/
 FILES = sorted(PACKAGE.rglob("*.py"))
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 INSTANT = ("__init__.py", "__main__.py", "cli", "audio.py", "settings.py", "files.py")
@@ -106,6 +107,15 @@ def test_imports_go_one_way(file):
         other = name.partition(".")[0]
         assert rank(other) <= rank(room), f"{room} may not import {name}"
         assert other == room or {other, room} not in APART, f"{room} may not import {name}"
+
+
+def test_only_those_who_generate_optimize():
+    rooms = {
+        module_of(file).partition(".")[0]
+        for file in FILES
+        if any(name.startswith("cpu") for name in own_imports(file))
+    }
+    assert rooms - {"cpu"} <= CPU_USERS
 
 
 def test_no_import_leads_in_a_circle():

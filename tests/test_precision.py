@@ -37,10 +37,6 @@ def test_bf16_makes_the_same_sound_of_the_bundled_model():
         crafter = SoundCrafter.from_pretrained(device="cpu", precision=name)
         assert crafter.precision == name
         assert next(crafter.unet.parameters()).dtype == precision.DTYPES[name]
-        packs = name == "bf16" and precision.cpu_has_bf16()
-        level = crafter.unet.down[-1].stages[0]  # of two bands
-        assert (level.res.conv1.weight.numel() == 0) == packs
-        assert (level.res.emb_proj.weight.numel() == 0) == packs
         (sound,) = crafter.generate("rain", seconds=0.6, steps=3, candidates=1)
         assert sound.wave.dtype == np.float32
         waves[name] = torch.from_numpy(sound.wave)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from soundcrafter.cpu.memory import trim_heap
 from soundcrafter.diffusion.guidance import blend_weights, window_starts
-from soundcrafter.memory import return_freed
 from soundcrafter.models.griffin_lim import Turns
 from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.vae import VAE
@@ -54,5 +54,5 @@ def vocode(vocoder: Vocoder, mel: Tensor, frames: int) -> Tensor:
         extra = () if turns is None else (turns.between(low, high + 2),)
         wave = vocoder(piece, *extra)
         out[:, start * hop : end * hop] = wave[:, (start - low) * hop : (end - low) * hop]
-        return_freed()  # what pieces of several sizes leave would add up
+        trim_heap()  # what pieces of several sizes leave would add up
     return out

@@ -12,6 +12,8 @@ import torch
 from soundcrafter import chunks
 from soundcrafter.audio import limit_peak
 from soundcrafter.config import SamplingConfig
+from soundcrafter.cpu.memory import limit_heap, trim_heap, tune_malloc
+from soundcrafter.cpu.optimize import optimize
 from soundcrafter.device import choose_device
 from soundcrafter.diffusion.guidance import (
     Model,
@@ -24,13 +26,10 @@ from soundcrafter.diffusion.noise import step_noise
 from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.hub import find_model
-from soundcrafter.memory import keep_blocks, little_kept, return_freed
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
-from soundcrafter.models.layers import Upsample
 from soundcrafter.models.lora import Adapter
-from soundcrafter.models.packed import pack_linears
 from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
@@ -77,10 +76,9 @@ class SoundCrafter:
         for network in (self.vae, self.unet, self.vocoder):
             cast_weights(network, self.precision)
         if self.device.type == "cpu":
-            keep_blocks()
-            for network in (self.vae, self.unet):
-                _arrange(network)
-            self.unet.pack_convolutions(self._latent_bands)
+            tune_malloc()
+            for network in (self.vae, self.unet, self.vocoder):
+                optimize(network)
 
     @classmethod
     def from_pretrained(
@@ -194,7 +192,7 @@ class SoundCrafter:
             return chunks.vocode(self.vocoder, mel, frames)
 
     def _keeping_little(self, network: torch.nn.Module) -> AbstractContextManager[None]:
-        return little_kept(network) if self.device.type == "cpu" else nullcontext()
+        return limit_heap(network) if self.device.type == "cpu" else nullcontext()
 
     def _sample(
         self,
@@ -285,7 +283,7 @@ class SoundCrafter:
     def _similarity(self, samples: np.ndarray, cond: torch.Tensor) -> float:
         """Cosine of cond [E] and the CLAP embedding of samples [N]."""
         if self.device.type == "cpu":
-            return_freed()  # the vocoder's maps: the audio encoder's have other sizes
+            trim_heap()  # the vocoder's maps: the audio encoder's have other sizes
         return float(self.clap.embed_audio(samples, self.sample_rate)[0] @ cond)
 
     def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:
@@ -305,13 +303,3 @@ class SoundCrafter:
         mel, stride = self.vae.config.mel, self.unet.config.stride[0]
         frames = mel.num_frames(round(seconds * mel.sample_rate)) / self.vae.config.stride[0]
         return math.ceil(frames / stride) * stride
-
-
-def _arrange(network: torch.nn.Module) -> None:
-    """Prepare a network for use on a CPU: same results, less work."""
-    # oneDNN's convolutions of large batches are twice as fast so
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for module in network.modules():
-        if isinstance(module, Upsample):
-            module.fold()
-    pack_linears(network)

@@ -2,7 +2,6 @@
 machine can do at most."""
 
 import gc
-import math
 import os
 import platform
 import threading
@@ -17,8 +16,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from soundcrafter.cpu.memory import trim_heap
 from soundcrafter.device import choose_device
-from soundcrafter.memory import return_freed
 from soundcrafter.options import check_request
 from soundcrafter.precision import choose_precision
 
@@ -116,15 +115,8 @@ def count_flops(work: Work) -> int:
     def of_attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
         return sdpa_flop_count(q, k, v)
 
-    def of_linear(x: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-        return 2 * math.prod(x) * out_shape[-1]
-
-    # what torch's own table leaves out of a CPU's: its attention, and linear layers that are packed
-    more: dict[Any, Callable[..., int]] = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention
-    }
-    if torch.backends.mkldnn.is_available():
-        more[torch.ops.mkldnn._linear_pointwise] = of_linear
+    # torch's own table lacks a CPU's attention
+    more = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: of_attention}
     with FlopCounterMode(display=False, custom_mapping=more) as counter:
         work()
     return int(counter.get_total_flops())
@@ -181,7 +173,7 @@ def memory_rise(modules: Iterable[nn.Module], work: Work, device: torch.device) 
         work()
         synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    return_freed()  # what loading has freed would count as the model's
+    trim_heap()  # what loading has freed would count as the model's
     before = _resident()
     peak = _peak_by_kernel(work) if _reset_kernel_peak() else _peak_by_sampling(work)
     return max(0, peak - before) / 1e6

@@ -1,37 +1,7 @@
 """Self-attention over the positions of a feature map, as the U-Net and the VAE have it."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from soundcrafter.models.packed import GEGLU, Conv1x1, Linear
-from soundcrafter.precision import cpu_has_bf16
-
-_SCORES = 2**20  # that are computed at once, which fit a CPU's cache
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax of q k^T / sqrt(D), times v; all [B, H, N, D].
-
-    In bf16 on a CPU by torch's matrix products, some rows of a few heads after others: its fused
-    attention, which keeps the scores in float32, takes longer (benchmarks/switches.py).
-    """
-    in_bf16 = q.dtype == torch.bfloat16 and q.device.type == "cpu" and cpu_has_bf16()
-    if not in_bf16 or torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(q, k, v)
-    batch, heads, count, width = q.shape
-    q, k, v = (part.reshape(-1, count, width) for part in (q * width**-0.5, k, v))
-    out = torch.empty_like(q)
-    rows = min(count, max(1, _SCORES // count))
-    group = max(1, _SCORES // (rows * count))
-    for start in range(0, count, rows):
-        some = slice(start, start + rows)
-        for first in range(0, len(q), group):
-            few = slice(first, first + group)
-            scores = torch.bmm(q[few, some], k[few].mT)
-            weights = torch.softmax(scores, dim=-1, out=scores)
-            torch.bmm(weights, v[few], out=out[few, some])
-    return out.view(batch, heads, count, width)
 
 
 class SelfAttention(nn.Module):
@@ -41,18 +11,22 @@ class SelfAttention(nn.Module):
         super().__init__()
         assert channels % heads == 0, "heads must divide the channels"
         self.heads = heads
-        self.query = Linear(channels, channels, bias=bias)
-        self.key = Linear(channels, channels, bias=bias)
-        self.value = Linear(channels, channels, bias=bias)
-        self.out = Linear(channels, channels)
+        self.query = nn.Linear(channels, channels, bias=bias)
+        self.key = nn.Linear(channels, channels, bias=bias)
+        self.value = nn.Linear(channels, channels, bias=bias)
+        self.out = nn.Linear(channels, channels)
 
-    def forward(self, tokens: Tensor, plus: Tensor | None = None) -> Tensor:
-        """tokens [B, N, C], and a `plus` to add to the result -> [B, N, C]."""
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens [B, N, C] -> [B, N, C]."""
         q, k, v = (
             projection(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
         )
-        return self.out(attend(q, k, v).transpose(1, 2).flatten(2), plus)
+        return self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax of q k^T / sqrt(D), times v; all [B, H, N, D]."""
+        return F.scaled_dot_product_attention(q, k, v)
 
 
 class TransformerLayer(nn.Module):
@@ -69,13 +43,14 @@ class TransformerLayer(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.attention2 = SelfAttention(channels, heads, bias=False)
         self.norm3 = nn.LayerNorm(channels)
-        self.expand = GEGLU(channels, 8 * channels)
-        self.contract = Linear(4 * channels, channels)
+        self.expand = nn.Linear(channels, 8 * channels)
+        self.contract = nn.Linear(4 * channels, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = self.attention1(self.norm1(tokens), tokens)
-        tokens = self.attention2(self.norm2(tokens), tokens)
-        return self.contract(self.expand(self.norm3(tokens)), tokens)
+        tokens = tokens + self.attention1(self.norm1(tokens))
+        tokens = tokens + self.attention2(self.norm2(tokens))
+        value, gate = self.expand(self.norm3(tokens)).chunk(2, dim=-1)
+        return tokens + self.contract(value * F.gelu(gate))
 
 
 class Transformer(nn.Module):
@@ -84,14 +59,14 @@ class Transformer(nn.Module):
     def __init__(self, channels: int, heads: int, *, norm_groups: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
-        self.proj_in = Conv1x1(channels, channels)
+        self.proj_in = nn.Conv2d(channels, channels, 1)
         self.layer = TransformerLayer(channels, heads)
-        self.proj_out = Conv1x1(channels, channels)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, T, F] -> [B, C, T, F]."""
         tokens = self.layer(to_tokens(self.proj_in(self.norm(x))))
-        return self.proj_out(to_map(tokens, x), x)
+        return x + self.proj_out(to_map(tokens, x))
 
 
 class AttentionBlock(nn.Module):

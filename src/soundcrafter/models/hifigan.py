@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundcrafter.mel import MelConfig
-from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d, activated, summed
 
 _SLOPE = 0.1  # of every leaky ReLU but the last
 _LAST_SLOPE = 0.01  # torch's default
@@ -75,7 +74,10 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, N] -> [B, C, N]."""
         for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
-            x = summed(conv2(activated(conv1(F.leaky_relu(x, _SLOPE)), _SLOPE)), x)
+            hidden = conv1(F.leaky_relu(x, _SLOPE))
+            hidden = conv2(F.leaky_relu(hidden, _SLOPE, inplace=True))
+            hidden += x
+            x = hidden
         return x
 
 
@@ -86,9 +88,9 @@ class HiFiGAN(nn.Module):
         super().__init__()
         self.config = config
         channels, stages = config.channels, len(config.ratios)
-        self.conv_pre = Conv1d(config.mel.num_mels, channels, 7, padding=3)
+        self.conv_pre = nn.Conv1d(config.mel.num_mels, channels, 7, padding=3)
         self.stages = nn.ModuleList(_Stage(config, i) for i in range(stages))
-        self.conv_post = Conv1d(channels // 2**stages, 1, 7, padding=3)
+        self.conv_post = nn.Conv1d(channels // 2**stages, 1, 7, padding=3)
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel [B, 1, T, F] (as `config.mel` makes it) -> wave [B, T * hop] in (-1, 1).
@@ -102,7 +104,7 @@ class HiFiGAN(nn.Module):
         x = self.conv_pre(mel[:, 0].transpose(1, 2).to(self.conv_pre.weight.dtype))
         for stage in self.stages:
             x = stage(x)
-        wave = self.conv_post(activated(x, _LAST_SLOPE)).float().tanh()[:, 0]
+        wave = self.conv_post(F.leaky_relu(x, _LAST_SLOPE, inplace=True)).float().tanh()[:, 0]
         return wave[:, : mel.shape[2] * self.config.mel.hop]
 
 
@@ -113,7 +115,7 @@ class _Stage(nn.Module):
         super().__init__()
         channels = config.channels // 2**index
         kernel, ratio = config.kernels[index], config.ratios[index]
-        self.upsample = ConvTranspose1d(
+        self.upsample = nn.ConvTranspose1d(
             channels, channels // 2, kernel, stride=ratio, padding=(kernel - ratio) // 2
         )
         self.blocks = nn.ModuleList(
@@ -121,14 +123,14 @@ class _Stage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, N], used up where no gradient is needed -> [B, C / 2, N'], about ratio N."""
-        x = self.upsample(activated(x, _SLOPE))
+        """x [B, C, N], overwritten -> [B, C / 2, N'], about ratio N."""
+        x = self.upsample(F.leaky_relu(x, _SLOPE, inplace=True))
         total = self.blocks[0](x)
-        for block in list(self.blocks)[1:]:
-            total = summed(total, block(x))
+        for block in self.blocks[1:]:
+            total += block(x)
         return total / len(self.blocks)
 
 
-def _conv(channels: int, kernel: int, dilation: int) -> Conv1d:
+def _conv(channels: int, kernel: int, dilation: int) -> nn.Conv1d:
     padding = dilation * (kernel - 1) // 2
-    return Conv1d(channels, channels, kernel, dilation=dilation, padding=padding)
+    return nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding)

@@ -11,15 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from soundcrafter.models.conv3x3 import Conv3x3
-from soundcrafter.models.fast_conv import conv2d, fast_conv
-from soundcrafter.models.packed import Conv1x1, Linear
-
 Stride = tuple[int, int]
 Conditioning = Literal["film", "shift"]
-# Numbers in a map from which it is worked through in slabs of so many, which fit a CPU's cache.
-_SLABS_FROM = 2**22
-_SLAB = 2**20
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -112,52 +105,6 @@ def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     return F.silu(norm(x), inplace=not torch.is_grad_enabled())
 
 
-def norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, out: Tensor) -> None:
-    """Add conv(silu(norm(x))), a 3x3 convolution, to `out` in place, a slab of time after another:
-    beside the two maps x [B, C, T, F] and out [B, C', T, F] it needs next to no memory."""
-    frames, spans = x.shape[2], _slabs(x)
-    scale, shift = _affine(norm, x, spans)
-    plain = partial(F.conv2d, weight=conv.weight, bias=conv.bias, padding=(0, 1))
-    convolve = fast_conv(conv.weight, conv.bias, x[:, :, : spans[0][1]], (0, 1)) or plain
-    for start, end in spans:
-        low, high = max(start - 1, 0), min(end + 1, frames)
-        seen = F.silu(torch.addcmul(shift, x[:, :, low:high], scale), inplace=True)
-        ends = (low - start + 1, end + 1 - high)  # rows beyond the map, which are zero
-        if any(ends):
-            seen = F.pad(seen, (0, 0, *ends))
-        out[:, :, start:end] += convolve(seen)
-
-
-def in_slabs(x: Tensor) -> bool:
-    """Whether the map x [B, C, T, F] is so large that it is worked through in slabs: on a CPU,
-    where no gradient needs what lies between."""
-    return x.numel() >= _SLABS_FROM and x.device.type == "cpu" and not torch.is_grad_enabled()
-
-
-def _slabs(x: Tensor) -> list[tuple[int, int]]:
-    """The stretches of time that x [B, C, T, F] is worked through in."""
-    frames, rows = x.shape[2], max(1, _SLAB // x[:, :, 0].numel())
-    return [(start, min(start + rows, frames)) for start in range(0, frames, rows)]
-
-
-def _affine(norm: nn.GroupNorm, x: Tensor, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Scale and shift [B, C, 1, 1] that a group norm is for this x."""
-    total = torch.zeros(x.shape[:2], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for start, end in spans:
-        slab = x[:, :, start:end].float()
-        total += slab.sum((2, 3))
-        squares += slab.square().sum((2, 3))
-    groups = (norm.num_groups, -1)
-    mean = total.unflatten(1, groups).mean(2, keepdim=True) / x[0, 0].numel()
-    power = squares.unflatten(1, groups).mean(2, keepdim=True) / x[0, 0].numel()
-    spread = (power - mean.square() + norm.eps).rsqrt()
-    each = norm.weight.double().unflatten(0, groups)
-    scale = (spread * each).flatten(1)
-    shift = norm.bias.double() - (mean * spread * each).flatten(1)
-    return scale.to(x.dtype)[..., None, None], shift.to(x.dtype)[..., None, None]
-
-
 class ResBlock(nn.Module):
     """Residual block: norm, SiLU, conv, (conditioning,) norm, SiLU, dropout, conv, plus input.
 
@@ -179,22 +126,19 @@ class ResBlock(nn.Module):
         super().__init__()
         self.conditioning = conditioning
         self.norm1 = nn.GroupNorm(norm_groups, in_channels, eps=eps)
-        self.conv1 = Conv3x3(in_channels, out_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         if conditioning is not None:
             outputs = 2 * out_channels if conditioning == "film" else out_channels
-            self.emb_proj = Linear(emb_dim, outputs)
+            self.emb_proj = nn.Linear(emb_dim, outputs)
         self.norm2 = nn.GroupNorm(norm_groups, out_channels, eps=eps)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = Conv3x3(out_channels, out_channels)
-        self.shortcut = Conv1x1(in_channels, out_channels) if in_channels != out_channels else None
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut: nn.Conv2d | None = None
+        if in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        """x [B, C, T, F], emb [B, D] or [B, T, D] after its SiLU -> [B, C', T, F].
-
-        A large map without gradients and conditioning may be used up, for the result.
-        """
-        if self.conditioning is None and in_slabs(x):
-            return self._in_slabs(x)
+        """x [B, C, T, F], emb [B, D] or [B, T, D] after its SiLU -> [B, C', T, F]."""
         h = self.conv1(norm_silu(self.norm1, x))
         if self.conditioning is None:
             h = norm_silu(self.norm2, h)
@@ -202,21 +146,7 @@ class ResBlock(nn.Module):
             assert emb is not None, "a conditioned block needs an embedding"
             h = self._condition(h, self.emb_proj(emb))
         h = self.conv2(self.dropout(h))
-        return x + h if self.shortcut is None else self.shortcut(x, h)
-
-    def _in_slabs(self, x: Tensor) -> Tensor:
-        outputs = self.conv1.out_channels
-        shape = (len(x), outputs, *x.shape[2:])
-        h = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last).zero_()
-        norm_silu_conv(self.norm1, self.conv1, x, h)
-        out = x
-        if self.shortcut is not None:
-            # a 1x1 convolution looks at no neighbours, so that its result can lie where x lay
-            out = x[:, :outputs] if outputs < x.shape[1] else torch.empty_like(h)
-            for start, end in _slabs(x):
-                out[:, :, start:end] = self.shortcut(x[:, :, start:end])
-        norm_silu_conv(self.norm2, self.conv2, h, out)
-        return out
+        return h + (x if self.shortcut is None else self.shortcut(x))
 
     def _condition(self, h: Tensor, vector: Tensor) -> Tensor:
         # [B, C] or [B, T, C] -> [B, C, 1, 1] or [B, C, T, 1]
@@ -262,56 +192,17 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling by a (time, frequency) stride, then a 3x3 convolution.
-
-    Three taps over a doubled axis see two different values, so the same result comes from one
-    convolution of two taps for the even positions and one for the odd: 4/9 of the products for a
-    stride of (2, 2). `fold` changes to that, for use on a CPU; training keeps the plain form.
-    """
+    """Nearest-neighbour upsampling by a (time, frequency) stride, then a 3x3 convolution."""
 
     def __init__(self, channels: int, stride: Stride) -> None:
         super().__init__()
         self.stride = stride
-        self.conv = Conv3x3(channels, channels)
-        self._folded: dict[tuple[int, int], Tensor] = {}  # of each (time, frequency) phase
-
-    @torch.no_grad()
-    def fold(self) -> None:
-        """From now on compute in phases; the weights must not change any more."""
-        self._folded = {
-            (i, j): part.contiguous(memory_format=torch.channels_last)
-            for i, rows in enumerate(_phases(self.conv.weight, 2, self.stride[0]))
-            for j, part in enumerate(_phases(rows, 3, self.stride[1]))
-        }
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """x [B, C, T, F] -> [B, C, T * time stride, F * frequency stride], or of the sides `size`,
-        which are those or one less: what a strided convolution made x of."""
-        whole = (x.shape[2] * self.stride[0], x.shape[3] * self.stride[1])
-        size = size or whole
-        if self._folded and size == whole:
-            return self._in_phases(x, size)
+        which are those or one less: the sides before a strided convolution."""
+        size = size or (x.shape[2] * self.stride[0], x.shape[3] * self.stride[1])
         if size != x.shape[2:]:
             x = F.interpolate(x, size=size, mode="nearest")
         return self.conv(x)
-
-    def _in_phases(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        frames, bands = x.shape[2:]
-        shape = (len(x), self.conv.out_channels, *size)
-        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        padded = F.pad(x, (1, 1, 1, 1))
-        for (i, j), weight in self._folded.items():
-            seen = padded[:, :, i : i + frames - 1 + weight.shape[2]]
-            seen = seen[..., j : j + bands - 1 + weight.shape[3]]
-            out[:, :, i :: self.stride[0], j :: self.stride[1]] = conv2d(
-                seen, weight, self.conv.bias
-            )
-        return out
-
-
-def _phases(weight: Tensor, dim: int, stride: int) -> list[Tensor]:
-    """The taps along `dim` that each of `stride` phases of an upsampled axis sees."""
-    if stride == 1:
-        return [weight]
-    before, here, after = weight.unbind(dim)
-    return [torch.stack([before, here + after], dim), torch.stack([before + here, after], dim)]

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from soundcrafter.models.packed import Linear
 from soundcrafter.models.unet import UNet, UNetConfig
 
 _BEFORE_BLOCKS = ("time_in", "time_out", "cond_proj")  # these stay as they are
@@ -80,11 +78,10 @@ class Adapter(nn.Module):
             assert isinstance(change, LowRank)
             alpha = weight * change.scale
             # in float32, for the U-Net may be in bf16 already
-            with layer.unpacked() if isinstance(layer, Linear) else nullcontext():
-                changed = torch.addmm(
-                    layer.weight.float(), change.up.float(), change.down.float(), alpha=alpha
-                )
-                layer.weight.copy_(changed)
+            changed = torch.addmm(
+                layer.weight.float(), change.up.float(), change.down.float(), alpha=alpha
+            )
+            layer.weight.copy_(changed)
 
     def _targets(self, unet: UNet) -> Mapping[str, nn.Linear]:
         if unet.config != self.config.unet:

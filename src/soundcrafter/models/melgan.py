@@ -10,7 +10,6 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from soundcrafter.mel import MelConfig
-from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d, activated, summed
 from soundcrafter.models.pqmf import PQMF
 
 _SLOPE = 0.2  # of every leaky ReLU
@@ -75,16 +74,18 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
-        self.conv1 = Conv1d(
+        self.conv1 = nn.Conv1d(
             channels, channels, 3, dilation=dilation, padding=dilation, padding_mode="reflect"
         )
-        self.conv2 = Conv1d(channels, channels, 1)
-        self.shortcut = Conv1d(channels, channels, 1)
+        self.conv2 = nn.Conv1d(channels, channels, 1)
+        self.shortcut = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, N] -> [B, C, N]."""
         hidden = self.conv1(F.leaky_relu(x, _SLOPE))
-        return summed(self.shortcut(x), self.conv2(activated(hidden, _SLOPE)))
+        out = self.shortcut(x)
+        out += self.conv2(F.leaky_relu(hidden, _SLOPE, inplace=True))
+        return out
 
 
 class UpsampleStage(nn.Module):
@@ -93,7 +94,7 @@ class UpsampleStage(nn.Module):
     def __init__(self, channels: int, ratio: int, res_layers: int) -> None:
         super().__init__()
         # an odd ratio has no symmetric padding: one more in, one more out keeps N * ratio exact
-        self.upsample = ConvTranspose1d(
+        self.upsample = nn.ConvTranspose1d(
             channels,
             channels // 2,
             2 * ratio,
@@ -106,8 +107,8 @@ class UpsampleStage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, N], used up where no gradient is needed -> [B, C / 2, N * ratio]."""
-        x = self.upsample(activated(x, _SLOPE))
+        """x [B, C, N], overwritten -> [B, C / 2, N * ratio]."""
+        x = self.upsample(F.leaky_relu(x, _SLOPE, inplace=True))
         for block in self.blocks:
             x = block(x)
         return x
@@ -124,12 +125,12 @@ class MelGAN(nn.Module):
         super().__init__()
         self.config = config
         channels, stages = config.channels, len(config.ratios)
-        self.input = Conv1d(config.mel.num_mels, channels, 7, padding=3, padding_mode="reflect")
+        self.input = nn.Conv1d(config.mel.num_mels, channels, 7, padding=3, padding_mode="reflect")
         self.stages = nn.ModuleList(
             UpsampleStage(channels // 2**i, ratio, config.res_layers)
             for i, ratio in enumerate(config.ratios)
         )
-        self.output = Conv1d(
+        self.output = nn.Conv1d(
             channels // 2**stages, config.bands, 7, padding=3, padding_mode="reflect"
         )
         self.pqmf = PQMF(config.bands) if config.bands > 1 else None
@@ -151,7 +152,7 @@ class MelGAN(nn.Module):
         x = self.input(x.to(self.input.weight.dtype))
         for stage in self.stages:
             x = stage(x)
-        return self.output(activated(x, _SLOPE)).float().tanh()
+        return self.output(F.leaky_relu(x, _SLOPE, inplace=True)).float().tanh()
 
     def join_bands(self, sub_bands: Tensor) -> Tensor:
         """sub-bands [B, bands, N / bands] -> wave [B, N]; so that a loss on both runs once."""

@@ -2,14 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from itertools import chain
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from soundcrafter.models.attention import Transformer
-from soundcrafter.models.conv3x3 import Conv3x3
 from soundcrafter.models.layers import (
     Block,
     Conditioning,
@@ -25,7 +23,6 @@ from soundcrafter.models.layers import (
     timestep_embedding,
     total_stride,
 )
-from soundcrafter.models.packed import can_pack
 
 EPS = 1e-5  # of the group norms outside attention, as in the published checkpoints
 
@@ -94,13 +91,12 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing = False
-        self._packed_for: int | None = None  # bands of a latent
         self.time_in = nn.Linear(config.channels, config.time_dim)
         self.time_out = nn.Linear(config.time_dim, config.time_dim)
         self.cond_proj = nn.Linear(config.embed_dim, config.cond_dim)
         self.register_buffer("null_cond", torch.zeros(config.embed_dim))
         widths = [config.channels * multiplier for multiplier in config.multipliers]
-        self.conv_in = Conv3x3(config.in_channels, widths[0])
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         skips = [widths[0]]
@@ -117,15 +113,14 @@ class UNet(nn.Module):
             self.up.append(_UpLevel(config, level, skips))
         assert not skips, "the way up uses every skip once"
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=EPS)
-        self.conv_out = Conv3x3(widths[0], config.in_channels)
+        self.conv_out = nn.Conv2d(widths[0], config.in_channels, 3, padding=1)
         self._init_weights()
 
     def forward(self, latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """latent [B, C, T, F], t [B] in training-step units, cond [B, E] or [B, T', E] -> latent.
 
-        The result has the latent's shape and dtype; T and F are any numbers, but F is fixed once
-        the convolutions are packed. Raises ValueError for another F then, and for a condition of
-        another width.
+        The result has the latent's shape and dtype; T and F are any numbers. Raises ValueError for
+        a condition of another width.
         """
         return self.denoise(latent, self.embed(t, cond))
 
@@ -160,11 +155,6 @@ class UNet(nn.Module):
         With such an `inner` of another time step only the outermost level is computed.
         """
         check_sides(latent, (1, 1), "latent")
-        if self._packed_for not in (None, latent.shape[3]):
-            raise ValueError(
-                f"latent: got {latent.shape[3]} bands; allowed: {self._packed_for}, "
-                "which this U-Net is packed for"
-            )
         embs, frames = [], latent.shape[2]
         for time_stride, _ in self.config.strides:
             frames = math.ceil(frames / time_stride)
@@ -183,24 +173,6 @@ class UNet(nn.Module):
             skips.pop()  # the way down, which nothing follows
         x = self.up[-1](inner, embs[0], skips, self.checkpointing)
         return self.conv_out(norm_silu(self.norm_out, x)).to(latent.dtype), inner
-
-    def pack_convolutions(self, bands: int) -> None:
-        """Pack the residual blocks' 3x3 convolutions: see `Conv3x3.pack`.
-
-        From then on latents have so many `bands` and no others. Where the machine gains nothing
-        from packing, this does nothing.
-        """
-        if not can_pack(self.conv_in.weight):
-            return
-        self._packed_for = bands
-        levels = list(zip(self.down, reversed(self.up), strict=True))
-        for parts, (_, stride) in zip(levels, self.config.strides, strict=True):
-            bands = math.ceil(bands / stride)
-            inner = (self.middle,) if parts is levels[-1] else ()
-            for module in chain.from_iterable(part.modules() for part in (*parts, *inner)):
-                if isinstance(module, ResBlock):
-                    module.conv1.pack(bands)
-                    module.conv2.pack(bands)
 
     def _init_weights(self) -> None:
         # Every residual branch starts at zero, and so does the output (Dhariwal & Nichol 2021).

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from soundcrafter.mel import MelConfig
 from soundcrafter.models.attention import AttentionBlock
-from soundcrafter.models.conv3x3 import Conv3x3
 from soundcrafter.models.layers import (
     Block,
     Downsample,
@@ -19,9 +18,7 @@ from soundcrafter.models.layers import (
     check_levels,
     check_sides,
     checkpointed,
-    in_slabs,
     norm_silu,
-    norm_silu_conv,
     total_stride,
 )
 
@@ -160,7 +157,7 @@ class Encoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         widths = [config.channels * multiplier for multiplier in config.multipliers]
-        self.conv_in = Conv3x3(config.patch**2, widths[0])
+        self.conv_in = nn.Conv2d(config.patch**2, widths[0], 3, padding=1)
         self.levels = nn.ModuleList()
         inputs = widths[0]
         for level, width in enumerate(widths):
@@ -171,7 +168,7 @@ class Encoder(nn.Module):
             inputs = width
         self.middle = _middle(config, widths[-1])
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[-1], eps=EPS)
-        self.conv_out = Conv3x3(widths[-1], 2 * config.latent_channels)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor, checkpointing: bool) -> Tensor:
         x = self.conv_in(x)
@@ -189,7 +186,7 @@ class Decoder(nn.Module):
         channels = config.decoder_channels or config.channels
         count = config.decoder_blocks or config.res_blocks + 1
         widths = [channels * multiplier for multiplier in config.multipliers]
-        self.conv_in = Conv3x3(config.latent_channels, widths[-1])
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.middle = _middle(config, widths[-1])
         self.levels = nn.ModuleList()
         inputs = widths[-1]
@@ -200,17 +197,17 @@ class Decoder(nn.Module):
             self.levels.append(nn.ModuleList(blocks))
             inputs = width
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=EPS)
-        self.conv_out = Conv3x3(widths[0], config.patch**2)
+        self.conv_out = nn.Conv2d(widths[0], config.patch**2, 3, padding=1)
 
     def forward(self, x: Tensor, checkpointing: bool) -> Tensor:
         x = _run_all(self.middle, checkpointing, self.conv_in(x))
         for level in self.levels:
             x = _run_all(level, checkpointing, x)
-        if not in_slabs(x):
-            return self.conv_out(norm_silu(self.norm_out, x))
-        out = x.new_zeros(len(x), self.conv_out.out_channels, *x.shape[2:])
-        norm_silu_conv(self.norm_out, self.conv_out, x, out)
-        return out
+        return self.output(x)
+
+    def output(self, x: Tensor) -> Tensor:
+        """The output layers: x [B, C, T, F] -> normalised mel [B, patch^2, T, F]."""
+        return self.conv_out(norm_silu(self.norm_out, x))
 
 
 def _blocks(config: VAEConfig, inputs: int, width: int, count: int) -> list[nn.Module]:

@@ -1,13 +1,14 @@
-"""Convolutions on a CPU that take less time than torch's own, where no gradient is needed.
+"""Convolutions on a CPU that are faster than torch's own, for use without gradients.
 
-By fewer products than their taps ask for: a filter of r taps gives m outputs by P products for each
-pair of channels, where the plain way takes m * r: y = C [(W g) * (E d)], with matrices that depend
-on m and r alone (Winograd 1980; for networks Lavin and Gray, arXiv 1509.09308, eq. 5 and 8). What
-is left is P matrix products, as fast as the machine makes them. In float32 results differ from the
-plain way's by some 1e-6 of the largest; in bfloat16 their error is three times the plain way's.
+Most use fewer multiplications than the plain convolution (Winograd 1980; for networks Lavin and
+Gray, arXiv 1509.09308, eq. 5 and 8): a filter of r taps makes a tile of m outputs from P products
+for each pair of channels instead of m * r, as y = C [(W g) * (E d)], where the matrices E, W and C
+depend on m and r alone. What remains is P matrix products, at the machine's full speed. Results
+differ from the plain ones by about 1e-6 of the largest in float32; in bfloat16 the rounding error
+is three times the plain one's.
 
-And maps of one or two bands by one matrix product over columns: the kernels of oneDNN take several
-neighbouring bands at once, and idle where there are none.
+Maps of one or two bands become one matrix product: oneDNN's kernels process several neighbouring
+bands at a time and are slow where there are none.
 """
 
 import math
@@ -26,33 +27,33 @@ from soundcrafter.precision import cpu_has_bf16
 
 
 class _Costs(NamedTuple):
-    """What things cost, in products of a large matrix product."""
+    """The cost of each part, in multiply-adds of a large matrix product."""
 
-    small: float  # a multiplication by E or C
-    copy: float  # a number copied, read or written
-    filter: float  # a number of the transformed filters
-    call: float
-    plain: float  # a product of the plain way
+    small: float  # a multiply-add with E or C
+    copy: float  # an element copied, read or written
+    filter: float  # an element of the transformed filters
+    call: float  # a call
+    plain: float  # a multiply-add of torch's convolution
 
 
-# Fits to timings on two cores of each kind (benchmarks/fast_conv.py --fit).
+# Fitted to timings on two cores of each kind (benchmarks/fast_conv.py --fit).
 _COSTS = {
     "AVX2": _Costs(1.9, 28.0, 66.0, 1e7, 0.85),
     "AVX512": _Costs(2.0, 5.7, 45.0, 1.4e8, 0.66),
     "bf16": _Costs(0.42, 34.0, 280.0, 7e6, 0.92),
 }
-_GAIN = 0.9  # of the plain way's cost, at most: else the plain way it is
-NARROW = 2  # bands of a map, at most, that is convolved by columns, or packed
-_SLAB = 2**20  # numbers in the largest tensor of what is worked through at once
+_GAIN = 0.9  # use tiles if they cost at most this share of torch's convolution
+_NARROW = 2  # maps of at most this many bands become one matrix product
+_SLAB = 2**20  # elements of the largest tensor that is processed at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """How one tile of outputs is computed, along one axis or along both as one."""
+    """How a tile of outputs is computed along one axis."""
 
-    spread: np.ndarray  # E [P, N]: the N inputs that the tile sees -> factors
+    spread: np.ndarray  # E [P, N]: the N inputs of the tile -> factors
     weigh: np.ndarray  # W [P, taps]: the filter -> factors
-    combine: np.ndarray  # C [m, P]: products -> the tile's m outputs
+    combine: np.ndarray  # C [m, P]: products -> the m outputs of the tile
 
     @property
     def products(self) -> int:
@@ -68,10 +69,11 @@ class Tile:
 
 
 def toom_cook(outputs: int, taps: int) -> Tile:
-    """The fewest products, outputs + taps - 1: a product of polynomials by their values at as many
-    points (Toom and Cook), transposed. With more than 8 points digits are lost."""
+    """A tile with the fewest products, outputs + taps - 1: the product of two polynomials from
+    their values at that many points (Toom and Cook), transposed. More than 8 points would lose
+    precision."""
     size = outputs + taps - 1
-    assert size <= 8, "no more points are there"
+    assert size <= 8, "there are no more points"
     points = np.array([0, 1, -1, 0.5, -2, 2, -0.5][: size - 1])
 
     def values(degree: int) -> np.ndarray:
@@ -82,7 +84,7 @@ def toom_cook(outputs: int, taps: int) -> Tile:
 
 
 def fourier(size: int, taps: int) -> Tile:
-    """By a discrete Fourier transform of an even `size` of inputs, which loses no digits.
+    """A tile by a discrete Fourier transform of `size` inputs, an even number; precise at any size.
 
     A complex product (a + ib)(c + id) takes three real ones: c (a + b), a (d - c), b (c + d).
     """
@@ -91,9 +93,9 @@ def fourier(size: int, taps: int) -> Tile:
     for k in range(size // 2 + 1):
         angles = 2 * math.pi * k * np.arange(size) / size
         real, imaginary = np.cos(angles), -np.sin(angles)
-        # the filter is laid over the inputs, not convolved: the conjugate of its transform
+        # a correlation, not a convolution: the conjugate of the filter's transform
         over, under = real[:taps], -imaginary[:taps]
-        alone = k in (0, size // 2)  # real, where other bins stand for their mirror image too
+        alone = k in (0, size // 2)  # real bins; the others also stand for their mirror image
         share = (1 if alone else 2) / size
         back, turned = share * real[:outputs], share * imaginary[:outputs]
         if alone:
@@ -118,7 +120,7 @@ def conv2d(
     if fast is not None:
         return fast(x)
     bands = x.shape[3] + 2 * padding[1] - weight.shape[3] + 1
-    if bands <= NARROW and x.device.type == "cpu" and not torch.is_grad_enabled():
+    if bands <= _NARROW and not torch.is_grad_enabled():
         return _by_columns(x, weight, bias, padding)
     return F.conv2d(x, weight, bias, padding=padding)
 
@@ -130,11 +132,9 @@ def fast_conv(
     padding: tuple[int, int] = (0, 0),
     dilation: int = 1,
 ) -> "FastConv | None":
-    """The convolution weight [C', C, k, l] for maps such as `like` [B, C, T, F], with zero padding
-    and a dilation of the time axis; None where the plain way is as fast, or the only one."""
-    if like.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-        return None
-    kind = _kind(like.dtype)
+    """The convolution weight [C', C, k, l] with zero padding and a dilation of the time axis, for
+    maps of the shape of `like` [B, C, T, F]; None where torch's own is as fast, or the only one."""
+    kind = None if torch.is_grad_enabled() else _kind(like.dtype)
     if kind is None or weight.dtype != like.dtype:
         return None
     frames = like.shape[2] + 2 * padding[0] - dilation * (weight.shape[2] - 1)
@@ -144,7 +144,7 @@ def fast_conv(
 
 
 def _by_columns(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
-    """The plain way, as a matrix product of all that each output sees and the filters."""
+    """The convolution as one matrix product of the inputs that each output sees and the filters."""
     frames_in, bands_in = padding
     x = F.pad(x, (bands_in, bands_in, frames_in, frames_in)).permute(0, 2, 3, 1).contiguous()
     time, frequency = weight.shape[2:]
@@ -160,8 +160,8 @@ def _by_columns(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[i
 
 @cache
 def _kind(dtype: torch.dtype) -> str | None:
-    """Under what name _COSTS has what this machine computes in that dtype: what has no AVX-512
-    counts as AVX2."""
+    """The key in _COSTS of this machine and dtype, AVX2 for all without AVX-512; None if there is
+    no fast way."""
     if dtype == torch.float32:
         return "AVX512" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "AVX2"
     return "bf16" if dtype == torch.bfloat16 and cpu_has_bf16() else None
@@ -169,11 +169,11 @@ def _kind(dtype: torch.dtype) -> str | None:
 
 @cache
 def _tiles(taps: int, kind: str) -> list[Tile]:
-    """Those worth trying along an axis."""
+    """The tiles worth trying along an axis."""
     if taps == 1:
         return [toom_cook(1, 1)]
     if taps <= 4 and kind == "bf16":
-        return [toom_cook(2, taps)]  # larger ones lose digits, of which there are few
+        return [toom_cook(2, taps)]  # larger ones are too imprecise
     if taps <= 4:
         return [toom_cook(outputs, taps) for outputs in (2, 4, 9 - taps)]
     return [fourier(size, taps) for size in (16, 24, 32) if size >= 2 * (taps - 1)]
@@ -181,7 +181,7 @@ def _tiles(taps: int, kind: str) -> list[Tile]:
 
 @cache
 def _matrices(time: Tile, frequency: Tile, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """E, W and C of a tile of two axes."""
+    """E, W and C of a tile of both axes."""
     spread, weigh, combine = (
         torch.from_numpy(np.kron(*of_axes)).to(dtype)
         for of_axes in (
@@ -197,7 +197,7 @@ def _matrices(time: Tile, frequency: Tile, dtype: torch.dtype) -> tuple[Tensor, 
 def _choose(
     kind: str, batch: int, frames: int, bands: int, shape: tuple[int, ...], dilation: int
 ) -> tuple[Tile, Tile] | None:
-    """The tiles (time, frequency) by which a convolution costs least, if they gain anything."""
+    """The cheapest tiles (time, frequency) for a convolution; None if torch's own is cheaper."""
     *costs, plain = _COSTS[kind]
     least, best = _GAIN * plain * math.prod(shape) * batch * frames * bands, None
     for tiles in product(_tiles(shape[2], kind), _tiles(shape[3], kind)):
@@ -216,9 +216,9 @@ def amounts(
     dilation: int,
     tiles: tuple[Tile, Tile],
 ) -> tuple[int, int, int, int, int]:
-    """What a convolution of `shape` [C', C, k, l] takes that makes so many frames and bands:
-    products of channels, multiplications by E and C, copied numbers, numbers of the transformed
-    filters, calls."""
+    """How much of each part (see _Costs) `frames` x `bands` outputs take with a weight of `shape`
+    [C', C, k, l]: multiply-adds of channels, multiply-adds with E and C, elements copied, elements
+    of the transformed filters, calls."""
     time, frequency = tiles
     outputs, inputs = shape[:2]
     products = time.products * frequency.products
@@ -232,7 +232,7 @@ def amounts(
 
 
 class FastConv:
-    """A convolution ready to be used on maps of about one size."""
+    """A convolution with its filters transformed, for maps of about one size."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class FastConv:
         dilation: int,
         tiles: tuple[Tile, Tile],
     ) -> None:
-        """The arguments are as for `fast_conv`, and the tiles of each axis."""
+        """The arguments of `fast_conv`, and the tiles (time, frequency)."""
         self.bias, self.padding, self.dilation = bias, padding, dilation
         self.time, self.frequency = tiles
         self.spread, weigh, self.combine = _matrices(*tiles, weight.dtype)
@@ -253,12 +253,12 @@ class FastConv:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [B, C, T, F] -> [B, C', T', F'] in channels-last order."""
-        x = x.permute(0, 2, 3, 1).contiguous()  # no copy where it is in that order
+        x = x.permute(0, 2, 3, 1).contiguous()  # no copy where x is channels_last
         frames, bands = (
             side + 2 * pad - reach
             for side, pad, reach in zip(x.shape[1:3], self.padding, self.reach, strict=True)
         )
-        step = self.time.outputs * self.dilation  # frames that a row of tiles makes
+        step = self.time.outputs * self.dilation  # frames made by a row of tiles
         count = math.ceil(frames / step)
         across = math.ceil(bands / self.frequency.outputs)
         products, inputs, outputs = self.filters.shape
@@ -268,7 +268,7 @@ class FastConv:
         rows = math.ceil(count / pieces)
         buffers = x.new_empty(2, rows * row)
         for piece in range(pieces):
-            # all of one size, some rows twice: oneDNN keeps memory for each size that it met
+            # pieces of one size, which may overlap: oneDNN keeps memory for each size it has seen
             first = min(piece * rows, count - rows)
             begin, end = first * step, (first + rows) * step
             place = out[:, begin:end]
@@ -282,9 +282,9 @@ class FastConv:
         return out.permute(0, 3, 1, 2)
 
     def _rows(self, x: Tensor, first: int, out: Tensor, buffers: Tensor) -> None:
-        """Some rows of tiles, from `first` on, of x [B, T, F, C] into their `out` [B, T', F', C'].
+        """Compute the rows of tiles from `first` on: x [B, T, F, C] -> `out` [B, T', F', C'].
 
-        Each of the two buffers holds what is computed from the other.
+        The steps write to the two buffers in turn.
         """
         time, frequency, dilation = self.time, self.frequency, self.dilation
         products, inputs, outputs = self.filters.shape
@@ -322,8 +322,8 @@ class FastConv:
 
 
 def _window(x: Tensor, start: int, frames: int, before: int, bands: int) -> Tensor:
-    """`frames` of x [B, T, F, C] from `start` on, and `bands` from `before` the first on; what
-    lies outside of x is zero."""
+    """x [B, T, F, C] -> `frames` frames from `start` on and `bands` bands from -`before` on, with
+    zeros outside of x."""
     low, high = max(start, 0), min(start + frames, x.shape[1])
     seen = x[:, low:high]
     ends = (0, 0, before, bands - before - x.shape[2], low - start, start + frames - high)
@@ -331,5 +331,5 @@ def _window(x: Tensor, start: int, frames: int, before: int, bands: int) -> Tens
 
 
 def _part(buffer: Tensor, *shape: int) -> Tensor:
-    """The first numbers of a buffer, in that shape."""
+    """The start of a buffer as a tensor of that shape."""
     return buffer[: math.prod(shape)].view(shape)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from soundcrafter.models import fast_conv as module
-from soundcrafter.models.conv1d import Conv1d, ConvTranspose1d
-from soundcrafter.models.conv3x3 import Conv3x3
-from soundcrafter.models.fast_conv import FastConv, Tile, conv2d, fast_conv, fourier, toom_cook
+from soundcrafter.cpu import fast_conv as module
+from soundcrafter.cpu.convolutions import FastConv1d, FastConv2d, FastConvTranspose1d
+from soundcrafter.cpu.fast_conv import FastConv, Tile, conv2d, fast_conv, fourier, toom_cook
+from soundcrafter.cpu.optimize import optimize
 from soundcrafter.models.layers import ResBlock, Upsample
 from soundcrafter.precision import cpu_has_bf16
 
@@ -31,8 +31,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture
 def uses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How often the fast way was taken: one number, which grows. It is taken wherever it can be,
-    for what it gains is the machine's."""
+    """Calls of the fast way so far, as the only element. It is taken wherever it can be: whether it
+    gains depends on the machine."""
     count, plain = [0], FastConv.__call__
 
     def counted(self: FastConv, x: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ def test_any_map_is_convolved_as_torch_does(
     slab: int,
     pick: int,
 ) -> None:
-    """All tiles, whatever they gain, with maps of no whole number of them."""
+    """Every tile, also on maps that are not a whole number of tiles."""
     bands = max(bands, taps[1])
     frames = max(frames, dilation * (taps[0] - 1) + 1)
     padding = (dilation * (taps[0] - 1) // 2, taps[1] // 2) if padded else (0, 0)
@@ -139,7 +139,7 @@ def test_it_is_taken_where_it_gains_and_only_there(monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(not cpu_has_bf16(), reason="no bf16 instructions here")
 @pytest.mark.parametrize("kernel", [7, 11])
 def test_bf16_is_three_times_as_rough(kernel: int, uses: list[int]) -> None:
-    layer, x = Conv1d(256, 256, kernel, padding=kernel // 2), noise(1, 256, 20_000).bfloat16()
+    layer, x = FastConv1d(256, 256, kernel, padding=kernel // 2), noise(1, 256, 20_000).bfloat16()
     layer.bfloat16()
     with torch.no_grad():
         ours, plain = layer(x), torch.nn.Conv1d.forward(layer, x)
@@ -186,7 +186,7 @@ def test_columns_are_taken_for_narrow_maps_alone(monkeypatch: pytest.MonkeyPatch
 
 
 def test_gradients_are_torchs() -> None:
-    layer = Conv3x3(256, 256)
+    layer = FastConv2d(256, 256, 3, padding=1)
     x = noise(2, 256, 64, 8)
     layer(x).square().mean().backward()
     theirs = layer.weight.detach().clone().requires_grad_()
@@ -213,7 +213,7 @@ def test_wide_1d_convolutions(
     kernel: int, dilation: int, padding_mode: str, uses: list[int]
 ) -> None:
     padding = dilation * (kernel - 1) // 2
-    ours = Conv1d(
+    ours = FastConv1d(
         *(256, 256, kernel), dilation=dilation, padding=padding, padding_mode=padding_mode
     )
     x = noise(1, 256, 5000)
@@ -223,7 +223,7 @@ def test_wide_1d_convolutions(
 
 
 def test_wide_transposed_convolutions(uses: list[int]) -> None:
-    layer = ConvTranspose1d(256, 128, 16, stride=4, padding=6)
+    layer = FastConvTranspose1d(256, 128, 16, stride=4, padding=6)
     x = noise(1, 256, 3000)
     with torch.no_grad():
         close(layer(x), torch.nn.ConvTranspose1d.forward(layer, x))
@@ -236,10 +236,11 @@ def test_a_wide_block_whole_and_in_slabs(monkeypatch: pytest.MonkeyPatch, uses: 
         torch.nn.init.normal_(conv.weight, std=1 / math.sqrt(9 * 256))
     x = noise(1, 256, 256, 16)
     theirs = block(x).detach()
+    optimize(block)
     with torch.no_grad():
         whole = block(x)
-        monkeypatch.setattr("soundcrafter.models.layers._SLABS_FROM", 1)
-        monkeypatch.setattr("soundcrafter.models.layers._SLAB", 2**19)
+        monkeypatch.setattr("soundcrafter.cpu.slabs._SLABS_FROM", 1)
+        monkeypatch.setattr("soundcrafter.cpu.slabs._SLAB", 2**19)
         slabs = block(x.clone())
     assert uses == [1 + 1 + 2 * 2], "each convolution whole, then twice in two slabs"
     close(whole, theirs)
@@ -250,7 +251,6 @@ def test_wide_upsampling_by_phases(uses: list[int]) -> None:
     layer = Upsample(512, (2, 2))
     x = noise(1, 512, 256, 16)
     theirs = layer(x).detach()
-    layer.fold()
     with torch.no_grad():
-        close(layer(x), theirs)
+        close(optimize(layer)(x), theirs)
     assert uses == [4], "one for each phase"

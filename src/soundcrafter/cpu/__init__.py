@@ -1,0 +1,1 @@
+"""Makes the networks of models/ fast on a CPU; see `optimize`."""
