@@ -1,6 +1,7 @@
 """Training: one loop, a stage for each part, one engine room."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from soundcrafter.config import GENERATOR_PARTS
@@ -42,7 +43,7 @@ def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
 
 def train(
     stage: str,
-    recipe: Recipe,
+    recipe: Recipe | str | os.PathLike[str],
     *,
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -50,17 +51,25 @@ def train(
     init: str | os.PathLike[str] | None = None,
     lora: int | None = None,
     report: Report | None = None,
+    overrides: Sequence[str] = (),
 ) -> int:
-    """Train one stage into the model folder `out`, from its last checkpoint if it has one.
+    """Train one stage into the model folder `out`, resuming from its last checkpoint if any.
 
-    `data` is a manifest or a folder (see data/manifest.py), for diffusion also an encoded one;
-    `init` a model (folder or hub name) to start from: a new `out` of diffusion gets its other
-    parts too. `lora`: an adapter of this rank beside the U-Net of `init` is trained, not the U-Net,
-    into a folder of its own. Returns the steps done, fewer than the recipe's where `options` or a
-    signal stopped it. Raises ValueError for what cannot be trained.
+    `recipe` is a recipe or its file, which is read with `overrides` ("section.name=value").
+    `data` is a manifest or a folder (see data/manifest.py); diffusion also takes an encoded one.
+    `init` is a model (folder or hub name) to start from. For diffusion, it also supplies the other
+    parts of a new `out` and the settings that a recipe file's [model] leaves out.
+    `lora` trains an adapter of this rank for the U-Net of `init` instead of the U-Net itself; `out`
+    then holds nothing else. Returns the number of steps done, fewer than the recipe's where
+    `options` or a signal stopped the run. Raises ValueError for anything that cannot be trained.
     """
     data, out, options = Path(data), Path(out), options or RunOptions()
     base = find_model(init) if init is not None else None
+    if not isinstance(recipe, Recipe):
+        like = open_folder(base) if base is not None and stage == "diffusion" else None
+        recipe = read_recipe(recipe, overrides, like)
+    elif overrides:
+        raise ValueError("overrides: only for a recipe file; read_recipe takes them too")
     if lora is not None:
         if base is None or stage != "diffusion":
             raise ValueError("lora: goes with diffusion and init, the model that it is for")

@@ -23,7 +23,7 @@ from soundcrafter.models.losses import SUB_BAND, energy, stft_loss
 from soundcrafter.models.melgan import MelGAN, apply_weight_norm, fold_weight_norm
 from soundcrafter.models.spectral import SpectralConfig, SpectralVocoder
 from soundcrafter.models.vae import VAE
-from soundcrafter.models.vocoder import build_vocoder
+from soundcrafter.models.vocoder import VocoderConfig, build_vocoder
 from soundcrafter.settings import to_dict
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.train.recipe import Recipe, VocoderStageConfig
@@ -149,9 +149,7 @@ class VocoderStage(Stage):
         )
         self.frames = mel.num_frames(num_samples)
         torch.manual_seed(self.config.seed)
-        vocoder = build_vocoder(self.model_config)
-        if isinstance(vocoder, HiFiGAN):
-            raise ValueError("vocoder.kind: hifigan comes with imported models; to train: melgan")
+        vocoder = _trainable(self.model_config)
         judges = Judges(self.config.discriminator, self.config.spectrograms)
         apply_weight_norm(vocoder)
         apply_weight_norm(judges)
@@ -245,18 +243,14 @@ class VocoderStage(Stage):
         return {"wave": wave, "mel": mel, "turns": turns, "files": batch["files"]}
 
     def initialise(self, folder: Path) -> None:
-        vocoder = build_vocoder(self.model_config)
-        if isinstance(vocoder, HiFiGAN):
-            raise ValueError("vocoder.kind: hifigan comes with imported models; to train: melgan")
+        vocoder = _trainable(self.model_config)
         load_part(vocoder, folder, "vocoder")
         apply_weight_norm(vocoder)
         self.network.load_state_dict(vocoder.state_dict())
 
     def export(self, network: nn.Module, folder: Path) -> None:
         # not a deep copy: it shares its class with the network, and folding takes away from that
-        vocoder = build_vocoder(self.model_config)
-        if isinstance(vocoder, HiFiGAN):
-            raise ValueError("vocoder.kind: hifigan comes with imported models; to train: melgan")
+        vocoder = _trainable(self.model_config)
         apply_weight_norm(vocoder)
         vocoder.load_state_dict(network.state_dict())
         fold_weight_norm(vocoder)
@@ -269,6 +263,14 @@ class VocoderStage(Stage):
         waves = {f"{i}/real": wave.cpu().numpy() for i, wave in enumerate(batch["wave"])}
         waves |= {f"{i}/vocoder": wave.cpu().numpy() for i, wave in enumerate(fake)}
         return Samples(waves=waves, sample_rate=self.model_config.mel.sample_rate)
+
+
+def _trainable(config: VocoderConfig) -> MelGAN | SpectralVocoder:
+    """A new vocoder. Raises ValueError for HiFi-GAN, which is imported and not trained."""
+    vocoder = build_vocoder(config)
+    if isinstance(vocoder, HiFiGAN):
+        raise ValueError("vocoder.kind: hifigan cannot be trained; allowed: melgan, spectral")
+    return vocoder
 
 
 def _decoder(folder: Path) -> tuple[VAE, str]:
