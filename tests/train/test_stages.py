@@ -251,6 +251,19 @@ def test_exported_vae_scales_its_latents_to_one(make_stage, tiny_model):
     assert float(stage.network.latent_scale) == 1.0  # training itself works unscaled
 
 
+def test_the_latent_scale_is_measured_at_the_first_and_the_last_export(go, tmp_path):
+    scales = []
+
+    def look(entry):
+        if entry["step"] > 1:  # what was exported after the step before
+            scales.append(float(open_folder(tmp_path).load("vae").latent_scale))
+
+    go("vae", tmp_path, "vae.steps=4", checkpoint_steps=1, report=look)
+    assert len(scales) == 3
+    assert len({1.0, *scales}) == 2  # measured, and kept
+    assert float(open_folder(tmp_path).load("vae").latent_scale) != scales[0]
+
+
 def test_exported_vocoder_is_folded_and_sounds_the_same(make_stage, tiny_model):
     exported, stage = open_folder(tiny_model).load("vocoder"), make_stage("vocoder")
     assert not [key for key in exported.state_dict() if "parametrizations" in key]

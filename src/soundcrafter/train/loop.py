@@ -213,6 +213,8 @@ class _Saver:
             }
             place = run_folder(self.folder, self.stage.name)
             save_checkpoint(place, done, tensors, state, self.options.keep)
+            if last:
+                self.stage.finish()
             self.export()
         self._saved_at = time.monotonic()
 

@@ -98,6 +98,9 @@ class Stage(ABC):
     def export(self, network: nn.Module, folder: Path) -> None:
         """Write the trained part into the model folder."""
 
+    def finish(self) -> None:  # noqa: B027  # few stages need it
+        """Called when a run stops, before its last export."""
+
     @abstractmethod
     def initialise(self, folder: Path) -> None:
         """Start from the weights of a model folder."""

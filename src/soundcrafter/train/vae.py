@@ -182,6 +182,7 @@ class VAEStage(Stage):
         }
         self.log_mel = LogMel(mel)
         self._draw: Callable[[], Batch] | None = None  # of a batch on a device
+        self._scale: float | None = None  # of the latents, as last measured
         frames = mel.num_frames(num_samples)
         time, frequency = self.model_config.stride
         self.latent_shape = (
@@ -240,9 +241,15 @@ class VAEStage(Stage):
     def initialise(self, folder: Path) -> None:
         load_part(self.network, folder, "vae")
 
+    def finish(self) -> None:
+        self._scale = None  # the last export measures it
+
     def export(self, network: nn.Module, folder: Path) -> None:
+        """The latent scale is measured at the first and the last export of a process; those in
+        between, at checkpoints, keep the first one's."""
         vae = cast(VAE, copy.deepcopy(network))
-        vae.latent_scale.fill_(1.0 / self._latent_std(vae))
+        self._scale = self._scale or 1.0 / self._latent_std(vae)
+        vae.latent_scale.fill_(self._scale)
         save_part(folder, "vae", vae, self.model_config)
 
     @torch.no_grad()
