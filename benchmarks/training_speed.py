@@ -42,7 +42,7 @@ from soundcrafter.data.encode import encode
 from soundcrafter.device import choose_device
 from soundcrafter.files import write_json
 from soundcrafter.precision import cpu_has_bf16
-from soundcrafter.train import STAGES, Recipe, read_recipe
+from soundcrafter.train import GENERATOR_STAGES, Recipe, read_recipe
 from soundcrafter.train.loop import train_step
 from soundcrafter.train.sounds import open_sounds
 from soundcrafter.train.sources import encoded_folder, segment
@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=MINI)
     parser.add_argument("--set", action="append", default=[], help="section.name=value")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--stages", nargs="+", choices=GENERATOR_STAGES, default=GENERATOR_STAGES)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--warmup", type=int, default=1, help="steps before those that count")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn")

@@ -12,7 +12,7 @@ import torch
 
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.store import open_folder
-from soundcrafter.train import STAGES, read_recipe
+from soundcrafter.train import GENERATOR_STAGES, read_recipe
 from soundcrafter.train.log import MACHINE_FACTS, read_log
 from soundcrafter.train.loop import run_folder
 
@@ -23,14 +23,14 @@ PLAYED = {"vae": "adversarial", "vocoder": "features"}  # terms there are once t
 # waits in step HOLD of the stage that the environment names, so that the kill finds it there.
 TRAIN = """
 import os, sys, time
-from soundcrafter.train import STAGES, RunOptions, read_recipe, train
+from soundcrafter.train import GENERATOR_STAGES, RunOptions, read_recipe, train
 
 recipe, data, out, steps, hold = sys.argv[1:]
-changes = [f"{stage}.steps={steps}" for stage in STAGES]
+changes = [f"{stage}.steps={steps}" for stage in GENERATOR_STAGES]
 changes.append("diffusion.learning_rate=0.01")  # so that dropout shows: a U-Net starts from zero
 settings = read_recipe(recipe, changes)
 options = RunOptions(device="cpu", log_steps=1, checkpoint_steps=2)
-for stage in STAGES:
+for stage in GENERATOR_STAGES:
     def report(entry):
         print(stage, entry["step"], flush=True)
         if os.environ.get("HOLD_IN") == stage and entry["step"] == int(hold):
@@ -73,7 +73,7 @@ def runs(tmp_path_factory, tiny_recipe, clips):
     whole, killed = folder / "whole", folder / "killed"
     reference = start(tiny_recipe, clips, whole)
     printed = []
-    for stage in STAGES:
+    for stage in GENERATOR_STAGES:
         process = start(tiny_recipe, clips, killed, hold_in=stage)
         printed.append(kill_in(process, run_folder(killed, stage)))
     printed.append(finish(start(tiny_recipe, clips, killed)))
@@ -85,10 +85,10 @@ def steps_of(stage: str, lines: list[str]) -> list[int]:
     return [int(line.split()[1]) for line in lines if line.startswith(f"{stage} ")]
 
 
-@pytest.mark.parametrize("number", range(4), ids=STAGES)
+@pytest.mark.parametrize("number", range(4), ids=GENERATOR_STAGES)
 def test_a_killed_stage_resumes_with_equal_losses(number, runs, tiny_recipe):
     whole, killed, printed = runs
-    stage = STAGES[number]
+    stage = GENERATOR_STAGES[number]
     # the kill came when HOLD was in the log, perhaps before it was printed
     assert steps_of(stage, printed[number])[: HOLD - 1] == list(range(1, HOLD))
     assert steps_of(stage, printed[number + 1]) == list(range(HOLD, STEPS + 1))  # not from 1
@@ -116,6 +116,6 @@ def test_the_killed_model_equals_the_other_one(runs):
 
 def test_a_kill_leaves_no_stray_checkpoint(runs):
     _, killed, _ = runs
-    for stage in STAGES:
+    for stage in GENERATOR_STAGES:
         names = sorted(p.name for p in (run_folder(killed, stage) / "checkpoints").iterdir())
         assert names == [f"step-{step:08d}" for step in (STEPS - 1, STEPS)]

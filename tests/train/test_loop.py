@@ -13,7 +13,7 @@ import torch
 from soundcrafter import cli
 from soundcrafter.files import file_sha256
 from soundcrafter.store import open_folder
-from soundcrafter.train import STAGES, RunOptions, clap
+from soundcrafter.train import GENERATOR_STAGES, RunOptions, clap
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
 from soundcrafter.train.engine import LossNotFiniteError
 from soundcrafter.train.log import MACHINE_FACTS, Log, read_log
@@ -229,7 +229,7 @@ def test_what_a_part_depends_on_is_not_trained_further(stage, dependent, trained
 
 def test_finished_stages_called_again_change_nothing(trained_copy, go):
     before = hashes(trained_copy)
-    for stage in STAGES:
+    for stage in GENERATOR_STAGES:
         assert go(stage, trained_copy) == []
     assert hashes(trained_copy) == before
 
@@ -264,7 +264,7 @@ def test_a_kill_between_two_parts_of_an_export_is_mended(go, tmp_path, monkeypat
     assert found["clap_text"].training_id == wanted["clap_text"].training_id
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", GENERATOR_STAGES)
 def test_init_starts_from_a_models_weights(stage, tiny_model, encoded, clips, tmp_path, go):
     data = encoded if stage == "diffusion" else clips
     fresh = go(stage, tmp_path / "fresh", f"{stage}.steps=1", data=data)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from soundcrafter.cli.train import StageName
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.models.discriminators import Judges, PatchDiscriminator
-from soundcrafter.train import build_stage, read_recipe
+from soundcrafter.train import STAGES, build_stage, read_recipe
 from soundcrafter.train.sounds import segment_samples
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
@@ -95,3 +96,7 @@ def test_segment_samples_is_the_nearest_multiple(make_recipe):
     assert segment_samples(0.70, mel, 16) == 64 * 160
     assert segment_samples(0.75, mel, 16) == 80 * 160
     assert segment_samples(0.001, mel, 16) == 16 * 160
+
+
+def test_the_command_line_names_every_stage():
+    assert [name.value for name in StageName] == list(STAGES)

@@ -12,7 +12,7 @@ import torch
 from soundcrafter.models.tagger import Tagger, TaggerConfig
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
-from soundcrafter.train import STAGES, build_stage
+from soundcrafter.train import GENERATOR_STAGES, build_stage
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
 from soundcrafter.train.clap import ClapStage, same_sound, sound_names
 from soundcrafter.train.encode import encode_data
@@ -24,7 +24,7 @@ PARTS = {
     "vocoder": ("vocoder",),
     "diffusion": ("unet",),
 }
-SOURCES = [*STAGES, "encoded"]
+SOURCES = [*GENERATOR_STAGES, "encoded"]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def make_stage(make_recipe, clips, encoded, tiny_model):
     return make
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", GENERATOR_STAGES)
 def test_each_stage_exports_parts_that_load(stage, tiny_model, make_recipe):
     model, folder = make_recipe().model, open_folder(tiny_model)
     for part in PARTS[stage]:
@@ -287,7 +287,7 @@ def test_exporting_leaves_the_network_able_to_go_on(make_stage, tmp_path):
     assert torch.equal(average(mel), expected)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", GENERATOR_STAGES)
 def test_initialise_takes_the_weights_of_a_model(name, make_stage, tiny_model, tmp_path):
     folder, stage = open_folder(tiny_model), make_stage(name, f"{name}.seed=9")
     stage.initialise(tiny_model)

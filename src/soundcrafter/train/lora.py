@@ -29,15 +29,15 @@ class AdapterPlayer(Player):
 
 
 class AdapterStage(DiffusionStage):
-    """Trains the part `adapter`, beside the U-Net of the model folder `base`."""
+    """Trains the part `adapter`, for the U-Net of the model folder `folder`."""
 
     name = "lora"
     parts = ("adapter",)
 
-    def __init__(self, recipe: Recipe, data: Path, base: Path, rank: int) -> None:
+    def __init__(self, recipe: Recipe, data: Path, folder: Path, rank: int) -> None:
         self.adapter_config = AdapterConfig(unet=recipe.model.unet, rank=rank)
-        self.base_id = open_folder(base).parts["unet"].training_id
-        super().__init__(recipe, data, base)
+        self.base_id = open_folder(folder).parts["unet"].training_id
+        super().__init__(recipe, data, folder)
 
     def make_players(self) -> dict[str, Player]:
         """The adapter, which changes nothing yet, beside the frozen U-Net."""

@@ -13,12 +13,9 @@ from soundcrafter.data.manifest import Manifest, read_manifest
 from soundcrafter.files import make_folder, replacing, write_text
 from soundcrafter.plots import LOG_FACTS, plot_losses
 from soundcrafter.store import ModelFolder, open_folder, save_part
-from soundcrafter.train.log import read_log
-from soundcrafter.train.loop import run_folder
+from soundcrafter.train.log import logged_runs, read_log
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# the runs of a model folder
-RUNS = ("text", "clap", "clap_text", "vae", "vocoder", "vocoder_decoded", "diffusion")
 CREDITS = "CREDITS.csv"
 CREDIT_COLUMNS = ("file", "attribution", "licence", "source")
 
@@ -51,8 +48,7 @@ def ship(
         sections.append(_data_section(manifest, rows))
     for name in GENERATOR_PARTS:
         _copy_part(folder, name, out, DTYPES[dtype])
-    logs = {stage: read_log(run_folder(source, stage)) for stage in RUNS}
-    logs = {stage: entries for stage, entries in logs.items() if entries}
+    logs = {stage: read_log(run) for stage, run in logged_runs(source).items()}
     if logs:
         plot_losses(logs, out / "curves.png")
     sections = [_head(folder, out, dtype), *sections, _training(logs)]

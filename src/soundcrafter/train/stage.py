@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from soundcrafter.store import open_folder
-from soundcrafter.train.recipe import StageConfig
+from soundcrafter.train.recipe import Recipe, StageConfig
 
 RESIDENT = "vae, vocoder, diffusion from encoded data"  # stages whose data can be on a device
 Batch = dict[str, Any]
@@ -76,6 +76,10 @@ class Stage(ABC):
     precedes: tuple[str, ...] = ()  # parts that, once there, forbid to train this stage again
     one_process: bool = False  # whether its loss cannot be shared between processes
     players: dict[str, Player]  # in the order in which they move; the first one is exported
+
+    @abstractmethod
+    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
+        """`data` is what is trained on; `folder` the model folder that is trained into."""
 
     @property
     def network(self) -> nn.Module:

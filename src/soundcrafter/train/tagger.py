@@ -52,7 +52,7 @@ class TaggerStage(Stage):
     parts = ("tagger",)
     one_process = True  # a sound is mixed with its neighbour in the batch
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: TaggerStageConfig = recipe.tagger
         self.model_config = self.config.network
         classes, mel = self.model_config.classes, self.model_config.mel

@@ -160,7 +160,7 @@ class VAEStage(Stage):
     name = "vae"
     parts = ("vae",)
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: VAEStageConfig = recipe.vae
         self.model_config = recipe.model.vae
         mel = self.model_config.mel
