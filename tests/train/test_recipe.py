@@ -53,7 +53,6 @@ def test_every_recipes_segments_fit_its_strides(path):
         ("vae.precision=half", "precision"),
         ("vae.seed=-1", "seed"),
         ("clap.accumulate=2", "clap: accumulate"),
-        ("vocoder.discriminator_every=0", "discriminator_every"),
         ("vocoder.stft_weight=-1.0", "stft_weight"),
         ("vocoder.adversarial_weight=-1.0", "adversarial_weight"),
         ("vocoder.feature_weight=-1.0", "feature_weight"),

@@ -23,6 +23,13 @@ from soundcrafter.train.score import ScoreOptions, Scorer
 from soundcrafter.train.stage import Batch, Stage
 
 IDENTITY = "identity.json"  # what a run must keep to resume
+# settings that are gone: runs that had these values resume
+RETIRED = {
+    "stage.train_audio": True,
+    "stage.label_captions": 0.0,
+    "stage.tokenizer_captions": [],
+    "stage.discriminator_every": 1,
+}
 SKIPPED = "skipped.json"  # files that the run passed over, and why
 
 
@@ -264,7 +271,8 @@ def _write_skipped(place: Path, stage: Stage, start: int) -> None:
 def _check_identity(place: Path, identity: dict[str, Any], has_checkpoints: bool) -> None:
     if not has_checkpoints:
         return
-    before = _flatten(read_json(place / IDENTITY))
+    found = _flatten(read_json(place / IDENTITY))
+    before = {k: v for k, v in found.items() if k not in RETIRED or v != RETIRED[k]}
     now = _flatten(identity)
     different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if different:

@@ -180,10 +180,7 @@ class VocoderStage(Stage):
         }
 
     def plays(self, player: str, step: int) -> bool:
-        past_start = step - self.config.adversarial_start
-        if player == "vocoder":
-            return True
-        return past_start >= 0 and past_start % self.config.discriminator_every == 0
+        return player == "vocoder" or step >= self.config.adversarial_start
 
     def weights(self, step: int) -> Mapping[str, float]:
         return {
