@@ -17,7 +17,10 @@ from soundcrafter.train.log import MACHINE_FACTS, read_log
 from soundcrafter.train.loop import run_folder
 
 STEPS, HOLD = 9, 5  # checkpoints are at even steps: a kill at 5 throws one step away
-PLAYED = {"vae": "adversarial", "vocoder": "features"}  # terms there are once the GAN plays
+GAN_TERMS = {
+    "vae": "adversarial",
+    "vocoder": "features",
+}  # logged in the GAN phase
 
 # All four stages, one after the other. Each entry is printed once it is in the log. The process
 # waits in step HOLD of the stage that the environment names, so that the kill finds it there.
@@ -99,8 +102,8 @@ def test_a_killed_stage_resumes_with_equal_losses(number, runs, tiny_recipe):
         assert set(one) == set(other)
         for key in set(one) - set(MACHINE_FACTS):
             assert one[key] == pytest.approx(other[key], rel=1e-6), (one["step"], key)
-    if stage in PLAYED:  # the kill was in the middle of the GAN
-        assert {PLAYED[stage], "discriminator_loss"} <= set(found[HOLD - 1])
+    if stage in GAN_TERMS:  # the kill was in the middle of the GAN
+        assert {GAN_TERMS[stage], "discriminator_loss"} <= set(found[HOLD - 1])
     assert read_recipe(tiny_recipe).model.unet.dropout > 0  # and dropout draws alike too
 
 

@@ -18,7 +18,7 @@ from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
 from soundcrafter.train.engine import LossNotFiniteError
 from soundcrafter.train.log import MACHINE_FACTS, Log, read_log
 from soundcrafter.train.loop import run_folder
-from soundcrafter.train.vae import VAEPlayer
+from soundcrafter.train.vae import VAELoss
 
 
 def steps_of(entries):
@@ -43,15 +43,15 @@ def assert_equal_losses(found, wanted):
 
 def trap_at(monkeypatch, bad_step):
     """The VAE's loss is nan at the step with this number in the log."""
-    forward = VAEPlayer.forward
+    forward = VAELoss.forward
 
     def trapped(self, batch, step):
-        terms, extras = forward(self, batch, step)
+        losses, extras = forward(self, batch, step)
         if step + 1 == bad_step:
-            terms["reconstruction"] = terms["reconstruction"] * float("nan")
-        return terms, extras
+            losses["reconstruction"] = losses["reconstruction"] * float("nan")
+        return losses, extras
 
-    monkeypatch.setattr(VAEPlayer, "forward", trapped)
+    monkeypatch.setattr(VAELoss, "forward", trapped)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

@@ -21,19 +21,19 @@ from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train.recipe import ClapStageConfig, Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part
+from soundcrafter.train.stage import Batch, Losses, LossModule, Stage, load_part
 
 _DISTORT = 31  # purpose number of the distortion
 
 
-class ClapPlayer(Player):
+class ClapLoss(LossModule):
     """Both towers and the temperature."""
 
     def __init__(self, clap: Clap) -> None:
         super().__init__(clap)
         self.clap = cast(Clap, self.network)
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
         self.clap.text.clamp_scale()
         # every sound is compared with all captions of the step, those of other processes too
         audio = self.processes.gather(self.clap.audio.embed_mel(batch["mel"]))
@@ -98,7 +98,7 @@ class ClapStage(Stage):
             clap.text.checkpoint_blocks()
         if not self.config.train_text:
             clap.text.requires_grad_(False).logit_scale.requires_grad_(True)
-        self.players = {"clap": ClapPlayer(clap)}
+        self.loss_modules = {"clap": ClapLoss(clap)}
 
     def identity(self) -> dict[str, Any]:
         return {

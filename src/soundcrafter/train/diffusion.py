@@ -32,10 +32,10 @@ from soundcrafter.train.sources import (
 )
 from soundcrafter.train.stage import (
     Batch,
-    Player,
+    Losses,
+    LossModule,
     Samples,
     Stage,
-    Terms,
     load_part,
     sample_noise,
     sample_uniform,
@@ -45,19 +45,19 @@ from soundcrafter.train.stage import (
 _POSTERIOR, _NOISE, _TIME, _TEXT, _DROP = 10, 20, 21, 22, 23
 
 
-class UNetPlayer(Player):
+class UNetLoss(LossModule):
     """The denoising loss."""
 
     def __init__(self, unet: UNet, schedule: Schedule) -> None:
         super().__init__(unet)
         self.unet, self.schedule = cast(UNet, self.network), schedule
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
         return denoising(self.unet, self.schedule, batch), {}
 
 
-def denoising(unet: UNet, schedule: Schedule, batch: Batch) -> Terms:
-    """The loss term of a prepared batch."""
+def denoising(unet: UNet, schedule: Schedule, batch: Batch) -> Losses:
+    """The loss of a prepared batch."""
     cond = torch.where(batch["drop"][:, None], unet.null_cond, batch["cond"])
     t = schedule.draw_times(batch["u"])
     loss = diffusion_loss(unet, schedule, batch["latent"], batch["noise"], t, cond)
@@ -87,13 +87,13 @@ class DiffusionStage(Stage):
             open_folder(folder).check_against("the data's encoding", self.trained_against)
         torch.manual_seed(self.config.seed)
         self.schedule = Schedule(self.model_config.diffusion)
-        self.players = self.make_players()
+        self.loss_modules = self.make_loss_modules()
 
-    def make_players(self) -> dict[str, Player]:
+    def make_loss_modules(self) -> dict[str, LossModule]:
         """The U-Net, from random weights."""
         unet = UNet(self.model_config.unet)
         unet.checkpointing = self.config.checkpointing
-        return {"unet": UNetPlayer(unet, self.schedule)}
+        return {"unet": UNetLoss(unet, self.schedule)}
 
     def identity(self) -> dict[str, Any]:
         return {

@@ -89,7 +89,7 @@ def run(
         stage.initialise(init)
     ema = Ema(stage.network, stage.config.ema_decay)  # before weights are shared out
     engine = Engine(
-        stage.players,
+        stage.loss_modules,
         stage.config,
         options.device,
         fsdp=options.fsdp,
@@ -177,16 +177,16 @@ def _train(
 def train_step(
     stage: Stage, engine: Engine, ema: Ema, loaded: list[Batch], step: int
 ) -> dict[str, float]:
-    """One step of every player that moves, on loaded micro-batches; returns the losses."""
+    """One training step on loaded micro-batches: an update of each loss module that is due."""
     engine.seed(step)
     with torch.no_grad():
         batches = [stage.prepare(batch, engine.device) for batch in loaded]
     losses: dict[str, float] = {}
-    for name in stage.players:
-        if stage.plays(name, step):
-            terms = engine.update(name, batches, step, stage.weights(step))
+    for name in stage.loss_modules:
+        if stage.updates(name, step):
+            found = engine.update(name, batches, step, stage.weights(step))
             prefix = "" if not losses else f"{name}_"
-            losses |= {f"{prefix}{key}": value for key, value in terms.items()}
+            losses |= {f"{prefix}{key}": value for key, value in found.items()}
     ema.update(stage.network)
     return losses
 
@@ -231,8 +231,8 @@ class _Saver:
 
 
 def _check_options(stage: Stage, options: RunOptions) -> None:
-    """Refuse what is for the U-Net alone: a GAN's players need each other whole, fully_shard takes
-    no scalars (CLAP's temperature), and compiling finds only what is called as a whole."""
+    """Refuse what only the U-Net supports: the networks of a GAN need each other unsharded,
+    fully_shard takes no scalars (CLAP's temperature), and torch.compile covers forward() alone."""
     if "unet" in stage.parts:
         return
     for name in ("score", "fsdp", "compile"):

@@ -11,19 +11,19 @@ from soundcrafter.models.unet import UNet
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.train.diffusion import DiffusionStage, denoising
 from soundcrafter.train.recipe import Recipe
-from soundcrafter.train.stage import Batch, Player, Terms, Unregistered
+from soundcrafter.train.stage import Batch, ExternalModule, Losses, LossModule
 
 
-class AdapterPlayer(Player):
+class AdapterLoss(LossModule):
     """The denoising loss of a frozen U-Net with an adapter attached. The adapter alone is trained,
     averaged and saved; the U-Net is in evaluation mode, without dropout."""
 
     def __init__(self, adapter: Adapter, unet: UNet, schedule: Schedule) -> None:
         super().__init__(adapter)
         adapter.attach(unet)
-        self.base, self.schedule = Unregistered(unet), schedule
+        self.base, self.schedule = ExternalModule(unet), schedule
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
         unet = cast(UNet, self.base.module.to(batch["latent"].device))
         return denoising(unet, self.schedule, batch), {}
 
@@ -39,12 +39,12 @@ class AdapterStage(DiffusionStage):
         self.base_id = open_folder(folder).parts["unet"].training_id
         super().__init__(recipe, data, folder)
 
-    def make_players(self) -> dict[str, Player]:
+    def make_loss_modules(self) -> dict[str, LossModule]:
         """The adapter, which changes nothing yet, beside the frozen U-Net."""
         unet = self._load_unet().requires_grad_(False)
         unet.checkpointing = self.config.checkpointing
         adapter = Adapter(self.adapter_config)
-        return {"adapter": AdapterPlayer(adapter, unet, self.schedule)}
+        return {"adapter": AdapterLoss(adapter, unet, self.schedule)}
 
     def identity(self) -> dict[str, Any]:
         beside = {"unet": self.base_id, "rank": self.adapter_config.rank}

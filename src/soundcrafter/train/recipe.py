@@ -110,7 +110,7 @@ class VAEStageConfig(StageConfig):
     kl_weight: float = 1e-6  # of the KL in nats, divided by the mel elements as the L1 is
     adversarial_weight: float = 0.5  # times the adaptive weight
     feature_weight: float = 0.0  # of the discriminator's feature maps (feature matching)
-    adversarial_start: int = 50_000  # step from which the discriminator plays
+    adversarial_start: int = 50_000  # first step with the discriminator
     discriminator: PatchDiscriminatorConfig = field(default_factory=PatchDiscriminatorConfig)
     betas: tuple[float, float] = (0.5, 0.9)
     weight_decay: float = 0.0
@@ -142,7 +142,7 @@ class VocoderStageConfig(StageConfig):
     stft_weight: float = 0.0  # multi-resolution STFT loss, of sub-bands too (multi-band MelGAN)
     adversarial_weight: float = 1.0
     feature_weight: float = 10.0  # feature matching (MelGAN)
-    adversarial_start: int = 0  # step from which the discriminator plays
+    adversarial_start: int = 0  # first step with the discriminator
     discriminator: WaveDiscriminatorConfig = field(default_factory=WaveDiscriminatorConfig)
     spectrograms: SpectrogramDiscriminatorConfig = field(
         default_factory=SpectrogramDiscriminatorConfig
@@ -194,7 +194,7 @@ class DiffusionStageConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TaggerStageConfig(StageConfig):
-    """Classification of real recordings, for the tagger that judges generated ones."""
+    """Classification of real recordings, for the tagger that evaluates generated ones."""
 
     network: TaggerConfig = field(default_factory=TaggerConfig)
     label_smoothing: float = 0.1

@@ -21,28 +21,28 @@ from soundcrafter.settings import to_dict
 from soundcrafter.store import save_part
 from soundcrafter.train.recipe import Recipe, TaggerStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part
+from soundcrafter.train.stage import Batch, Losses, LossModule, Stage, load_part
 
 _MIX, _MASK = 40, 41  # purpose numbers of the augmentation's draws
 
 
-class TaggerPlayer(Player):
+class TaggerLoss(LossModule):
     """The tagger and its loss."""
 
     def __init__(self, tagger: Tagger, config: TaggerStageConfig) -> None:
         super().__init__(tagger)
         self.config = config
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
         tagger, target = cast(Tagger, self.network), batch["target"]
         features = tagger.features(batch["mel"])
         logits = tagger.logits(features)
         loss = F.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
         hit = (logits.argmax(1) == target.argmax(1)).float().mean()
-        terms = {"cross_entropy": loss, "accuracy": hit.detach()}
+        losses = {"cross_entropy": loss, "accuracy": hit.detach()}
         if "taught" in batch:
-            terms["teacher"] = similarity_distance(features, batch["taught"])
-        return terms, {}
+            losses["teacher"] = similarity_distance(features, batch["taught"])
+        return losses, {}
 
 
 class TaggerStage(Stage):
@@ -58,7 +58,7 @@ class TaggerStage(Stage):
         classes, mel = self.model_config.classes, self.model_config.mel
         torch.manual_seed(self.config.seed)
         tagger = Tagger(self.model_config)
-        self.players = {"tagger": TaggerPlayer(tagger, self.config)}
+        self.loss_modules = {"tagger": TaggerLoss(tagger, self.config)}
         self.sounds = open_sounds(
             data,
             recipe.data,

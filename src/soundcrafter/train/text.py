@@ -31,33 +31,33 @@ from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train.loop import run_folder
 from soundcrafter.train.recipe import Recipe, TextStageConfig
-from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part
+from soundcrafter.train.stage import Batch, Losses, LossModule, Stage, load_part
 from soundcrafter.train.teacher import Teacher, cached, principal
 
 UNALIGNED = "none"  # training id of the audio tower of a text tower that has not met one
 _DRAW = 50  # purpose number of the choice of texts
 
 
-class TextPlayer(Player):
+class TextLoss(LossModule):
     """The text tower, its distance from the teacher and from its own synonyms."""
 
     def __init__(self, text: ClapText) -> None:
         super().__init__(text)
         self.text = cast(ClapText, self.network)
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
         self.text.clamp_scale()
         embeddings = self.text(batch["tokens"], batch["mask"])
         cosine = (embeddings * batch["target"]).sum(-1)
-        terms = {"distillation": (1.0 - cosine).mean()}
+        losses = {"distillation": (1.0 - cosine).mean()}
         if len(batch["first"]):
-            terms["contrastive"] = symmetric_cross_entropy(
+            losses["contrastive"] = symmetric_cross_entropy(
                 embeddings[batch["first"]],
                 embeddings[batch["second"]],
                 self.text.scale,
                 batch["same"],
             )
-        return terms, {}
+        return losses, {}
 
 
 class TextStage(Stage):
@@ -108,7 +108,7 @@ class TextStage(Stage):
         self.targets = F.normalize((vectors - mean) @ directions, dim=-1)
         torch.manual_seed(self.config.seed)
         self.tokenizer = Tokenizer.train(texts, self.model_config.clap_text.vocab_size)
-        self.players = {"text": TextPlayer(ClapText(self.model_config.clap_text).train())}
+        self.loss_modules = {"text": TextLoss(ClapText(self.model_config.clap_text).train())}
 
     def identity(self) -> dict[str, Any]:
         return {

@@ -27,12 +27,12 @@ from soundcrafter.train.recipe import Recipe, VAEStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (
     Batch,
-    Player,
+    ExternalModule,
+    Losses,
+    LossModule,
     Processes,
     Samples,
     Stage,
-    Terms,
-    Unregistered,
     load_part,
     sample_noise,
 )
@@ -41,7 +41,7 @@ _NOISE = 10  # purpose number of the posterior's noise
 _MAX_ADAPTIVE = 1e4  # as in VQGAN's code
 
 
-class VAEPlayer(Player):
+class VAELoss(LossModule):
     """The VAE's side: L1, KL, perceptual terms, and once the discriminator plays, adversarial ones.
 
     `critic`: the frozen tagger of the perceptual term, or None; `teacher`: likewise aiSFX.
@@ -57,16 +57,16 @@ class VAEPlayer(Player):
     ) -> None:
         super().__init__(vae)
         self.vae = cast(VAE, self.network)
-        self.discriminator, self.config = Unregistered(discriminator), config
-        self.critic = Unregistered(critic) if critic is not None else None
-        self.teacher = Unregistered(teacher) if teacher is not None else None
+        self.discriminator, self.config = ExternalModule(discriminator), config
+        self.critic = ExternalModule(critic) if critic is not None else None
+        self.teacher = ExternalModule(teacher) if teacher is not None else None
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
         mel = batch["mel"]
         posterior = self.vae.posterior(mel)
         # decode() divides by the latent scale, which is not 1 when training goes on from a model
         decoded = self.vae.decode(posterior.sample(batch["noise"]) * self.vae.latent_scale)
-        terms = {
+        losses = {
             "reconstruction": multi_scale_l1(mel, decoded, self.config.reconstruction_scales),
             "kl": posterior.kl().mean() / mel[0].numel(),
         }
@@ -74,25 +74,25 @@ class VAEPlayer(Player):
             # as its real counterpart in prepare, and narrow convolutions gain nothing by bf16
             with torch.autocast(mel.device.type, enabled=False):
                 maps = cast(Tagger, self.critic.module).maps(decoded)
-            terms["perceptual"] = perceptual_distance(batch["maps"], maps)
+            losses["perceptual"] = perceptual_distance(batch["maps"], maps)
         if self.teacher is not None:
-            terms["teacher"] = perceptual_distance(batch["teacher_maps"], self.teacher(decoded))
+            losses["teacher"] = perceptual_distance(batch["teacher_maps"], self.teacher(decoded))
         if step >= self.config.adversarial_start:
             judged = self.discriminator(self._normal(decoded))
             adversarial = hinge_generator(judged)
             balance = adaptive_weight(
-                terms["reconstruction"],
+                losses["reconstruction"],
                 adversarial,
                 self.vae.last_layer,
                 maximum=_MAX_ADAPTIVE,
                 processes=self.processes,
             )
-            terms["adversarial"] = balance * adversarial
+            losses["adversarial"] = balance * adversarial
             if self.config.feature_weight > 0:
                 with torch.no_grad():
                     real = self.discriminator(self._normal(mel))
-                terms["features"] = feature_matching(real, judged)
-        return terms, {"decoded": decoded.detach()}
+                losses["features"] = feature_matching(real, judged)
+        return losses, {"decoded": decoded.detach()}
 
     def _normal(self, mel: Tensor) -> Tensor:
         return (mel - self.vae.config.mel_mean) / self.vae.config.mel_std
@@ -110,14 +110,14 @@ class Teacher(nn.Module):
         return self.network.maps(self.reader(mel))
 
 
-class PatchPlayer(Player):
+class PatchDiscriminatorLoss(LossModule):
     """The discriminator's side: real and decoded spectrograms, normalised as the VAE sees them."""
 
     def __init__(self, discriminator: PatchDiscriminator, vae: VAE) -> None:
         super().__init__(discriminator)
         self.mean, self.std = vae.config.mel_mean, vae.config.mel_std
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
         real, fake = (
             self.network((mel - self.mean) / self.std) for mel in (batch["mel"], batch["decoded"])
         )
@@ -176,9 +176,9 @@ class VAEStage(Stage):
         self.teacher: Teacher | None = None
         if self.config.teacher:
             self.teacher = Teacher(load_aisfx(self.config.teacher), mel).requires_grad_(False)
-        self.players = {
-            "vae": VAEPlayer(vae, discriminator, self.critic, self.teacher, self.config),
-            "discriminator": PatchPlayer(discriminator, vae),
+        self.loss_modules = {
+            "vae": VAELoss(vae, discriminator, self.critic, self.teacher, self.config),
+            "discriminator": PatchDiscriminatorLoss(discriminator, vae),
         }
         self.log_mel = LogMel(mel)
         self._draw: Callable[[], Batch] | None = None  # of a batch on a device
@@ -199,8 +199,8 @@ class VAEStage(Stage):
             "perceptual": self.critic_id,
         }
 
-    def plays(self, player: str, step: int) -> bool:
-        return player == "vae" or step >= self.config.adversarial_start
+    def updates(self, name: str, step: int) -> bool:
+        return name == "vae" or step >= self.config.adversarial_start
 
     def weights(self, step: int) -> Mapping[str, float]:
         return {

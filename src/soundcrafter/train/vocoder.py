@@ -30,11 +30,11 @@ from soundcrafter.train.recipe import Recipe, VocoderStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (
     Batch,
-    Player,
+    ExternalModule,
+    Losses,
+    LossModule,
     Samples,
     Stage,
-    Terms,
-    Unregistered,
     load_part,
     sample_uniform,
 )
@@ -42,15 +42,15 @@ from soundcrafter.train.stage import (
 _TURNS, _DECODED = 50, 51  # purpose numbers: of Griffin-Lim's phases, of who is decoded
 
 
-class VocoderPlayer(Player):
+class VocoderLoss(LossModule):
     """What the generators' sides share."""
 
     def __init__(
-        self, vocoder: MelGAN | SpectralVocoder, judges: Judges, config: VocoderStageConfig
+        self, vocoder: MelGAN | SpectralVocoder, discriminator: Judges, config: VocoderStageConfig
     ) -> None:
         super().__init__(vocoder)
-        self.judges, self.config = Unregistered(judges), config
-        self.log_mel = Unregistered(LogMel(vocoder.config.mel))
+        self.discriminator, self.config = ExternalModule(discriminator), config
+        self.log_mel = ExternalModule(LogMel(vocoder.config.mel))
 
     def mel_error(self, wave: Tensor, fake: Tensor) -> Tensor:
         """L1 between the log-mels of both [B, N]: the one thing that noise does not excuse."""
@@ -58,29 +58,29 @@ class VocoderPlayer(Player):
         return (log_mel(fake) - log_mel(wave)).abs().mean()
 
 
-class MelGANPlayer(VocoderPlayer):
+class MelGANLoss(VocoderLoss):
     """The generator's side: what it makes of a mel is one wave."""
 
     @property
     def vocoder(self) -> MelGAN:
         return cast(MelGAN, self.network)
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
         wave = batch["wave"]
         sub_bands = self.vocoder.sub_bands(batch["mel"])
         fake = self.vocoder.join_bands(sub_bands).float()
-        terms: Terms = {}
+        losses: Losses = {}
         if self.config.stft_weight > 0:
-            terms["stft"] = self._stft(wave, fake, sub_bands)
+            losses["stft"] = self._stft(wave, fake, sub_bands)
         if self.config.mel_weight > 0:
-            terms["mel"] = self.mel_error(wave, fake)
+            losses["mel"] = self.mel_error(wave, fake)
         if step >= self.config.adversarial_start:
-            judged = self.judges(fake)
+            judged = self.discriminator(fake)
             with torch.no_grad():
-                real = self.judges(wave)
-            terms["adversarial"] = hinge_generator(judged)
-            terms["features"] = feature_matching(real, judged)
-        return terms, {"fake": fake.detach()}
+                real = self.discriminator(wave)
+            losses["adversarial"] = hinge_generator(judged)
+            losses["features"] = feature_matching(real, judged)
+        return losses, {"fake": fake.detach()}
 
     def _stft(self, wave: Tensor, fake: Tensor, sub_bands: Tensor) -> Tensor:
         """Full band; with sub-bands the mean of both (multi-band MelGAN, arXiv 2005.05106)."""
@@ -91,30 +91,30 @@ class MelGANPlayer(VocoderPlayer):
         return 0.5 * (full + stft_loss(real, sub_bands, SUB_BAND))
 
 
-class SpectralPlayer(VocoderPlayer):
+class SpectralLoss(VocoderLoss):
     """The spectral vocoder's side: two waves of each mel, from different phases."""
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
         wave, mel, turns = batch["wave"], batch["mel"], batch["turns"]
         first, second = self.network(torch.cat([mel, mel]), torch.cat(turns)).chunk(2)
-        terms: Terms = {"energy": energy(wave, first, second)}
+        losses: Losses = {"energy": energy(wave, first, second)}
         if self.config.stft_weight > 0:
-            terms["stft"] = stft_loss(wave, first)
+            losses["stft"] = stft_loss(wave, first)
         if self.config.mel_weight > 0:
-            terms["mel"] = self.mel_error(wave, first)
+            losses["mel"] = self.mel_error(wave, first)
         if step >= self.config.adversarial_start:
-            one, other = self.judges(first), self.judges(second)
+            one, other = self.discriminator(first), self.discriminator(second)
             with torch.no_grad():
-                real = self.judges(wave)
-            terms["adversarial"] = 0.5 * (hinge_generator(one) + hinge_generator(other))
-            terms["features"] = feature_energy(real, one, other)
-        return terms, {"fake": first.detach()}
+                real = self.discriminator(wave)
+            losses["adversarial"] = 0.5 * (hinge_generator(one) + hinge_generator(other))
+            losses["features"] = feature_energy(real, one, other)
+        return losses, {"fake": first.detach()}
 
 
-class WaveJudge(Player):
+class WaveDiscriminatorLoss(LossModule):
     """The discriminator's side."""
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
         real, fake = self.network(batch["wave"]), self.network(batch["fake"])
         return {"hinge": hinge_discriminator(real, fake)}, {}
 
@@ -150,15 +150,18 @@ class VocoderStage(Stage):
         self.frames = mel.num_frames(num_samples)
         torch.manual_seed(self.config.seed)
         vocoder = _trainable(self.model_config)
-        judges = Judges(self.config.discriminator, self.config.spectrograms)
+        discriminator = Judges(self.config.discriminator, self.config.spectrograms)
         apply_weight_norm(vocoder)
-        apply_weight_norm(judges)
-        player = (
-            SpectralPlayer(vocoder, judges, self.config)
+        apply_weight_norm(discriminator)
+        module = (
+            SpectralLoss(vocoder, discriminator, self.config)
             if isinstance(vocoder, SpectralVocoder)
-            else MelGANPlayer(vocoder, judges, self.config)
+            else MelGANLoss(vocoder, discriminator, self.config)
         )
-        self.players = {"vocoder": player, "discriminator": WaveJudge(judges)}
+        self.loss_modules = {
+            "vocoder": module,
+            "discriminator": WaveDiscriminatorLoss(discriminator),
+        }
         self.log_mel = LogMel(mel)
 
     def _check_losses(self) -> None:
@@ -179,8 +182,8 @@ class VocoderStage(Stage):
             "vae": self.vae_id,
         }
 
-    def plays(self, player: str, step: int) -> bool:
-        return player == "vocoder" or step >= self.config.adversarial_start
+    def updates(self, name: str, step: int) -> bool:
+        return name == "vocoder" or step >= self.config.adversarial_start
 
     def weights(self, step: int) -> Mapping[str, float]:
         return {
