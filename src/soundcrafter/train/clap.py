@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from soundcrafter.config import ModelConfig
 from soundcrafter.data.augment import distort
@@ -21,25 +21,30 @@ from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train.recipe import ClapStageConfig, Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch, Losses, LossModule, Stage, load_part
+from soundcrafter.train.stage import Batch, Losses, LossModule, PreparedBatch, Stage, load_part
 
 _DISTORT = 31  # purpose number of the distortion
 
 
-class ClapLoss(LossModule):
+class ClapBatch(PreparedBatch):
+    """Sounds with their captions."""
+
+    mel: Tensor  # [B, 1, T, F]
+    tokens: Tensor  # [B, L]
+    mask: Tensor  # [B, L]
+    names: Tensor  # [B, 2], see sound_names
+
+
+class ClapLoss(LossModule[Clap, ClapBatch]):
     """Both towers and the temperature."""
 
-    def __init__(self, clap: Clap) -> None:
-        super().__init__(clap)
-        self.clap = cast(Clap, self.network)
-
-    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
-        self.clap.text.clamp_scale()
+    def forward(self, batch: ClapBatch, step: int) -> tuple[Losses, Batch]:
+        self.network.text.clamp_scale()
         # every sound is compared with all captions of the step, those of other processes too
-        audio = self.processes.gather(self.clap.audio.embed_mel(batch["mel"]))
-        text = self.processes.gather(self.clap.text(batch["tokens"], batch["mask"]))
+        audio = self.processes.gather(self.network.audio.embed_mel(batch["mel"]))
+        text = self.processes.gather(self.network.text(batch["tokens"], batch["mask"]))
         same = same_sound(self.processes.gather(batch["names"]))
-        loss = symmetric_cross_entropy(audio, text, self.clap.text.scale, same)
+        loss = symmetric_cross_entropy(audio, text, self.network.text.scale, same)
         return {"contrastive": loss}, {}
 
 
@@ -65,7 +70,7 @@ def _number(words: str | None) -> int:
     return int.from_bytes(digest[:7], "big") + 1
 
 
-class ClapStage(Stage):
+class ClapStage(Stage[Clap, ClapBatch]):
     """Trains the parts `clap_audio` and `clap_text`, or one of them against the other as it is."""
 
     name = "clap"
@@ -116,7 +121,7 @@ class ClapStage(Stage):
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
         captions = [caption for caption in batch.captions if caption is not None]  # all have one
-        tokens, mask = self._clap().tokenizer.encode(
+        tokens, mask = self.network.tokenizer.encode(
             captions, self.model_config.clap_text.max_length
         )
         return {
@@ -128,43 +133,40 @@ class ClapStage(Stage):
             "files": batch.files,
         }
 
-    def prepare(self, batch: Batch, device: torch.device) -> Batch:
-        audio, distortion = self._clap().audio, self.config.distortion
-        moved = {key: batch[key].to(device) for key in ("tokens", "mask", "names")}
+    def prepare(self, batch: Batch, device: torch.device) -> ClapBatch:
+        audio, distortion = self.network.audio, self.config.distortion
         mel = audio.spectrogram(batch["wave"].to(device))
         for row, index in enumerate(batch["indices"]):
             rng = np.random.default_rng([self.config.seed, _DISTORT, index])
             distort(mel[row, 0], distortion, rng, audio.config.mel_mean)
-        return {**moved, "mel": mel, "files": batch["files"]}
+        tokens, mask, names = (batch[key].to(device) for key in ("tokens", "mask", "names"))
+        return {"mel": mel, "tokens": tokens, "mask": mask, "names": names, "files": batch["files"]}
 
     def initialise(self, folder: Path) -> None:
-        clap = self._clap()
+        clap = self.network
         if self.config.train_text:
             load_part(clap.text, folder, "clap_text")
             clap.tokenizer = open_folder(folder).load_tokenizer()
         load_part(clap.audio, folder, "clap_audio")
 
     def state(self) -> dict[str, Any]:
-        return {"tokenizer": self._clap().tokenizer.to_json()}  # not the recipe's after initialise
+        return {"tokenizer": self.network.tokenizer.to_json()}  # not the recipe's after initialise
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         if "tokenizer" in state:
-            self._clap().tokenizer = Tokenizer.from_json(state["tokenizer"])
+            self.network.tokenizer = Tokenizer.from_json(state["tokenizer"])
 
-    def export(self, network: nn.Module, folder: Path) -> None:
-        clap, config = cast(Clap, network), self.model_config
-        audio_id = save_part(folder, "clap_audio", clap.audio, config.clap_audio)
+    def export(self, network: Clap, folder: Path) -> None:
+        config = self.model_config
+        audio_id = save_part(folder, "clap_audio", network.audio, config.clap_audio)
         save_part(
             folder,
             "clap_text",
-            clap.text,
+            network.text,
             config.clap_text,
             trained_against={"clap_audio": audio_id},
-            tokenizer=self._clap().tokenizer,
+            tokenizer=self.network.tokenizer,
         )
-
-    def _clap(self) -> Clap:
-        return cast(Clap, self.network)
 
     def _text_tower(self, folder: Path) -> tuple[ClapText, Tokenizer]:
         """A new tower with its tokenizer, or the folder's own where it stays as it is."""

@@ -21,7 +21,7 @@ from soundcrafter.precision import cpu_has_bf16
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.sharding import shard, shared_as, whole
-from soundcrafter.train.stage import LossModule, Processes
+from soundcrafter.train.stage import LossModule, PreparedBatch, Processes
 
 _log = logging.getLogger(__name__)
 _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -110,18 +110,18 @@ class Engine:
         torch.manual_seed(hash(seed) % 2**63)  # hashes of ints do not vary between runs
 
     def update(
-        self, name: str, batches: Sequence[dict[str, Any]], step: int, weights: Mapping[str, float]
-    ) -> dict[str, float]:
-        """One optimiser step of a loss module; returns its losses, averaged over micro-batches and
-        processes.
+        self, name: str, batches: Sequence[Any], step: int, weights: Mapping[str, float]
+    ) -> tuple[dict[str, float], list[Any]]:
+        """One optimiser step of a loss module on prepared micro-batches.
 
-        The losses are summed with `weights` (1 for those not listed). What the module makes for
-        later ones (a generator's output) is added to each batch. Raises LossNotFiniteError before
-        any weight changes.
+        Returns its losses, averaged over micro-batches and processes, and the batches for the loss
+        modules that follow, with what this one made (a generator's output). The losses are summed
+        with `weights` (1 for those not listed). Raises LossNotFiniteError before weights change.
         """
         module, optimizer = self.loss_modules[name], self._optimizers[name]
         wrapped = self._wrapped[name]
         report: dict[str, float] = {}
+        extended = []
         with self._only(name):
             for index, batch in enumerate(batches):
                 last = index == len(batches) - 1
@@ -133,7 +133,7 @@ class Engine:
                     ).sum()
                     self._check(loss, "loss", losses, [batch], step)
                     self.accelerator.backward(loss / len(batches))
-                batch.update(extras)
+                extended.append({**batch, **extras})
                 for key, value in {**losses, "loss": loss}.items():
                     report[key] = report.get(key, 0.0) + float(value.detach()) / len(batches)
             self._check(self._clip(wrapped), "gradient", losses, batches, step)
@@ -144,7 +144,7 @@ class Engine:
         # on the device: NCCL cannot reduce CPU tensors
         values = torch.tensor(list(report.values()), device=self.device)
         means = module.processes.average(values)
-        return dict(zip(report, means.tolist(), strict=True))
+        return dict(zip(report, means.tolist(), strict=True)), extended
 
     def weights(self) -> dict[str, Tensor]:
         """The weights of all loss modules, named module.key."""
@@ -255,7 +255,7 @@ class Engine:
         value: Tensor,
         what: str,
         losses: Mapping[str, Tensor],
-        batches: Sequence[Mapping[str, Any]],
+        batches: Sequence[PreparedBatch],
         step: int,
     ) -> None:
         if torch.isfinite(value):

@@ -184,7 +184,7 @@ def train_step(
     losses: dict[str, float] = {}
     for name in stage.loss_modules:
         if stage.updates(name, step):
-            found = engine.update(name, batches, step, stage.weights(step))
+            found, batches = engine.update(name, batches, step, stage.weights(step))
             prefix = "" if not losses else f"{name}_"
             losses |= {f"{prefix}{key}": value for key, value in found.items()}
     ema.update(stage.network)

@@ -9,12 +9,12 @@ from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.models.lora import Adapter, AdapterConfig
 from soundcrafter.models.unet import UNet
 from soundcrafter.store import open_folder, save_part
-from soundcrafter.train.diffusion import DiffusionStage, denoising
+from soundcrafter.train.diffusion import DiffusionBatch, DiffusionStage, denoising
 from soundcrafter.train.recipe import Recipe
 from soundcrafter.train.stage import Batch, ExternalModule, Losses, LossModule
 
 
-class AdapterLoss(LossModule):
+class AdapterLoss(LossModule[Adapter, DiffusionBatch]):
     """The denoising loss of a frozen U-Net with an adapter attached. The adapter alone is trained,
     averaged and saved; the U-Net is in evaluation mode, without dropout."""
 
@@ -23,8 +23,8 @@ class AdapterLoss(LossModule):
         adapter.attach(unet)
         self.base, self.schedule = ExternalModule(unet), schedule
 
-    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
-        unet = cast(UNet, self.base.module.to(batch["latent"].device))
+    def forward(self, batch: DiffusionBatch, step: int) -> tuple[Losses, Batch]:
+        unet = self.base.module.to(batch["latent"].device)
         return denoising(unet, self.schedule, batch), {}
 
 
@@ -39,7 +39,7 @@ class AdapterStage(DiffusionStage):
         self.base_id = open_folder(folder).parts["unet"].training_id
         super().__init__(recipe, data, folder)
 
-    def make_loss_modules(self) -> dict[str, LossModule]:
+    def make_loss_modules(self) -> dict[str, LossModule[Any, DiffusionBatch]]:
         """The adapter, which changes nothing yet, beside the frozen U-Net."""
         unet = self._load_unet().requires_grad_(False)
         unet.checkpointing = self.config.checkpointing

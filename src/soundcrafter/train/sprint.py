@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from soundcrafter.train.ema import Ema
 from soundcrafter.train.log import Log, Report
 from soundcrafter.train.loop import IDENTITY, dependents, run_folder
 from soundcrafter.train.schedule import cosine_rate
-from soundcrafter.train.stage import Batch, LossModule, Stage
+from soundcrafter.train.stage import LossModule, Stage
 
 EMA_EVERY = 10  # steps from one update of the averaged weights to the next
 _WARM_UPS = 3  # steps made before one is recorded, so that libraries have chosen their kernels
@@ -140,7 +141,7 @@ class _Runner:
         losses: dict[str, Tensor] = {}
         for name, learner in self._learners.items():
             if self.stage.updates(name, step):
-                found = learner.learn(batch, step, self.stage.weights(step))
+                found, batch = learner.learn(batch, step, self.stage.weights(step))
                 prefix = "" if not losses else f"{name}_"
                 losses |= {f"{prefix}{key}": value for key, value in found.items()}
         return losses
@@ -163,8 +164,11 @@ class _Learner:
             capturable=device.type == "cuda",
         )
 
-    def learn(self, batch: Batch, step: int, weights: Mapping[str, float]) -> dict[str, Tensor]:
-        """One update; returns the losses, detached, and the norm of the gradient."""
+    def learn(
+        self, batch: Any, step: int, weights: Mapping[str, float]
+    ) -> tuple[dict[str, Tensor], Any]:
+        """One update. Returns the losses and the norm of the gradient, detached, and the batch for
+        the loss modules that follow."""
         dtype = _DTYPES.get(self.config.precision)
         # no cache of cast weights: a graph would keep those of the step that it recorded
         with torch.autocast(self.device.type, dtype, dtype is not None, cache_enabled=False):
@@ -180,8 +184,8 @@ class _Learner:
         # the fused optimiser leaves out an update where this is 1
         self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        batch.update(extras)
-        return {key: value.detach() for key, value in {**losses, "gradient_norm": norm}.items()}
+        found = {key: value.detach() for key, value in {**losses, "gradient_norm": norm}.items()}
+        return found, {**batch, **extras}
 
 
 def _on_a_side_stream(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

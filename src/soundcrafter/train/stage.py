@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,16 @@ from soundcrafter.train.recipe import Recipe, StageConfig
 RESIDENT = "vae, vocoder, diffusion from encoded data"  # stages that can do this
 Batch = dict[str, Any]
 Losses = dict[str, Tensor]
+
+
+class PreparedBatch(TypedDict):
+    """What every batch on the device has; each stage adds the tensors that its losses need."""
+
+    files: Sequence[Sequence[str]]  # of each sample, for errors
+
+
+N = TypeVar("N", bound=nn.Module)  # the network that is trained
+P = TypeVar("P", bound=PreparedBatch)  # its batch
 
 
 class Processes:
@@ -31,29 +41,29 @@ class Processes:
         return value
 
 
-class LossModule(nn.Module, ABC):
+class LossModule(nn.Module, ABC, Generic[N, P]):
     """A network with its losses in one forward, so that DDP wraps both.
 
     `network` holds all parameters that are trained by these losses. Other networks that the losses
     need are not submodules (see `ExternalModule`).
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: N) -> None:
         super().__init__()
         self.network = network
         self.processes = Processes()  # the engine's, where there are several
 
     @abstractmethod
-    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
+    def forward(self, batch: P, step: int) -> tuple[Losses, Batch]:
         """The losses (scalars), and entries for the batch of the loss modules that follow in the
         same step (a generator's output), detached."""
 
 
 @dataclass(frozen=True)
-class ExternalModule:
+class ExternalModule(Generic[N]):
     """A module that its user does not own: not among its parameters, in its state or under DDP."""
 
-    module: nn.Module
+    module: N
 
     def __call__(self, *args: Any) -> Any:
         return self.module(*args)
@@ -68,7 +78,7 @@ class Samples:
     sample_rate: int = 16_000  # Hz
 
 
-class Stage(ABC):
+class Stage(ABC, Generic[N, P]):
     """The training of a part: its data, networks and losses. The loop knows steps and disk, the
     engine the hardware."""
 
@@ -77,16 +87,17 @@ class Stage(ABC):
     parts: tuple[str, ...]  # that it writes into the model folder
     precedes: tuple[str, ...] = ()  # parts whose presence blocks retraining
     one_process: bool = False  # whether its loss cannot be divided over processes
-    loss_modules: dict[str, LossModule]  # in order of their updates; the first one is exported
+    loss_modules: dict[str, LossModule[Any, P]]  # in order of updates; the first is exported
 
     @abstractmethod
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         """`data` is a manifest or folder to train on, `folder` the model folder to train into."""
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> N:
         """What is averaged and exported: the network of the first loss module."""
-        return next(iter(self.loss_modules.values())).network
+        network: N = next(iter(self.loss_modules.values())).network
+        return network
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -97,14 +108,14 @@ class Stage(ABC):
         """The samples with these indices on the CPU; a pure function, called from other threads."""
 
     @abstractmethod
-    def prepare(self, batch: Batch, device: torch.device) -> Batch:
+    def prepare(self, batch: Batch, device: torch.device) -> P:
         """The batch on the device, after any frozen networks."""
 
     @abstractmethod
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: N, folder: Path) -> None:
         """Write the trained part into the model folder."""
 
-    def finish(self) -> None:  # noqa: B027  # few stages need it
+    def finish(self) -> None:  # few stages need it
         """Called when a run stops, before its last export."""
 
     @abstractmethod
@@ -149,7 +160,7 @@ class Stage(ABC):
         """Files skipped so far, and why."""
         return {}
 
-    def samples(self, network: nn.Module, device: torch.device) -> Samples:
+    def samples(self, network: N, device: torch.device) -> Samples:
         """What the log shows of the averaged network."""
         return Samples()
 

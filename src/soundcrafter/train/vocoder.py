@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NotRequired, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from soundcrafter.data.bank import SoundBank
 from soundcrafter.mel import LogMel
@@ -33,6 +33,7 @@ from soundcrafter.train.stage import (
     ExternalModule,
     Losses,
     LossModule,
+    PreparedBatch,
     Samples,
     Stage,
     load_part,
@@ -42,12 +43,22 @@ from soundcrafter.train.stage import (
 _TURNS, _DECODED = 50, 51  # purpose numbers: of Griffin-Lim's phases, of who is decoded
 
 
-class VocoderLoss(LossModule):
-    """What the generators' sides share."""
+V = TypeVar("V", bound=MelGAN | SpectralVocoder)
 
-    def __init__(
-        self, vocoder: MelGAN | SpectralVocoder, discriminator: Judges, config: VocoderStageConfig
-    ) -> None:
+
+class VocoderBatch(PreparedBatch):
+    """Real waves and the mels to make waves from, later with a wave that was made."""
+
+    wave: Tensor  # [B, N]
+    mel: Tensor  # [B, 1, T, F]
+    turns: tuple[Tensor, ...]  # a spectral vocoder's first phases, of two waves
+    fake: NotRequired[Tensor]  # [B, N]; for the discriminator
+
+
+class VocoderLoss(LossModule[V, VocoderBatch]):
+    """What the losses of both generators share."""
+
+    def __init__(self, vocoder: V, discriminator: Judges, config: VocoderStageConfig) -> None:
         super().__init__(vocoder)
         self.discriminator, self.config = ExternalModule(discriminator), config
         self.log_mel = ExternalModule(LogMel(vocoder.config.mel))
@@ -58,17 +69,13 @@ class VocoderLoss(LossModule):
         return (log_mel(fake) - log_mel(wave)).abs().mean()
 
 
-class MelGANLoss(VocoderLoss):
-    """The generator's side: what it makes of a mel is one wave."""
+class MelGANLoss(VocoderLoss[MelGAN]):
+    """A generator that makes one wave of a mel."""
 
-    @property
-    def vocoder(self) -> MelGAN:
-        return cast(MelGAN, self.network)
-
-    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
+    def forward(self, batch: VocoderBatch, step: int) -> tuple[Losses, Batch]:
         wave = batch["wave"]
-        sub_bands = self.vocoder.sub_bands(batch["mel"])
-        fake = self.vocoder.join_bands(sub_bands).float()
+        sub_bands = self.network.sub_bands(batch["mel"])
+        fake = self.network.join_bands(sub_bands).float()
         losses: Losses = {}
         if self.config.stft_weight > 0:
             losses["stft"] = self._stft(wave, fake, sub_bands)
@@ -85,16 +92,16 @@ class MelGANLoss(VocoderLoss):
     def _stft(self, wave: Tensor, fake: Tensor, sub_bands: Tensor) -> Tensor:
         """Full band; with sub-bands the mean of both (multi-band MelGAN, arXiv 2005.05106)."""
         full = stft_loss(wave, fake)
-        if self.vocoder.pqmf is None:
+        if self.network.pqmf is None:
             return full
-        real = self.vocoder.pqmf.analysis(wave)
+        real = self.network.pqmf.analysis(wave)
         return 0.5 * (full + stft_loss(real, sub_bands, SUB_BAND))
 
 
-class SpectralLoss(VocoderLoss):
-    """The spectral vocoder's side: two waves of each mel, from different phases."""
+class SpectralLoss(VocoderLoss[SpectralVocoder]):
+    """The spectral vocoder makes two waves of each mel, from different phases."""
 
-    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
+    def forward(self, batch: VocoderBatch, step: int) -> tuple[Losses, Batch]:
         wave, mel, turns = batch["wave"], batch["mel"], batch["turns"]
         first, second = self.network(torch.cat([mel, mel]), torch.cat(turns)).chunk(2)
         losses: Losses = {"energy": energy(wave, first, second)}
@@ -111,15 +118,15 @@ class SpectralLoss(VocoderLoss):
         return losses, {"fake": first.detach()}
 
 
-class WaveDiscriminatorLoss(LossModule):
-    """The discriminator's side."""
+class WaveDiscriminatorLoss(LossModule[Judges, VocoderBatch]):
+    """The discriminators, on real and generated waves."""
 
-    def forward(self, batch: Batch, step: int) -> tuple[Losses, Batch]:
+    def forward(self, batch: VocoderBatch, step: int) -> tuple[Losses, Batch]:
         real, fake = self.network(batch["wave"]), self.network(batch["fake"])
         return {"hinge": hinge_discriminator(real, fake)}, {}
 
 
-class VocoderStage(Stage):
+class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
     """Trains the part `vocoder`; from what the VAE decodes too, it is a run of its own."""
 
     name = "vocoder"
@@ -231,7 +238,7 @@ class VocoderStage(Stage):
         )
         return torch.from_numpy(np.stack(list(rows)))
 
-    def prepare(self, batch: Batch, device: torch.device) -> Batch:
+    def prepare(self, batch: Batch, device: torch.device) -> VocoderBatch:
         wave = batch["wave"].to(device)
         mel = self.log_mel.to(device)(wave)
         if self.vae is not None:
@@ -248,7 +255,7 @@ class VocoderStage(Stage):
         apply_weight_norm(vocoder)
         self.network.load_state_dict(vocoder.state_dict())
 
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: MelGAN | SpectralVocoder, folder: Path) -> None:
         # not a deep copy: it shares its class with the network, and folding takes away from that
         vocoder = _trainable(self.model_config)
         apply_weight_norm(vocoder)
@@ -257,7 +264,7 @@ class VocoderStage(Stage):
         save_part(folder, "vocoder", vocoder, self.model_config)
 
     @torch.no_grad()
-    def samples(self, network: nn.Module, device: torch.device) -> Samples:
+    def samples(self, network: MelGAN | SpectralVocoder, device: torch.device) -> Samples:
         batch = self.prepare(self.load_batch(range(2)), device)
         fake = network(batch["mel"])
         waves = {f"{i}/real": wave.cpu().numpy() for i, wave in enumerate(batch["wave"])}
