@@ -69,7 +69,7 @@ def encode(data: Path, out: Path, reading: str) -> None:
 def step_seconds(out: Path, reading: str, repeats: int = 12) -> list[float]:
     """CPU seconds of a training step in each phase."""
     stage = build_stage("diffusion", recipe_of(reading), encoded(out, reading), out / "nowhere")
-    engine = Engine(stage.players, stage.config, "cpu")
+    engine = Engine(stage.loss_modules, stage.config, "cpu")
     seconds = []
     for first in stage.phase_starts():
         for number in range(repeats + 2):
@@ -120,13 +120,13 @@ def dev_loss(out: Path, weights: dict[str, torch.Tensor]) -> float:
     """Mean denoising loss at full resolution over the dev recordings; no condition is dropped."""
     changes = ("data.split=dev", "data.balance=none", "diffusion.drop_condition=0")
     stage = build_stage("diffusion", recipe_of("none", *changes), out / "dev", out / "nowhere")
-    (player,) = stage.players.values()
-    player.network.load_state_dict(weights)
-    player.eval()
+    (module,) = stage.loss_modules.values()
+    module.network.load_state_dict(weights)
+    module.eval()
     size, losses = stage.config.batch_size, []
     for first in range(0, DEV_SAMPLES // size * size, size):
         batch = stage.load_batch(range(first, first + size))
-        terms, _ = player(stage.prepare(batch, torch.device("cpu")), 0)
+        terms, _ = module(stage.prepare(batch, torch.device("cpu")), 0)
         losses.append(float(terms["denoising"]))
     return float(np.mean(losses))
 

@@ -5,7 +5,7 @@
 takes recipes/paper.toml as it is, with and without gradient checkpointing and autocast to bf16; a
 process of its own for each row. The step is the training loop's: drawing and decoding the sounds is
 not in it; the frozen encoders of the U-Net (of random weights, which cost what trained ones do),
-both players of a GAN, AdamW and EMA are. The peak is the process's, Python and torch included. A
+both networks of a GAN, AdamW and EMA are. The peak is the process's, Python and torch included. A
 row that needs more than --limit-gb of memory says so. Prints a table.
 """
 
@@ -57,7 +57,7 @@ def ready(
         if stage_name == "diffusion" and not is_encoded(data):
             save_encoders(recipe, Path(place))
         stage = build_stage(stage_name, recipe, data, Path(place))
-    engine = Engine(stage.players, stage.config, device, compile=compiled)
+    engine = Engine(stage.loss_modules, stage.config, device, compile=compiled)
     return stage, engine, Ema(stage.network, stage.config.ema_decay)
 
 

@@ -113,7 +113,7 @@ def write(layout: str, out: Path, width: int = FULL, seed: int = 0) -> None:
                 part,
                 stir(model.build(part), generator),
                 getattr(model, part),
-                trained_against={other: ids.get(other, "") for other in PARTS[part][2]},
+                trained_against={other: ids.get(other, "") for other in PARTS[part].depends_on},
                 tokenizer=tokenizer if part == "clap_text" else None,
                 diffusion=model.diffusion,
                 sampling=model.sampling,

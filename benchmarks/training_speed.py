@@ -11,9 +11,9 @@ the rest as trained. On a CPU without bf16 instructions all is fp32 and bf16 is 
 A turn is a fresh process that trains from random weights: --warmup steps, then --steps that count.
 All settings take their turn, --repeats times over, so that a busy machine is fair to all; a ratio
 is the median of those within a round. A step is the training loop's, in the last phase of a
-curriculum, with both players of a GAN (--set vae.adversarial_start=N: the VAE alone). What it waits
-for is the time until its batch is there. The loader alone is timed in the same turn, before: what
-it could deliver with the cores to itself. Each file was read once before that, so a slow disk is
+curriculum, with both networks of a GAN (--set vae.adversarial_start=N: the VAE alone). What it
+waits for is the time until its batch is there. The loader alone is timed in the same turn, before:
+what it could deliver with the cores to itself. Each file was read once before, so a slow disk is
 not in it; encoded latents are random ones of a few recordings, which cost what others do.
 A setting that needs more than --limit-gb of a CPU's memory says so. Prints two tables; --out writes
 every turn as JSON.
@@ -42,7 +42,7 @@ from soundcrafter.data.encode import encode
 from soundcrafter.device import choose_device
 from soundcrafter.files import write_json
 from soundcrafter.precision import cpu_has_bf16
-from soundcrafter.train import STAGES, Recipe, read_recipe
+from soundcrafter.train import GENERATOR_STAGES, Recipe, read_recipe
 from soundcrafter.train.loop import train_step
 from soundcrafter.train.sounds import open_sounds
 from soundcrafter.train.sources import encoded_folder, segment
@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=MINI)
     parser.add_argument("--set", action="append", default=[], help="section.name=value")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--stages", nargs="+", choices=GENERATOR_STAGES, default=GENERATOR_STAGES)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--warmup", type=int, default=1, help="steps before those that count")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn")

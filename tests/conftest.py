@@ -39,11 +39,11 @@ def tiny_recipe() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_recipe, clips) -> Path:
     """A model folder with every part, trained for the few steps of the tiny recipe. Read only."""
-    from soundcrafter.train import STAGES, RunOptions, read_recipe, train
+    from soundcrafter.train import GENERATOR_STAGES, RunOptions, read_recipe, train
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
     recipe, options = read_recipe(tiny_recipe), RunOptions(device="cpu")
-    for stage in STAGES:
+    for stage in GENERATOR_STAGES:
         train(stage, recipe, data=clips, out=folder, options=options)
     return folder
 

@@ -414,7 +414,7 @@ def test_a_model_config_builds_its_parts():
         unet=UNetConfig(channels=8, embed_dim=16, norm_groups=4),
         vocoder=MelGANConfig(channels=32),
     )
-    for name, (settings, _, _) in ((n, PARTS[n]) for n in GENERATOR_PARTS):
+    for name, settings in ((n, PARTS[n].config) for n in GENERATOR_PARTS):
         assert isinstance(getattr(config, name), settings)
         assert config.build(name).config is getattr(config, name)
 

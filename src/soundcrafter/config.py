@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
@@ -16,15 +16,23 @@ from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.models.vae import VAE, VAEConfig
 from soundcrafter.models.vocoder import VocoderConfig, build_vocoder
 
-# Each part: its settings, what builds its network, and the parts whose training ids it depends on.
-PARTS: dict[str, tuple[Any, Callable[[Any], nn.Module], tuple[str, ...]]] = {
-    "clap_audio": (ClapAudioConfig, ClapAudio, ()),
-    "clap_text": (ClapTextConfig, ClapText, ("clap_audio",)),
-    "vae": (VAEConfig, VAE, ()),
-    "unet": (UNetConfig, UNet, ("vae", "clap_audio")),
-    "vocoder": (VocoderConfig, build_vocoder, ()),
-    "adapter": (AdapterConfig, Adapter, ("unet",)),  # a folder of its own, beside any number
-    "tagger": (TaggerConfig, Tagger, ()),
+
+class Part(NamedTuple):
+    """One of the networks that a model is made of."""
+
+    config: Any  # type of its settings
+    build: Callable[[Any], nn.Module]  # its network from them
+    depends_on: tuple[str, ...] = ()  # parts whose training ids it is saved with
+
+
+PARTS = {
+    "clap_audio": Part(ClapAudioConfig, ClapAudio),
+    "clap_text": Part(ClapTextConfig, ClapText, ("clap_audio",)),
+    "vae": Part(VAEConfig, VAE),
+    "unet": Part(UNetConfig, UNet, ("vae", "clap_audio")),
+    "vocoder": Part(VocoderConfig, build_vocoder),
+    "adapter": Part(AdapterConfig, Adapter, ("unet",)),  # in a folder of its own
+    "tagger": Part(TaggerConfig, Tagger),
 }
 GENERATOR_PARTS = ("clap_audio", "clap_text", "vae", "unet", "vocoder")  # what makes sound
 
@@ -100,8 +108,7 @@ class ModelConfig:
 
     def build(self, part: str) -> nn.Module:
         """The network of a part, freshly initialised."""
-        _, build, _ = PARTS[part]
-        return build(getattr(self, part))
+        return PARTS[part].build(getattr(self, part))
 
 
 def check_together(configs: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ def describe(target: str | None, overrides: Sequence[str] = ()) -> dict[str, Any
 def count_parameters(part: str, config: Any) -> int:
     """The trainable numbers of a part of that config; nothing is allocated."""
     with torch.device("meta"):
-        module = PARTS[part][1](config)
+        module = PARTS[part].build(config)
     return sum(parameter.numel() for parameter in module.parameters())
 
 

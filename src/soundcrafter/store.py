@@ -65,7 +65,7 @@ class ModelFolder:
         entry = self.parts[name]
         file = self.path / f"{name}.safetensors"
         _verify(file, entry.sha256)
-        module = PARTS[name][1](entry.config)
+        module = PARTS[name].build(entry.config)
         try:
             module.load_state_dict(load_file(file), strict=True)
         except (RuntimeError, SafetensorError) as error:
@@ -146,7 +146,7 @@ def save_part(
     All files are written before the first is renamed: what fails leaves the folder as it was.
     Raises ValueError where the folder cannot be written or holds a config that cannot be read.
     """
-    assert set(trained_against or ()) == set(PARTS[name][2]), "an id for each part it depends on"
+    assert set(trained_against or ()) == set(PARTS[name].depends_on), "an id for each of these"
     path = make_folder(path)
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     training_id = training_id or fingerprint(state)
@@ -249,8 +249,9 @@ def _parse(path: Path, data: Any) -> ModelFolder:
             raise ValueError(f"{where}: unknown part {name}; allowed: {', '.join(PARTS)}")
         keys = ("config", "sha256", "training_id", "trained_against")
         _exact_keys(f"{where}: {name}", entry, keys)
-        _exact_keys(f"{where}: {name}.trained_against", entry["trained_against"], PARTS[name][2])
-        config: Any = from_dict(PARTS[name][0], entry["config"], f"{where}: {name}")
+        part, against = PARTS[name], entry["trained_against"]
+        _exact_keys(f"{where}: {name}.trained_against", against, part.depends_on)
+        config: Any = from_dict(part.config, entry["config"], f"{where}: {name}")
         parts[name] = PartEntry(config, *(entry[key] for key in keys[1:]))
     return ModelFolder(
         path,

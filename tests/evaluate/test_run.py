@@ -26,7 +26,7 @@ from soundcrafter.evaluate.listen_answers import RESULT_COLUMNS
 from soundcrafter.evaluate.prompts import Prompt, caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
 from soundcrafter.files import write_csv
-from soundcrafter.train.ship import ship
+from soundcrafter.train.release import release
 from soundcrafter.workers import Workers
 
 SEEDS = 8  # a batch each, of the six clips' captions
@@ -236,7 +236,7 @@ def test_a_card_takes_the_figures(whole, tiny_model, tmp_path):
     assert tagger["generated"] == 48
     (clap,) = [facts for name, facts in figures.items() if "by clap" in name]
     assert clap["CLAP"] == report["embedders"][1]["clap"]["mean"]
-    card = ship(tiny_model, tmp_path / "shipped", figures=figures) / "README.md"
+    card = release(tiny_model, tmp_path / "release", figures=figures) / "README.md"
     assert f"CLAP {clap['CLAP']:.3g}" in card.read_text()
 
 

@@ -6,7 +6,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 
 from soundcrafter.store import open_folder
-from soundcrafter.train import STAGES, build_stage, engine
+from soundcrafter.train import GENERATOR_STAGES, build_stage, engine
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
 from soundcrafter.train.engine import Engine, LossNotFiniteError
 from soundcrafter.train.log import MACHINE_FACTS
@@ -19,7 +19,7 @@ def last_checkpoint(folder, stage):
     return load_checkpoint(list_checkpoints(run_folder(folder, stage))[-1])
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", GENERATOR_STAGES)
 def test_bf16_learns_in_fp32_weights(stage, go, encoded, clips, tmp_path):
     overrides = [f"{stage}.steps=2"]
     if stage in ("vae", "vocoder"):
@@ -66,7 +66,7 @@ def test_accumulation_changes_nothing(stage, overrides, go, encoded, clips, tmp_
 
 def test_shards_cover_a_step_in_order(make_recipe, clips, tmp_path):
     stage = build_stage("vae", make_recipe("vae.accumulate=2"), clips, tmp_path)
-    engine = Engine(stage.players, stage.config, "cpu")
+    engine = Engine(stage.loss_modules, stage.config, "cpu")
     assert engine.shard(range(4)) == [[0, 1], [2, 3]]
     assert engine.shard(range(20, 24)) == [[20, 21], [22, 23]]
 
@@ -99,7 +99,7 @@ def other_device():
 
 def test_the_device_of_an_earlier_training_is_forgotten(other_device, make_recipe, clips, tmp_path):
     stage = build_stage("vae", make_recipe(), clips, tmp_path)
-    engine = Engine(stage.players, stage.config, "cpu")
+    engine = Engine(stage.loss_modules, stage.config, "cpu")
     assert engine.device.type == engine.accelerator.device.type == "cpu"
     assert {value.device.type for value in engine.weights().values()} == {"cpu"}
 
@@ -111,7 +111,7 @@ def test_a_process_group_on_another_device_is_refused(
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     stage = build_stage("vae", make_recipe(), clips, tmp_path)
     with pytest.raises(ValueError, match=r"device: asked for cpu, but this process .* meta"):
-        Engine(stage.players, stage.config, "cpu")
+        Engine(stage.loss_modules, stage.config, "cpu")
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def engine_and_batch(make_recipe, clips, tmp_path):
     def make(*overrides):
         recipe = make_recipe("vae.adversarial_start=0", *overrides)
         stage = build_stage("vae", recipe, clips, tmp_path)
-        engine = Engine(stage.players, stage.config, "cpu")
+        engine = Engine(stage.loss_modules, stage.config, "cpu")
         batches = [
             stage.prepare(stage.load_batch(i), engine.device) for i in engine.shard(range(4))
         ]
@@ -134,19 +134,19 @@ def engine_and_batch(make_recipe, clips, tmp_path):
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_what_is_not_finite_changes_no_weights(trap, clip_norm, engine_and_batch, monkeypatch):
     engine, batches = engine_and_batch(f"vae.clip_norm={clip_norm}", "vae.accumulate=2")
-    player = engine.players["vae"]
-    forward, calls = player.forward, []
+    module = engine.loss_modules["vae"]
+    forward, calls = module.forward, []
 
     def trapped(batch, step):
-        terms, extras = forward(batch, step)
+        losses, extras = forward(batch, step)
         calls.append(step)
         if len(calls) == 2:  # the second micro-batch: the first one's gradients are there
-            zero = (player.network.last_layer * 0).sum()
+            zero = (module.network.last_layer * 0).sum()
             # the square root of 0 is 0, its gradient infinite
-            terms["trap"] = zero.sqrt() if trap == "gradient" else zero / zero.detach()
-        return terms, extras
+            losses["trap"] = zero.sqrt() if trap == "gradient" else zero / zero.detach()
+        return losses, extras
 
-    monkeypatch.setattr(player, "forward", trapped)
+    monkeypatch.setattr(module, "forward", trapped)
     before = {key: value.clone() for key, value in engine.weights().items()}
     with pytest.raises(LossNotFiniteError, match=rf"step 8: the {trap}\b") as caught:
         engine.update("vae", batches, 7, {})
@@ -158,15 +158,17 @@ def test_what_is_not_finite_changes_no_weights(trap, clip_norm, engine_and_batch
     assert engine.optimizer_state() == {}
 
 
-def test_only_the_player_that_moves_learns(engine_and_batch):
+def test_only_the_network_that_is_updated_learns(engine_and_batch):
     engine, batches = engine_and_batch()
     before = {key: value.clone() for key, value in engine.weights().items()}
-    terms = engine.update("vae", batches, 0, {"kl": 0.0, "adversarial": 0.5})
-    assert terms["loss"] == pytest.approx(terms["reconstruction"] + 0.5 * terms["adversarial"])
+    losses, batches = engine.update("vae", batches, 0, {"kl": 0.0, "adversarial": 0.5})
+    assert losses["loss"] == pytest.approx(losses["reconstruction"] + 0.5 * losses["adversarial"])
     changed = {k for k, value in engine.weights().items() if not torch.equal(value, before[k])}
     assert {key.partition(".")[0] for key in changed} == {"vae"}
-    judge = engine.players["discriminator"]  # part of the loss, but no gradient is left in it
-    assert all(parameter.grad is None for parameter in judge.parameters())
+    discriminator = engine.loss_modules[
+        "discriminator"
+    ]  # part of the loss, but no gradient is left in it
+    assert all(parameter.grad is None for parameter in discriminator.parameters())
     engine.update("discriminator", batches, 0, {})
     changed = {k for k, value in engine.weights().items() if not torch.equal(value, before[k])}
     assert {key.partition(".")[0] for key in changed} == {"vae", "discriminator"}

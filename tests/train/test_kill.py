@@ -12,25 +12,28 @@ import torch
 
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.store import open_folder
-from soundcrafter.train import STAGES, read_recipe
+from soundcrafter.train import GENERATOR_STAGES, read_recipe
 from soundcrafter.train.log import MACHINE_FACTS, read_log
 from soundcrafter.train.loop import run_folder
 
 STEPS, HOLD = 9, 5  # checkpoints are at even steps: a kill at 5 throws one step away
-PLAYED = {"vae": "adversarial", "vocoder": "features"}  # terms there are once the GAN plays
+GAN_TERMS = {
+    "vae": "adversarial",
+    "vocoder": "features",
+}  # logged in the GAN phase
 
 # All four stages, one after the other. Each entry is printed once it is in the log. The process
 # waits in step HOLD of the stage that the environment names, so that the kill finds it there.
 TRAIN = """
 import os, sys, time
-from soundcrafter.train import STAGES, RunOptions, read_recipe, train
+from soundcrafter.train import GENERATOR_STAGES, RunOptions, read_recipe, train
 
 recipe, data, out, steps, hold = sys.argv[1:]
-changes = [f"{stage}.steps={steps}" for stage in STAGES]
+changes = [f"{stage}.steps={steps}" for stage in GENERATOR_STAGES]
 changes.append("diffusion.learning_rate=0.01")  # so that dropout shows: a U-Net starts from zero
 settings = read_recipe(recipe, changes)
 options = RunOptions(device="cpu", log_steps=1, checkpoint_steps=2)
-for stage in STAGES:
+for stage in GENERATOR_STAGES:
     def report(entry):
         print(stage, entry["step"], flush=True)
         if os.environ.get("HOLD_IN") == stage and entry["step"] == int(hold):
@@ -73,7 +76,7 @@ def runs(tmp_path_factory, tiny_recipe, clips):
     whole, killed = folder / "whole", folder / "killed"
     reference = start(tiny_recipe, clips, whole)
     printed = []
-    for stage in STAGES:
+    for stage in GENERATOR_STAGES:
         process = start(tiny_recipe, clips, killed, hold_in=stage)
         printed.append(kill_in(process, run_folder(killed, stage)))
     printed.append(finish(start(tiny_recipe, clips, killed)))
@@ -85,10 +88,10 @@ def steps_of(stage: str, lines: list[str]) -> list[int]:
     return [int(line.split()[1]) for line in lines if line.startswith(f"{stage} ")]
 
 
-@pytest.mark.parametrize("number", range(4), ids=STAGES)
+@pytest.mark.parametrize("number", range(4), ids=GENERATOR_STAGES)
 def test_a_killed_stage_resumes_with_equal_losses(number, runs, tiny_recipe):
     whole, killed, printed = runs
-    stage = STAGES[number]
+    stage = GENERATOR_STAGES[number]
     # the kill came when HOLD was in the log, perhaps before it was printed
     assert steps_of(stage, printed[number])[: HOLD - 1] == list(range(1, HOLD))
     assert steps_of(stage, printed[number + 1]) == list(range(HOLD, STEPS + 1))  # not from 1
@@ -99,8 +102,8 @@ def test_a_killed_stage_resumes_with_equal_losses(number, runs, tiny_recipe):
         assert set(one) == set(other)
         for key in set(one) - set(MACHINE_FACTS):
             assert one[key] == pytest.approx(other[key], rel=1e-6), (one["step"], key)
-    if stage in PLAYED:  # the kill was in the middle of the GAN
-        assert {PLAYED[stage], "discriminator_loss"} <= set(found[HOLD - 1])
+    if stage in GAN_TERMS:  # the kill was in the middle of the GAN
+        assert {GAN_TERMS[stage], "discriminator_loss"} <= set(found[HOLD - 1])
     assert read_recipe(tiny_recipe).model.unet.dropout > 0  # and dropout draws alike too
 
 
@@ -116,6 +119,6 @@ def test_the_killed_model_equals_the_other_one(runs):
 
 def test_a_kill_leaves_no_stray_checkpoint(runs):
     _, killed, _ = runs
-    for stage in STAGES:
+    for stage in GENERATOR_STAGES:
         names = sorted(p.name for p in (run_folder(killed, stage) / "checkpoints").iterdir())
         assert names == [f"step-{step:08d}" for step in (STEPS - 1, STEPS)]

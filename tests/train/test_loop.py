@@ -13,12 +13,12 @@ import torch
 from soundcrafter import cli
 from soundcrafter.files import file_sha256
 from soundcrafter.store import open_folder
-from soundcrafter.train import STAGES, RunOptions, clap
+from soundcrafter.train import GENERATOR_STAGES, RunOptions, clap
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
 from soundcrafter.train.engine import LossNotFiniteError
 from soundcrafter.train.log import MACHINE_FACTS, Log, read_log
 from soundcrafter.train.loop import run_folder
-from soundcrafter.train.vae import VAEPlayer
+from soundcrafter.train.vae import VAELoss
 
 
 def steps_of(entries):
@@ -43,15 +43,15 @@ def assert_equal_losses(found, wanted):
 
 def trap_at(monkeypatch, bad_step):
     """The VAE's loss is nan at the step with this number in the log."""
-    forward = VAEPlayer.forward
+    forward = VAELoss.forward
 
     def trapped(self, batch, step):
-        terms, extras = forward(self, batch, step)
+        losses, extras = forward(self, batch, step)
         if step + 1 == bad_step:
-            terms["reconstruction"] = terms["reconstruction"] * float("nan")
-        return terms, extras
+            losses["reconstruction"] = losses["reconstruction"] * float("nan")
+        return losses, extras
 
-    monkeypatch.setattr(VAEPlayer, "forward", trapped)
+    monkeypatch.setattr(VAELoss, "forward", trapped)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
@@ -173,6 +173,19 @@ def test_other_settings_are_refused_by_name(override, key, trained_copy, go):
     assert (run_folder(trained_copy, "vae") / "identity.json").read_bytes() == before
 
 
+def test_settings_that_are_gone_do_not_block_a_resume(trained_copy, go):
+    file = run_folder(trained_copy, "vocoder") / "identity.json"
+    identity = json.loads(file.read_text())
+    assert "discriminator_every" not in identity["stage"]
+    for value in (1, 2):
+        identity["stage"]["discriminator_every"] = value
+        file.write_text(json.dumps(identity))
+        if value == 1:  # the default of the version that had it
+            assert go("vocoder", trained_copy) == []
+    with pytest.raises(ValueError, match=r"other settings \(stage.discriminator_every: 2 there"):
+        go("vocoder", trained_copy)
+
+
 @pytest.mark.parametrize("stage", ["clap", "vae", "vocoder"])
 def test_files_passed_over_are_listed_with_the_run(stage, clips, tmp_path, go):
     data, out = tmp_path / "data", tmp_path / "out"
@@ -229,7 +242,7 @@ def test_what_a_part_depends_on_is_not_trained_further(stage, dependent, trained
 
 def test_finished_stages_called_again_change_nothing(trained_copy, go):
     before = hashes(trained_copy)
-    for stage in STAGES:
+    for stage in GENERATOR_STAGES:
         assert go(stage, trained_copy) == []
     assert hashes(trained_copy) == before
 
@@ -264,7 +277,7 @@ def test_a_kill_between_two_parts_of_an_export_is_mended(go, tmp_path, monkeypat
     assert found["clap_text"].training_id == wanted["clap_text"].training_id
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", GENERATOR_STAGES)
 def test_init_starts_from_a_models_weights(stage, tiny_model, encoded, clips, tmp_path, go):
     data = encoded if stage == "diffusion" else clips
     fresh = go(stage, tmp_path / "fresh", f"{stage}.steps=1", data=data)

@@ -46,13 +46,14 @@ def tuned(model: Path, out: Path, data: Path, *overrides: str, **options: Any) -
     settings = RunOptions(device="cpu", log_steps=1, **options)
     train(
         "diffusion",
-        recipe(model, *overrides),
+        FINETUNE,  # which has no [model]: it is that of `init`
         data=data,
         out=out,
         options=settings,
         init=model,
         lora=lora,
         report=lambda entry: entries.append(dict(entry)),
+        overrides=overrides,
     )
     return entries
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from soundcrafter.store import open_folder
-from soundcrafter.train import STAGES
+from soundcrafter.train import GENERATOR_STAGES
 from soundcrafter.train.checkpoint import list_checkpoints
 from soundcrafter.train.log import MACHINE_FACTS, read_log
 from soundcrafter.train.loop import run_folder
@@ -21,7 +21,7 @@ STEPS = 4
 # dropout draws from each process's own generator; everything else is a function of the index
 SETTINGS = (
     "model.unet.dropout=0",
-    *(f"{stage}.steps={STEPS}" for stage in STAGES),
+    *(f"{stage}.steps={STEPS}" for stage in GENERATOR_STAGES),
     *(f"{stage}.adversarial_start=1" for stage in ("vae", "vocoder")),
     "diffusion.learning_rate=0.01",  # a U-Net starts from zero: its input must matter soon
     "vae.scale_batches=1",
@@ -96,14 +96,14 @@ def assert_equal_losses(found, expected, tolerance=2e-4):
 def both(tmp_path_factory, go, tiny_recipe, clips):
     """The same four stages in one process and in two, with the same batches."""
     folder = tmp_path_factory.mktemp("processes")
-    process = torchrun(folder / "two", tiny_recipe, clips, STAGES, SETTINGS)
-    for stage in STAGES:
+    process = torchrun(folder / "two", tiny_recipe, clips, GENERATOR_STAGES, SETTINGS)
+    for stage in GENERATOR_STAGES:
         alone(go, folder / "one", stage, clips)
     finish(process)
     return folder / "one", folder / "two"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", GENERATOR_STAGES)
 def test_two_processes_have_the_losses_of_one(stage, both):
     one, two = (read_log(run_folder(folder, stage)) for folder in both)
     assert len(one) == STEPS

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from soundcrafter.cli.train import StageName
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.models.discriminators import Judges, PatchDiscriminator
-from soundcrafter.train import build_stage, read_recipe
+from soundcrafter.train import STAGES, build_stage, read_recipe
 from soundcrafter.train.sounds import segment_samples
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
@@ -52,7 +53,6 @@ def test_every_recipes_segments_fit_its_strides(path):
         ("vae.precision=half", "precision"),
         ("vae.seed=-1", "seed"),
         ("clap.accumulate=2", "clap: accumulate"),
-        ("vocoder.discriminator_every=0", "discriminator_every"),
         ("vocoder.stft_weight=-1.0", "stft_weight"),
         ("vocoder.adversarial_weight=-1.0", "adversarial_weight"),
         ("vocoder.feature_weight=-1.0", "feature_weight"),
@@ -95,3 +95,7 @@ def test_segment_samples_is_the_nearest_multiple(make_recipe):
     assert segment_samples(0.70, mel, 16) == 64 * 160
     assert segment_samples(0.75, mel, 16) == 80 * 160
     assert segment_samples(0.001, mel, 16) == 16 * 160
+
+
+def test_the_command_line_names_every_stage():
+    assert [name.value for name in StageName] == list(STAGES)

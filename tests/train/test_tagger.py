@@ -77,9 +77,9 @@ def test_a_teacher_says_which_sounds_are_alike(teacher, go, make_recipe, clips, 
     expected = network(MelReader(stage.model_config.mel)(LogMel(stage.model_config.mel)(wave)))
     torch.testing.assert_close(batch["taught"][plain], expected[plain], atol=1e-4, rtol=1e-4)
     stage.network.eval()
-    terms, _ = stage.players["tagger"](batch, 0)
+    losses, _ = stage.loss_modules["tagger"](batch, 0)
     wanted = similarity_distance(stage.network.features(batch["mel"]), batch["taught"])
-    assert terms["teacher"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert losses["teacher"].item() == pytest.approx(wanted.item(), rel=1e-5)
     assert stage.weights(0)["teacher"] == 3.0
     entries = go("tagger", tmp_path, *settings)
     assert all(np.isfinite(entry["teacher"]) for entry in entries)

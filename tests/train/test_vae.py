@@ -34,14 +34,14 @@ def test_the_terms_are_what_they_say(critic, make_recipe, clips, tmp_path):
     stage = build_stage("vae", make_recipe(*overrides), clips, tmp_path)
     batch = stage.prepare(stage.load_batch(range(2)), torch.device("cpu"))
     with torch.no_grad():
-        terms, extras = stage.players["vae"](batch, 0)
+        losses, extras = stage.loss_modules["vae"](batch, 0)
         tagger = open_folder(critic).load("tagger")
         mel, decoded = batch["mel"], extras["decoded"]
         expected = perceptual_distance(tagger.maps(mel), tagger.maps(decoded))
     assert len(tagger.maps(mel)) == 3  # stem and two blocks
-    assert terms["perceptual"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert losses["perceptual"].item() == pytest.approx(expected.item(), rel=1e-4)
     expected = multi_scale_l1(mel, decoded, (1, 4))
-    assert terms["reconstruction"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert losses["reconstruction"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert stage.weights(0)["perceptual"] == 1.0
     assert stage.identity()["perceptual"] == open_folder(critic).parts["tagger"].training_id
 
@@ -51,7 +51,7 @@ def test_the_critic_does_not_learn_and_is_not_saved(critic, go, make_recipe, cli
     overrides = (f"vae.perceptual={critic}", "vae.steps=3", "vae.learning_rate=0.01")
     stage = build_stage("vae", make_recipe(*overrides), clips, tmp_path)
     assert not any(p.requires_grad for p in stage.critic.parameters())
-    assert not any("critic" in name for name, _ in stage.players["vae"].named_parameters())
+    assert not any("critic" in name for name, _ in stage.loss_modules["vae"].named_parameters())
     entries = go("vae", tmp_path, *overrides)
     assert entries[-1]["perceptual"] > 0
     after = open_folder(critic).load("tagger").state_dict()
@@ -70,21 +70,21 @@ def test_the_terms_of_aisfx_and_of_the_discriminator(teacher, go, make_recipe, c
     overrides = (f"vae.teacher={teacher}", "vae.teacher_weight=0.5", "vae.feature_weight=2.0")
     stage = build_stage("vae", make_recipe(*overrides), clips, tmp_path)
     batch = stage.prepare(stage.load_batch(range(2)), torch.device("cpu"))
-    player, start = stage.players["vae"], stage.config.adversarial_start
-    terms, extras = player(batch, start)
+    module, start = stage.loss_modules["vae"], stage.config.adversarial_start
+    losses, extras = module(batch, start)
     mel, decoded = batch["mel"], extras["decoded"]
     network, reader = load_aisfx(teacher), MelReader(stage.model_config.mel)
     maps = [network.maps(reader(x)) for x in (mel, decoded)]
     assert len(maps[0]) == 3
-    assert terms["teacher"].item() == pytest.approx(perceptual_distance(*maps).item(), rel=1e-4)
-    discriminator = stage.players["discriminator"].network
+    assert losses["teacher"].item() == pytest.approx(perceptual_distance(*maps).item(), rel=1e-4)
+    discriminator = stage.loss_modules["discriminator"].network
     mean, std = stage.model_config.mel_mean, stage.model_config.mel_std
     with torch.no_grad():
         judged = [discriminator((x - mean) / std) for x in (mel, decoded)]
-    assert terms["features"].item() == pytest.approx(feature_matching(*judged).item(), rel=1e-4)
+    assert losses["features"].item() == pytest.approx(feature_matching(*judged).item(), rel=1e-4)
     assert stage.weights(0)["teacher"] == 0.5
     assert stage.weights(0)["features"] == 2.0
-    assert "features" not in player(batch, start - 1)[0]
-    assert not any("teacher" in name for name, _ in player.named_parameters())
+    assert "features" not in module(batch, start - 1)[0]
+    assert not any("teacher" in name for name, _ in module.named_parameters())
     entries = go("vae", tmp_path / "run", *overrides)
     assert entries[-1]["teacher"] > 0

@@ -12,43 +12,43 @@ FULL = ("model.vocoder.bands=1", "model.vocoder.ratios=[8,5,4]")
 
 
 @pytest.fixture
-def player_and_batch(make_recipe, clips, tmp_path):
-    """The generator's player and one batch."""
+def module_and_batch(make_recipe, clips, tmp_path):
+    """The generator's loss module and one batch."""
 
     def make(*overrides):
         stage = build_stage("vocoder", make_recipe(*overrides), clips, tmp_path)
         batch = stage.prepare(stage.load_batch(range(2)), torch.device("cpu"))
-        return stage.players["vocoder"], batch
+        return stage.loss_modules["vocoder"], batch
 
     return make
 
 
-def test_the_stft_term_is_the_mean_of_full_band_and_sub_bands(player_and_batch, monkeypatch):
-    player, batch = player_and_batch()
-    vocoder, calls = player.network, []
+def test_the_stft_term_is_the_mean_of_full_band_and_sub_bands(module_and_batch, monkeypatch):
+    module, batch = module_and_batch()
+    vocoder, calls = module.network, []
     sub_bands = vocoder.sub_bands(batch["mel"])
     monkeypatch.setattr(vocoder, "sub_bands", lambda mel: calls.append(mel) or sub_bands)
-    terms, extras = player(batch, 0)
+    losses, extras = module(batch, 0)
     fake, real = vocoder.join_bands(sub_bands), vocoder.pqmf.analysis(batch["wave"])
     full, sub = stft_loss(batch["wave"], fake), stft_loss(real, sub_bands, SUB_BAND)
     assert sub.item() != pytest.approx(full.item(), rel=1e-3)
-    assert terms["stft"].item() == pytest.approx((full + sub).item() / 2)
+    assert losses["stft"].item() == pytest.approx((full + sub).item() / 2)
     assert torch.equal(extras["fake"], fake)
     assert len(calls) == 1  # generated once for both
 
 
-def test_without_sub_bands_the_stft_term_is_of_the_full_band(player_and_batch):
-    player, batch = player_and_batch(*FULL)
-    terms, extras = player(batch, 0)
-    assert terms["stft"].item() == pytest.approx(stft_loss(batch["wave"], extras["fake"]).item())
+def test_without_sub_bands_the_stft_term_is_of_the_full_band(module_and_batch):
+    module, batch = module_and_batch(*FULL)
+    losses, extras = module(batch, 0)
+    assert losses["stft"].item() == pytest.approx(stft_loss(batch["wave"], extras["fake"]).item())
 
 
-def test_the_sub_bands_of_the_wave_itself_are_the_aim(player_and_batch, monkeypatch):
-    player, batch = player_and_batch()
-    real = player.network.pqmf.analysis(batch["wave"])
-    monkeypatch.setattr(player.network, "sub_bands", lambda mel: real)
-    terms, _ = player(batch, 0)
-    assert terms["stft"].item() < 0.1
+def test_the_sub_bands_of_the_wave_itself_are_the_aim(module_and_batch, monkeypatch):
+    module, batch = module_and_batch()
+    real = module.network.pqmf.analysis(batch["wave"])
+    monkeypatch.setattr(module.network, "sub_bands", lambda mel: real)
+    losses, _ = module(batch, 0)
+    assert losses["stft"].item() < 0.1
 
 
 SPECTRAL = (
@@ -60,27 +60,27 @@ SPECTRAL = (
 )
 
 
-def test_a_spectral_vocoder_makes_two_sounds_of_each_mel(player_and_batch):
-    player, batch = player_and_batch(*SPECTRAL)
+def test_a_spectral_vocoder_makes_two_sounds_of_each_mel(module_and_batch):
+    module, batch = module_and_batch(*SPECTRAL)
     first, second = batch["turns"]
     assert first.shape == second.shape == (2, 52, 513)
     assert not torch.equal(first, second)
-    before, extras = player(batch, 0)
+    before, extras = module(batch, 0)
     assert set(before) == {"energy"}
-    terms, _ = player(batch, 2)  # the discriminators play
-    assert set(terms) == {"energy", "adversarial", "features"}
-    made = player.network(batch["mel"], first)
+    losses, _ = module(batch, 2)  # the discriminator takes part
+    assert set(losses) == {"energy", "adversarial", "features"}
+    made = module.network(batch["mel"], first)
     torch.testing.assert_close(extras["fake"], made, atol=1e-6, rtol=1e-5)
-    expected = energy(batch["wave"], made, player.network(batch["mel"], second))
-    assert terms["energy"].item() == pytest.approx(expected.item(), rel=1e-4)
+    expected = energy(batch["wave"], made, module.network(batch["mel"], second))
+    assert losses["energy"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", [(), SPECTRAL], ids=["melgan", "spectral"])
-def test_the_mel_term_is_of_the_mel_that_was_asked_for(kind, player_and_batch):
-    player, batch = player_and_batch(*kind, "vocoder.mel_weight=1.0")
-    terms, extras = player(batch, 0)
-    found = LogMel(player.network.config.mel)(extras["fake"])
-    assert terms["mel"].item() == pytest.approx(
+def test_the_mel_term_is_of_the_mel_that_was_asked_for(kind, module_and_batch):
+    module, batch = module_and_batch(*kind, "vocoder.mel_weight=1.0")
+    losses, extras = module(batch, 0)
+    found = LogMel(module.network.config.mel)(extras["fake"])
+    assert losses["mel"].item() == pytest.approx(
         (found - batch["mel"]).abs().mean().item(), rel=1e-4
     )
 
@@ -127,6 +127,7 @@ def test_it_can_learn_from_what_the_vae_decodes(make_recipe, clips, tiny_model):
         (SPECTRAL[:1], "energy_weight: got 0.0; above 0 for a spectral"),
         (("vocoder.energy_weight=1.0",), "0 for MelGAN"),
         (("vocoder.discriminator.scales=0",), "resolutions is empty"),
+        (('model.vocoder={kind="hifigan"}',), "hifigan cannot be trained"),
         (("vocoder.decoded=1.5",), "decoded: got 1.5"),
     ],
 )

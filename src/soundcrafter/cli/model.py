@@ -1,4 +1,4 @@
-"""Commands on a model as a whole: what it is, a copy to ship."""
+"""Commands on a model as a whole: what it is, a release of it."""
 
 import json
 from pathlib import Path
@@ -62,8 +62,8 @@ def ship(
 ) -> None:
     """Copy a model in half precision, with a model card and credits."""
     from soundcrafter.files import read_json
-    from soundcrafter.train.ship import ship as copy_model
+    from soundcrafter.train.release import release
 
     found = read_json(figures) if figures is not None else None
     text = read_text(notes) if notes is not None else ""
-    print(copy_model(model, out, data=data, dtype=dtype, figures=found, notes=text))
+    print(release(model, out, data=data, dtype=dtype, figures=found, notes=text))

@@ -41,7 +41,7 @@ class Imported:
                 name,
                 network,
                 config,
-                trained_against={other: ids.get(other, "") for other in PARTS[name][2]},
+                trained_against={other: ids.get(other, "") for other in PARTS[name].depends_on},
                 training_id=ids[name],
                 tokenizer=self.tokenizer if name == "clap_text" else None,
                 diffusion=self.diffusion if generator else None,

@@ -1,82 +1,15 @@
-"""Training: one loop, a stage for each part, one engine room."""
+"""Training: a stage for each part, one loop for all stages, one engine that knows the hardware."""
 
-import os
-from pathlib import Path
-
-from soundcrafter.config import GENERATOR_PARTS
-from soundcrafter.hub import find_model
-from soundcrafter.store import copy_parts, open_folder, read_parts
-from soundcrafter.train.clap import ClapStage
-from soundcrafter.train.diffusion import DiffusionStage
-from soundcrafter.train.log import Report
-from soundcrafter.train.loop import RunOptions, run
-from soundcrafter.train.lora import AdapterStage
+from soundcrafter.train.loop import RunOptions
 from soundcrafter.train.recipe import Recipe, read_recipe
-from soundcrafter.train.stage import Stage
-from soundcrafter.train.tagger import TaggerStage
-from soundcrafter.train.text import TextStage
-from soundcrafter.train.vae import VAEStage
-from soundcrafter.train.vocoder import VocoderStage
+from soundcrafter.train.stages import GENERATOR_STAGES, STAGES, build_stage, train
 
-__all__ = ["STAGES", "Recipe", "RunOptions", "build_stage", "read_recipe", "train"]
-
-STAGES = ("clap", "vae", "vocoder", "diffusion")  # of a model that makes sound
-
-
-def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
-    """The stage of that name over `data`, for the model folder `folder`."""
-    if name == "text":
-        return TextStage(recipe, data, folder)
-    if name == "clap":
-        return ClapStage(recipe, data, folder)
-    if name == "vae":
-        return VAEStage(recipe, data)
-    if name == "vocoder":
-        return VocoderStage(recipe, data, folder)
-    if name == "diffusion":
-        return DiffusionStage(recipe, data, folder)
-    if name == "tagger":
-        return TaggerStage(recipe, data)
-    raise ValueError(f"stage: got {name!r}; allowed: {', '.join(STAGES)}, text, tagger")
-
-
-def train(
-    stage: str,
-    recipe: Recipe,
-    *,
-    data: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    options: RunOptions | None = None,
-    init: str | os.PathLike[str] | None = None,
-    lora: int | None = None,
-    report: Report | None = None,
-) -> int:
-    """Train one stage into the model folder `out`, from its last checkpoint if it has one.
-
-    `data` is a manifest or a folder (see data/manifest.py), for diffusion also an encoded one;
-    `init` a model (folder or hub name) to start from: a new `out` of diffusion gets its other
-    parts too. `lora`: an adapter of this rank beside the U-Net of `init` is trained, not the U-Net,
-    into a folder of its own. Returns the steps done, fewer than the recipe's where `options` or a
-    signal stopped it. Raises ValueError for what cannot be trained.
-    """
-    data, out, options = Path(data), Path(out), options or RunOptions()
-    base = find_model(init) if init is not None else None
-    if lora is not None:
-        if base is None or stage != "diffusion":
-            raise ValueError("lora: goes with diffusion and init, the model that it is for")
-        open_folder(base).require("unet")
-        others = [name for name in read_parts(out) if name != "adapter"]
-        if others:  # beside another U-Net an adapter would make the folder unreadable
-            raise ValueError(
-                f"{out}: holds {', '.join(others)}, and an adapter has a folder of its own; "
-                "use another --out"
-            )
-        return run(AdapterStage(recipe, data, base, lora), out, options, report=report)
-    if base is None or stage != "diffusion" or (out / "config.json").is_file():
-        return run(build_stage(stage, recipe, data, out), out, options, init=base, report=report)
-    source = open_folder(base)
-    source.require("unet")
-    built = build_stage(stage, recipe, data, base)  # what it refuses leaves `out` as it was
-    kept = [name for name in GENERATOR_PARTS if name in source.parts and name != "unet"]
-    copy_parts(source, out, kept)
-    return run(built, out, options, init=base, report=report)
+__all__ = [
+    "GENERATOR_STAGES",
+    "STAGES",
+    "Recipe",
+    "RunOptions",
+    "build_stage",
+    "read_recipe",
+    "train",
+]

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from soundcrafter.config import ModelConfig
 from soundcrafter.data.augment import distort
-from soundcrafter.data.manifest import normalize_caption, read_captions
+from soundcrafter.data.manifest import normalize_caption
 from soundcrafter.models.clap import Clap, symmetric_cross_entropy
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
@@ -21,25 +21,30 @@ from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train.recipe import ClapStageConfig, Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part, sample_uniform
+from soundcrafter.train.stage import Batch, Losses, LossModule, PreparedBatch, Stage, load_part
 
-_LABEL, _DISTORT = 30, 31  # purpose numbers: caption or label, distortion
+_DISTORT = 31  # purpose number of the distortion
 
 
-class ClapPlayer(Player):
+class ClapBatch(PreparedBatch):
+    """Sounds with their captions."""
+
+    mel: Tensor  # [B, 1, T, F]
+    tokens: Tensor  # [B, L]
+    mask: Tensor  # [B, L]
+    names: Tensor  # [B, 2], see sound_names
+
+
+class ClapLoss(LossModule[Clap, ClapBatch]):
     """Both towers and the temperature."""
 
-    def __init__(self, clap: Clap) -> None:
-        super().__init__(clap)
-        self.clap = cast(Clap, self.network)
-
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
-        self.clap.text.clamp_scale()
+    def forward(self, batch: ClapBatch, step: int) -> tuple[Losses, Batch]:
+        self.network.text.clamp_scale()
         # every sound is compared with all captions of the step, those of other processes too
-        audio = self.processes.gather(self.clap.audio.embed_mel(batch["mel"]))
-        text = self.processes.gather(self.clap.text(batch["tokens"], batch["mask"]))
+        audio = self.processes.gather(self.network.audio.embed_mel(batch["mel"]))
+        text = self.processes.gather(self.network.text(batch["tokens"], batch["mask"]))
         same = same_sound(self.processes.gather(batch["names"]))
-        loss = symmetric_cross_entropy(audio, text, self.clap.text.scale, same)
+        loss = symmetric_cross_entropy(audio, text, self.network.text.scale, same)
         return {"contrastive": loss}, {}
 
 
@@ -65,11 +70,11 @@ def _number(words: str | None) -> int:
     return int.from_bytes(digest[:7], "big") + 1
 
 
-class ClapStage(Stage):
+class ClapStage(Stage[Clap, ClapBatch]):
     """Trains the parts `clap_audio` and `clap_text`, or one of them against the other as it is."""
 
     name = "clap"
-    parts: tuple[str, ...] = ("clap_audio", "clap_text")
+    parts = ("clap_audio", "clap_text")
 
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: ClapStageConfig = recipe.clap
@@ -84,23 +89,21 @@ class ClapStage(Stage):
             need_caption=True,
             pad=self.config.pad,
         )
-        if not self.config.train_audio:  # a run of its own, beside that of both towers
-            self.name, self.parts = "clap_text", ("clap_text",)
         torch.manual_seed(self.config.seed)
         text, tokenizer = self._text_tower(folder)
-        audio, self.audio_id = self._audio_tower(folder)
+        audio = ClapAudio(self.model_config.clap_audio)
+        if self.config.audio_init:
+            _start_from_tagger(audio, Path(self.config.audio_init))
         clap = Clap(audio, text, tokenizer)
         clap.train()
-        if not self.config.train_audio:
-            clap.audio.eval().requires_grad_(False)
-        elif self.config.freeze_norm:
+        if self.config.freeze_norm:
             clap.audio.freeze_norm()
         if self.config.checkpointing:
             clap.audio.checkpoint_blocks()
             clap.text.checkpoint_blocks()
         if not self.config.train_text:
             clap.text.requires_grad_(False).logit_scale.requires_grad_(True)
-        self.players = {"clap": ClapPlayer(clap)}
+        self.loss_modules = {"clap": ClapLoss(clap)}
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -110,7 +113,6 @@ class ClapStage(Stage):
             },
             "stage": to_dict(self.config),
             "data": data_identity(self.sounds),
-            "against": {"clap_audio": self.audio_id},
         }
 
     def skipped(self) -> dict[str, str]:
@@ -118,11 +120,8 @@ class ClapStage(Stage):
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
-        captions = [
-            self._caption(*words)
-            for words in zip(batch.indices, batch.captions, batch.labels, strict=True)
-        ]
-        tokens, mask = self._clap().tokenizer.encode(
+        captions = [caption for caption in batch.captions if caption is not None]  # all have one
+        tokens, mask = self.network.tokenizer.encode(
             captions, self.model_config.clap_text.max_length
         )
         return {
@@ -134,82 +133,53 @@ class ClapStage(Stage):
             "files": batch.files,
         }
 
-    def prepare(self, batch: Batch, device: torch.device) -> Batch:
-        audio, distortion = self._clap().audio, self.config.distortion
-        moved = {key: batch[key].to(device) for key in ("tokens", "mask", "names")}
+    def prepare(self, batch: Batch, device: torch.device) -> ClapBatch:
+        audio, distortion = self.network.audio, self.config.distortion
         mel = audio.spectrogram(batch["wave"].to(device))
         for row, index in enumerate(batch["indices"]):
             rng = np.random.default_rng([self.config.seed, _DISTORT, index])
             distort(mel[row, 0], distortion, rng, audio.config.mel_mean)
-        return {**moved, "mel": mel, "files": batch["files"]}
+        tokens, mask, names = (batch[key].to(device) for key in ("tokens", "mask", "names"))
+        return {"mel": mel, "tokens": tokens, "mask": mask, "names": names, "files": batch["files"]}
 
     def initialise(self, folder: Path) -> None:
-        clap = self._clap()
+        clap = self.network
         if self.config.train_text:
             load_part(clap.text, folder, "clap_text")
             clap.tokenizer = open_folder(folder).load_tokenizer()
-        if self.config.train_audio:
-            load_part(clap.audio, folder, "clap_audio")
+        load_part(clap.audio, folder, "clap_audio")
 
     def state(self) -> dict[str, Any]:
-        return {"tokenizer": self._clap().tokenizer.to_json()}  # not the recipe's after initialise
+        return {"tokenizer": self.network.tokenizer.to_json()}  # not the recipe's after initialise
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         if "tokenizer" in state:
-            self._clap().tokenizer = Tokenizer.from_json(state["tokenizer"])
+            self.network.tokenizer = Tokenizer.from_json(state["tokenizer"])
 
-    def export(self, network: nn.Module, folder: Path) -> None:
-        clap, config, audio_id = cast(Clap, network), self.model_config, self.audio_id
-        if audio_id is None:
-            audio_id = save_part(folder, "clap_audio", clap.audio, config.clap_audio)
+    def export(self, network: Clap, folder: Path) -> None:
+        config = self.model_config
+        audio_id = save_part(folder, "clap_audio", network.audio, config.clap_audio)
         save_part(
             folder,
             "clap_text",
-            clap.text,
+            network.text,
             config.clap_text,
             trained_against={"clap_audio": audio_id},
-            tokenizer=self._clap().tokenizer,
+            tokenizer=self.network.tokenizer,
         )
-
-    def _caption(self, index: int, caption: str | None, label: str | None) -> str:
-        assert caption is not None
-        chance = sample_uniform(self.config.seed, _LABEL, index)
-        return label if label is not None and chance < self.config.label_captions else caption
-
-    def _clap(self) -> Clap:
-        return cast(Clap, self.network)
 
     def _text_tower(self, folder: Path) -> tuple[ClapText, Tokenizer]:
         """A new tower with its tokenizer, or the folder's own where it stays as it is."""
         if self.config.train_text:
-            return ClapText(self.model_config.clap_text), self._train_tokenizer()
+            recordings = self.sounds.manifest.recordings
+            captions = [r.caption for r in recordings if r.caption is not None]
+            tokenizer = Tokenizer.train(captions, self.model_config.clap_text.vocab_size)
+            return ClapText(self.model_config.clap_text), tokenizer
         source = open_folder(folder, together=False)  # a kill may have come between the two parts
         tower = cast(ClapText, source.load("clap_text"))
         if tower.config != self.model_config.clap_text:
             raise ValueError(f"{folder}: its clap_text has other settings than the recipe's")
         return tower, source.load_tokenizer()
-
-    def _audio_tower(self, folder: Path) -> tuple[ClapAudio, str | None]:
-        """The tower to train, or the folder's own and its training id where it stays as it is."""
-        if self.config.train_audio:
-            tower = ClapAudio(self.model_config.clap_audio)
-            if self.config.audio_init:
-                _start_from_tagger(tower, Path(self.config.audio_init))
-            return tower, None
-        source = open_folder(folder)
-        tower = cast(ClapAudio, source.load("clap_audio"))
-        if tower.config != self.model_config.clap_audio:
-            raise ValueError(f"{folder}: its clap_audio has other settings than the recipe's")
-        return tower, source.parts["clap_audio"].training_id
-
-    def _train_tokenizer(self) -> Tokenizer:
-        recordings = self.sounds.manifest.recordings
-        captions = [r.caption for r in recordings if r.caption is not None]
-        if self.config.label_captions > 0:
-            captions += [r.label for r in recordings if r.label is not None]
-        for table in self.config.tokenizer_captions:
-            captions += read_captions(table)
-        return Tokenizer.train(captions, self.model_config.clap_text.vocab_size)
 
 
 def _start_from_tagger(audio: ClapAudio, folder: Path) -> None:

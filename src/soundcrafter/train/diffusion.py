@@ -32,10 +32,11 @@ from soundcrafter.train.sources import (
 )
 from soundcrafter.train.stage import (
     Batch,
-    Player,
+    Losses,
+    LossModule,
+    PreparedBatch,
     Samples,
     Stage,
-    Terms,
     load_part,
     sample_noise,
     sample_uniform,
@@ -45,26 +46,36 @@ from soundcrafter.train.stage import (
 _POSTERIOR, _NOISE, _TIME, _TEXT, _DROP = 10, 20, 21, 22, 23
 
 
-class UNetPlayer(Player):
+class DiffusionBatch(PreparedBatch):
+    """Latents with their conditions, and all that is random."""
+
+    latent: Tensor  # [B, C, T, F]
+    noise: Tensor  # [B, C, T, F]
+    cond: Tensor  # [B, E]
+    drop: Tensor  # [B] bool: conditions to replace by the null condition
+    u: Tensor  # [B], uniform in [0, 1): chooses the time step
+
+
+class UNetLoss(LossModule[UNet, DiffusionBatch]):
     """The denoising loss."""
 
     def __init__(self, unet: UNet, schedule: Schedule) -> None:
         super().__init__(unet)
-        self.unet, self.schedule = cast(UNet, self.network), schedule
+        self.schedule = schedule
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
-        return denoising(self.unet, self.schedule, batch), {}
+    def forward(self, batch: DiffusionBatch, step: int) -> tuple[Losses, Batch]:
+        return denoising(self.network, self.schedule, batch), {}
 
 
-def denoising(unet: UNet, schedule: Schedule, batch: Batch) -> Terms:
-    """The loss term of a prepared batch."""
+def denoising(unet: UNet, schedule: Schedule, batch: DiffusionBatch) -> Losses:
+    """The loss of a prepared batch."""
     cond = torch.where(batch["drop"][:, None], unet.null_cond, batch["cond"])
     t = schedule.draw_times(batch["u"])
     loss = diffusion_loss(unet, schedule, batch["latent"], batch["noise"], t, cond)
     return {"denoising": loss.mean()}
 
 
-class DiffusionStage(Stage):
+class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
     """Trains the part `unet`."""
 
     name = "diffusion"
@@ -87,13 +98,13 @@ class DiffusionStage(Stage):
             open_folder(folder).check_against("the data's encoding", self.trained_against)
         torch.manual_seed(self.config.seed)
         self.schedule = Schedule(self.model_config.diffusion)
-        self.players = self.make_players()
+        self.loss_modules = self.make_loss_modules()
 
-    def make_players(self) -> dict[str, Player]:
+    def make_loss_modules(self) -> dict[str, LossModule[Any, DiffusionBatch]]:
         """The U-Net, from random weights."""
         unet = UNet(self.model_config.unet)
         unet.checkpointing = self.config.checkpointing
-        return {"unet": UNetPlayer(unet, self.schedule)}
+        return {"unet": UNetLoss(unet, self.schedule)}
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -159,15 +170,23 @@ class DiffusionStage(Stage):
 
         return draw
 
-    def prepare(self, batch: Batch, device: torch.device) -> Batch:
+    def prepare(self, batch: Batch, device: torch.device) -> DiffusionBatch:
         source = self.sources[batch["phase"]]
         posterior, audio, text = source.encode(batch, device)
         cond = audio if text is None else text
+        assert cond is not None, "a source gives the embedding that the recipe asks for"
         if text is not None and audio is not None:
             cond = torch.where(batch["use_text"].to(device)[:, None], text, audio)
         latent = posterior.sample(batch["posterior_noise"].to(device)) * source.latent_scale
-        moved = {key: batch[key].to(device) for key in ("noise", "u", "drop")}
-        return {**moved, "latent": latent, "cond": cond, "files": batch["files"]}
+        noise, u, drop = (batch[key].to(device) for key in ("noise", "u", "drop"))
+        return {
+            "latent": latent,
+            "noise": noise,
+            "cond": cond,
+            "drop": drop,
+            "u": u,
+            "files": batch["files"],
+        }
 
     def initialise(self, folder: Path) -> None:
         load_part(self.network, folder, self.parts[0])

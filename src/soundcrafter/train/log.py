@@ -94,6 +94,12 @@ def read_log(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def logged_runs(model: Path) -> dict[str, Path]:
+    """The runs in a model folder that have logged something, in the order of their last entries."""
+    files = sorted((model / "training").glob("*/log.jsonl"), key=lambda f: f.stat().st_mtime)
+    return {file.parent.name: file.parent for file in files if read_log(file.parent)}
+
+
 def _drop_after(file: Path, step: int) -> float:
     """Keep the entries up to a step; returns the seconds of training that they took."""
     kept = [entry for entry in read_log(file.parent, file.name) if entry["step"] <= step]

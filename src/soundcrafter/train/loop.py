@@ -23,6 +23,13 @@ from soundcrafter.train.score import ScoreOptions, Scorer
 from soundcrafter.train.stage import Batch, Stage
 
 IDENTITY = "identity.json"  # what a run must keep to resume
+# settings that are gone: runs that had these values resume
+RETIRED = {
+    "stage.train_audio": True,
+    "stage.label_captions": 0.0,
+    "stage.tokenizer_captions": [],
+    "stage.discriminator_every": 1,
+}
 SKIPPED = "skipped.json"  # files that the run passed over, and why
 
 
@@ -82,7 +89,7 @@ def run(
         stage.initialise(init)
     ema = Ema(stage.network, stage.config.ema_decay)  # before weights are shared out
     engine = Engine(
-        stage.players,
+        stage.loss_modules,
         stage.config,
         options.device,
         fsdp=options.fsdp,
@@ -170,16 +177,16 @@ def _train(
 def train_step(
     stage: Stage, engine: Engine, ema: Ema, loaded: list[Batch], step: int
 ) -> dict[str, float]:
-    """One step of every player that moves, on loaded micro-batches; returns the losses."""
+    """One training step on loaded micro-batches: an update of each loss module that is due."""
     engine.seed(step)
     with torch.no_grad():
         batches = [stage.prepare(batch, engine.device) for batch in loaded]
     losses: dict[str, float] = {}
-    for name in stage.players:
-        if stage.plays(name, step):
-            terms = engine.update(name, batches, step, stage.weights(step))
+    for name in stage.loss_modules:
+        if stage.updates(name, step):
+            found, batches = engine.update(name, batches, step, stage.weights(step))
             prefix = "" if not losses else f"{name}_"
-            losses |= {f"{prefix}{key}": value for key, value in terms.items()}
+            losses |= {f"{prefix}{key}": value for key, value in found.items()}
     ema.update(stage.network)
     return losses
 
@@ -213,6 +220,8 @@ class _Saver:
             }
             place = run_folder(self.folder, self.stage.name)
             save_checkpoint(place, done, tensors, state, self.options.keep)
+            if last:
+                self.stage.finish()
             self.export()
         self._saved_at = time.monotonic()
 
@@ -222,8 +231,8 @@ class _Saver:
 
 
 def _check_options(stage: Stage, options: RunOptions) -> None:
-    """Refuse what is for the U-Net alone: a GAN's players need each other whole, fully_shard takes
-    no scalars (CLAP's temperature), and compiling finds only what is called as a whole."""
+    """Refuse what only the U-Net supports: the networks of a GAN need each other unsharded,
+    fully_shard takes no scalars (CLAP's temperature), and torch.compile covers forward() alone."""
     if "unet" in stage.parts:
         return
     for name in ("score", "fsdp", "compile"):
@@ -262,7 +271,8 @@ def _write_skipped(place: Path, stage: Stage, start: int) -> None:
 def _check_identity(place: Path, identity: dict[str, Any], has_checkpoints: bool) -> None:
     if not has_checkpoints:
         return
-    before = _flatten(read_json(place / IDENTITY))
+    found = _flatten(read_json(place / IDENTITY))
+    before = {k: v for k, v in found.items() if k not in RETIRED or v != RETIRED[k]}
     now = _flatten(identity)
     different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if different:

@@ -9,42 +9,42 @@ from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.models.lora import Adapter, AdapterConfig
 from soundcrafter.models.unet import UNet
 from soundcrafter.store import open_folder, save_part
-from soundcrafter.train.diffusion import DiffusionStage, denoising
+from soundcrafter.train.diffusion import DiffusionBatch, DiffusionStage, denoising
 from soundcrafter.train.recipe import Recipe
-from soundcrafter.train.stage import Batch, Player, Terms, Unregistered
+from soundcrafter.train.stage import Batch, ExternalModule, Losses, LossModule
 
 
-class AdapterPlayer(Player):
+class AdapterLoss(LossModule[Adapter, DiffusionBatch]):
     """The denoising loss of a frozen U-Net with an adapter attached. The adapter alone is trained,
     averaged and saved; the U-Net is in evaluation mode, without dropout."""
 
     def __init__(self, adapter: Adapter, unet: UNet, schedule: Schedule) -> None:
         super().__init__(adapter)
         adapter.attach(unet)
-        self.base, self.schedule = Unregistered(unet), schedule
+        self.base, self.schedule = ExternalModule(unet), schedule
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
-        unet = cast(UNet, self.base.module.to(batch["latent"].device))
+    def forward(self, batch: DiffusionBatch, step: int) -> tuple[Losses, Batch]:
+        unet = self.base.module.to(batch["latent"].device)
         return denoising(unet, self.schedule, batch), {}
 
 
 class AdapterStage(DiffusionStage):
-    """Trains the part `adapter`, beside the U-Net of the model folder `base`."""
+    """Trains the part `adapter`, for the U-Net of the model folder `folder`."""
 
     name = "lora"
     parts = ("adapter",)
 
-    def __init__(self, recipe: Recipe, data: Path, base: Path, rank: int) -> None:
+    def __init__(self, recipe: Recipe, data: Path, folder: Path, rank: int) -> None:
         self.adapter_config = AdapterConfig(unet=recipe.model.unet, rank=rank)
-        self.base_id = open_folder(base).parts["unet"].training_id
-        super().__init__(recipe, data, base)
+        self.base_id = open_folder(folder).parts["unet"].training_id
+        super().__init__(recipe, data, folder)
 
-    def make_players(self) -> dict[str, Player]:
+    def make_loss_modules(self) -> dict[str, LossModule[Any, DiffusionBatch]]:
         """The adapter, which changes nothing yet, beside the frozen U-Net."""
         unet = self._load_unet().requires_grad_(False)
         unet.checkpointing = self.config.checkpointing
         adapter = Adapter(self.adapter_config)
-        return {"adapter": AdapterPlayer(adapter, unet, self.schedule)}
+        return {"adapter": AdapterLoss(adapter, unet, self.schedule)}
 
     def identity(self) -> dict[str, Any]:
         beside = {"unet": self.base_id, "rank": self.adapter_config.rank}

@@ -86,10 +86,7 @@ class ClapStageConfig(StageConfig):
     """Contrastive training of the two towers."""
 
     pad: Literal["zero", "repeat"] = "repeat"  # of short recordings; LAION fills its towers so
-    train_audio: bool = True  # false: the text tower alone, against the audio tower as it is
     train_text: bool = True  # false: the audio tower alone, against the text tower as it is
-    label_captions: float = 0.0  # share of captions replaced by the label: people type short ones
-    tokenizer_captions: tuple[str, ...] = ()  # csv files whose `caption` also teach the tokenizer
     freeze_norm: bool = False  # HTS-AT's BatchNorm stays as it is
     audio_init: str = ""  # model folder whose tagger's tower the conv audio tower starts from
     distortion: DistortionConfig = field(default_factory=DistortionConfig)  # of its spectrograms
@@ -97,12 +94,6 @@ class ClapStageConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.label_captions <= 1:
-            raise ValueError(f"label_captions: got {self.label_captions}; allowed: 0 to 1")
-        if not (self.train_audio or self.train_text):
-            raise ValueError("train_audio, train_text: both are false; nothing would be trained")
-        if self.audio_init and not self.train_audio:
-            raise ValueError("audio_init: the audio tower stays as it is (train_audio is false)")
         if self.accumulate > 1:  # the loss compares all captions of a batch with all its sounds
             raise ValueError(f"accumulate: got {self.accumulate}; a contrastive batch is not split")
 
@@ -119,7 +110,7 @@ class VAEStageConfig(StageConfig):
     kl_weight: float = 1e-6  # of the KL in nats, divided by the mel elements as the L1 is
     adversarial_weight: float = 0.5  # times the adaptive weight
     feature_weight: float = 0.0  # of the discriminator's feature maps (feature matching)
-    adversarial_start: int = 50_000  # step from which the discriminator plays
+    adversarial_start: int = 50_000  # first step with the discriminator
     discriminator: PatchDiscriminatorConfig = field(default_factory=PatchDiscriminatorConfig)
     betas: tuple[float, float] = (0.5, 0.9)
     weight_decay: float = 0.0
@@ -151,8 +142,7 @@ class VocoderStageConfig(StageConfig):
     stft_weight: float = 0.0  # multi-resolution STFT loss, of sub-bands too (multi-band MelGAN)
     adversarial_weight: float = 1.0
     feature_weight: float = 10.0  # feature matching (MelGAN)
-    adversarial_start: int = 0  # step from which the discriminator plays
-    discriminator_every: int = 1  # the discriminator moves every n-th step
+    adversarial_start: int = 0  # first step with the discriminator
     discriminator: WaveDiscriminatorConfig = field(default_factory=WaveDiscriminatorConfig)
     spectrograms: SpectrogramDiscriminatorConfig = field(
         default_factory=SpectrogramDiscriminatorConfig
@@ -166,8 +156,6 @@ class VocoderStageConfig(StageConfig):
         self._refuse_negative("feature_weight", "adversarial_start", "gain_db")
         if not 0 <= self.decoded <= 1:
             raise ValueError(f"decoded: got {self.decoded}; allowed: 0 to 1")
-        if self.discriminator_every < 1:
-            raise ValueError(f"discriminator_every: got {self.discriminator_every}; at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +194,7 @@ class DiffusionStageConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TaggerStageConfig(StageConfig):
-    """Classification of real recordings, for the tagger that judges generated ones."""
+    """Classification of real recordings, for the tagger that evaluates generated ones."""
 
     network: TaggerConfig = field(default_factory=TaggerConfig)
     label_smoothing: float = 0.1

@@ -11,7 +11,7 @@ from soundcrafter.audio import Wave, audio_info, read_audio
 from soundcrafter.evaluate.generate import INDEX
 from soundcrafter.files import make_folder, read_json
 from soundcrafter.plots import plot_grid, plot_lines, plot_losses
-from soundcrafter.train.log import SCORES, read_log
+from soundcrafter.train.log import SCORES, logged_runs, read_log
 from soundcrafter.train.loop import IDENTITY
 from soundcrafter.train.score import FOLDER
 
@@ -79,8 +79,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
 
 def _runs(model: Path) -> dict[str, Path]:
     """The runs of a model folder that have logged something, the last to do so at the end."""
-    found = sorted((model / "training").glob("*/log.jsonl"), key=lambda f: f.stat().st_mtime)
-    runs = {file.parent.name: file.parent for file in found if read_log(file.parent)}
+    runs = logged_runs(model)
     if not runs:
         raise ValueError(f"{model}: no training in it; expected a folder that train --out wrote")
     return runs

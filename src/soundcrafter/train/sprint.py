@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from soundcrafter.train.ema import Ema
 from soundcrafter.train.log import Log, Report
 from soundcrafter.train.loop import IDENTITY, dependents, run_folder
 from soundcrafter.train.schedule import cosine_rate
-from soundcrafter.train.stage import Batch, Player, Stage
+from soundcrafter.train.stage import LossModule, Stage
 
 EMA_EVERY = 10  # steps from one update of the averaged weights to the next
 _WARM_UPS = 3  # steps made before one is recorded, so that libraries have chosen their kernels
@@ -96,8 +97,8 @@ class _Runner:
         self.stage, self.device = stage, device
         self._draw = stage.resident(device)
         self._learners = {
-            name: _Learner(player.to(device), stage, device)
-            for name, player in stage.players.items()
+            name: _Learner(module.to(device), stage, device)
+            for name, module in stage.loss_modules.items()
         }
         self._graphs: dict[tuple[bool, ...], torch.cuda.CUDAGraph] = {}
         self._seen: dict[tuple[bool, ...], int] = {}
@@ -110,7 +111,7 @@ class _Runner:
             learner.rate.fill_(rate)
         # steps of one kind are the same computation
         start = getattr(self.stage.config, "adversarial_start", 0)
-        kind = self._kind = (step >= start, *(self.stage.plays(n, step) for n in self._learners))
+        kind = self._kind = (step >= start, *(self.stage.updates(n, step) for n in self._learners))
         seen = self._seen[kind] = self._seen.get(kind, 0) + 1
         if self.device.type != "cuda":
             self._losses[kind] = self._step(step)
@@ -139,20 +140,20 @@ class _Runner:
             batch = self.stage.prepare(self._draw(), self.device)
         losses: dict[str, Tensor] = {}
         for name, learner in self._learners.items():
-            if self.stage.plays(name, step):
-                terms = learner.learn(batch, step, self.stage.weights(step))
+            if self.stage.updates(name, step):
+                found, batch = learner.learn(batch, step, self.stage.weights(step))
                 prefix = "" if not losses else f"{name}_"
-                losses |= {f"{prefix}{key}": value for key, value in terms.items()}
+                losses |= {f"{prefix}{key}": value for key, value in found.items()}
         return losses
 
 
 class _Learner:
-    """One player and its optimiser."""
+    """A loss module and its optimiser."""
 
-    def __init__(self, player: Player, stage: Stage, device: torch.device) -> None:
+    def __init__(self, module: LossModule, stage: Stage, device: torch.device) -> None:
         config = stage.config
-        self.player, self.config, self.device = player, config, device
-        self.parameters = [p for p in player.parameters() if p.requires_grad]
+        self.module, self.config, self.device = module, config, device
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.rate = torch.tensor(config.learning_rate, device=device)
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -163,13 +164,16 @@ class _Learner:
             capturable=device.type == "cuda",
         )
 
-    def learn(self, batch: Batch, step: int, weights: Mapping[str, float]) -> dict[str, Tensor]:
-        """One update; returns the loss terms, detached, and the norm of the gradient."""
+    def learn(
+        self, batch: Any, step: int, weights: Mapping[str, float]
+    ) -> tuple[dict[str, Tensor], Any]:
+        """One update. Returns the losses and the norm of the gradient, detached, and the batch for
+        the loss modules that follow."""
         dtype = _DTYPES.get(self.config.precision)
         # no cache of cast weights: a graph would keep those of the step that it recorded
         with torch.autocast(self.device.type, dtype, dtype is not None, cache_enabled=False):
-            terms, extras = self.player(batch, step)
-        loss = torch.stack([weights.get(key, 1.0) * term for key, term in terms.items()]).sum()
+            losses, extras = self.module(batch, step)
+        loss = torch.stack([weights.get(key, 1.0) * value for key, value in losses.items()]).sum()
         gradients = torch.autograd.grad(loss, self.parameters)
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.config.clip_norm > 0:
@@ -180,8 +184,8 @@ class _Learner:
         # the fused optimiser leaves out an update where this is 1
         self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        batch.update(extras)
-        return {key: value.detach() for key, value in {**terms, "gradient_norm": norm}.items()}
+        found = {key: value.detach() for key, value in {**losses, "gradient_norm": norm}.items()}
+        return found, {**batch, **extras}
 
 
 def _on_a_side_stream(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,58 +1,69 @@
-"""What a stage of training is: players with losses, batches, something to export and to hear."""
+"""What a stage of training is: networks with their losses, batches, and what it exports."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypedDict, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from soundcrafter.store import open_folder
-from soundcrafter.train.recipe import StageConfig
+from soundcrafter.train.recipe import Recipe, StageConfig
 
-RESIDENT = "vae, vocoder, diffusion from encoded data"  # stages whose data can be on a device
+RESIDENT = "vae, vocoder, diffusion from encoded data"  # stages that can do this
 Batch = dict[str, Any]
-Terms = dict[str, Tensor]
+Losses = dict[str, Tensor]
+
+
+class PreparedBatch(TypedDict):
+    """What every batch on the device has; each stage adds the tensors that its losses need."""
+
+    files: Sequence[Sequence[str]]  # of each sample, for errors
+
+
+N = TypeVar("N", bound=nn.Module)  # the network that is trained
+P = TypeVar("P", bound=PreparedBatch)  # its batch
 
 
 class Processes:
-    """What a loss asks of the processes that share a step; this one stands for a single process."""
+    """Collective operations that losses need; this class is for a single process."""
 
     def gather(self, rows: Tensor) -> Tensor:
-        """[B, ...] of this process -> [B x processes, ...] of all, in their order. Gradients flow
-        back into every process's own rows."""
+        """[B, ...] of this process -> [B * processes, ...] of all, in rank order. Gradients flow
+        back to the rows of every process."""
         return rows
 
     def average(self, value: Tensor) -> Tensor:
-        """The mean over processes, without gradient."""
+        """The mean over processes; no gradient."""
         return value
 
 
-class Player(nn.Module, ABC):
-    """A network and its losses in one forward, so that DDP sees everything it has to.
+class LossModule(nn.Module, ABC, Generic[N, P]):
+    """A network with its losses in one forward, so that DDP wraps both.
 
-    `network` is the only child with parameters that this player trains; networks that take part
-    without learning are held outside torch's registry (see `Unregistered`).
+    `network` holds all parameters that are trained by these losses. Other networks that the losses
+    need are not submodules (see `ExternalModule`).
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: N) -> None:
         super().__init__()
         self.network = network
         self.processes = Processes()  # the engine's, where there are several
 
     @abstractmethod
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
-        """Loss terms (scalars), and what later players of the same step need, detached."""
+    def forward(self, batch: P, step: int) -> tuple[Losses, Batch]:
+        """The losses (scalars), and entries for the batch of the loss modules that follow in the
+        same step (a generator's output), detached."""
 
 
 @dataclass(frozen=True)
-class Unregistered:
-    """A module kept out of its holder's parameters, state dict and DDP wrapping."""
+class ExternalModule(Generic[N]):
+    """A module that its user does not own: not among its parameters, in its state or under DDP."""
 
-    module: nn.Module
+    module: N
 
     def __call__(self, *args: Any) -> Any:
         return self.module(*args)
@@ -60,93 +71,102 @@ class Unregistered:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a stage shows of itself in the log."""
+    """Sounds and spectrograms for the log."""
 
     waves: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> [N]
     mels: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> [T, F]
     sample_rate: int = 16_000  # Hz
 
 
-class Stage(ABC):
-    """One of the trainings. It knows its losses; the loop knows hardware and disk."""
+class Stage(ABC, Generic[N, P]):
+    """The training of a part: its data, networks and losses. The loop knows steps and disk, the
+    engine the hardware."""
 
-    name: str  # of its run's folder
+    name: str  # of the folder of its run
     config: StageConfig
-    parts: tuple[str, ...]  # of the model folder that it writes
-    precedes: tuple[str, ...] = ()  # parts that, once there, forbid to train this stage again
-    one_process: bool = False  # whether its loss cannot be shared between processes
-    players: dict[str, Player]  # in the order in which they move; the first one is exported
+    parts: tuple[str, ...]  # that it writes into the model folder
+    precedes: tuple[str, ...] = ()  # parts whose presence blocks retraining
+    one_process: bool = False  # whether its loss cannot be divided over processes
+    loss_modules: dict[str, LossModule[Any, P]]  # in order of updates; the first is exported
+
+    @abstractmethod
+    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
+        """`data` is a manifest or folder to train on, `folder` the model folder to train into."""
 
     @property
-    def network(self) -> nn.Module:
-        """What is averaged and exported: the first player's network."""
-        return next(iter(self.players.values())).network
+    def network(self) -> N:
+        """What is averaged and exported: the network of the first loss module."""
+        network: N = next(iter(self.loss_modules.values())).network
+        return network
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to resume: settings, data, parts trained against."""
+        """What must be unchanged for a run to resume: settings, data, parts trained against."""
 
     @abstractmethod
     def load_batch(self, indices: Sequence[int]) -> Batch:
-        """The samples of these indices on the CPU; a pure function, called from other threads."""
+        """The samples with these indices on the CPU; a pure function, called from other threads."""
 
     @abstractmethod
-    def prepare(self, batch: Batch, device: torch.device) -> Batch:
-        """The batch on the device, frozen networks applied."""
+    def prepare(self, batch: Batch, device: torch.device) -> P:
+        """The batch on the device, after any frozen networks."""
 
     @abstractmethod
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: N, folder: Path) -> None:
         """Write the trained part into the model folder."""
+
+    def finish(self) -> None:  # few stages need it
+        """Called when a run stops, before its last export."""
 
     @abstractmethod
     def initialise(self, folder: Path) -> None:
         """Start from the weights of a model folder."""
 
     def resident(self, device: torch.device) -> Callable[[], Batch]:
-        """Put all data into the memory of a device; returns what draws a batch there, without
-        waiting for the device. ValueError where the stage cannot."""
-        raise ValueError(f"{self.name}: has no training on a device alone; allowed: {RESIDENT}")
+        """Load all data into a device's memory. Returns a function that draws a batch there without
+        synchronising. Raises ValueError where the stage does not support this."""
+        raise ValueError(f"{self.name}: cannot train from device memory; allowed: {RESIDENT}")
 
     def sample_indices(self, step: int) -> range:
-        """The indices of a step's samples: each sample of the training has its own."""
+        """The indices of a step's samples; every sample of a run has its own."""
         size = self.config.batch_size
         return range(step * size, (step + 1) * size)
 
     def phase_starts(self) -> tuple[int, ...]:
-        """The steps from which shapes and batch sizes stay as they are until the next one."""
+        """The first steps of the phases; shapes and batch sizes are constant within a phase."""
         return (0,)
 
     def facts(self, step: int) -> dict[str, float]:
-        """Numbers of a step for the log that are no losses."""
+        """Values for the log of a step other than losses."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides weights, ready for JSON."""
+        """State for the checkpoint other than weights, serialisable as JSON."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
         assert not state
 
-    def plays(self, player: str, step: int) -> bool:
-        """Whether a player is updated at this step."""
+    def updates(self, name: str, step: int) -> bool:
+        """Whether the loss module of that name is updated at this step."""
         return True
 
     def weights(self, step: int) -> Mapping[str, float]:
-        """The weight of each loss term; 1 where it has none."""
+        """The weights of the losses in their sum; 1 for those not listed."""
         return {}
 
     def skipped(self) -> dict[str, str]:
-        """Files of the data that were passed over so far, and why."""
+        """Files skipped so far, and why."""
         return {}
 
-    def samples(self, network: nn.Module, device: torch.device) -> Samples:
-        """Something to see or hear of the averaged network."""
+    def samples(self, network: N, device: torch.device) -> Samples:
+        """What the log shows of the averaged network."""
         return Samples()
 
 
 def load_part(network: nn.Module, folder: Path, name: str) -> None:
-    """Load a part of a model folder into a network. ValueError where it has other shapes."""
+    """Load a part of a model folder into a network. Raises ValueError where shapes differ."""
     part = open_folder(folder).load(name)
     try:
         network.load_state_dict(part.state_dict())

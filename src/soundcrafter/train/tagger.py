@@ -4,7 +4,7 @@ where there is a teacher, sounds that are alike to it become alike to the tagger
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NotRequired, cast
 
 import numpy as np
 import torch
@@ -21,44 +21,52 @@ from soundcrafter.settings import to_dict
 from soundcrafter.store import save_part
 from soundcrafter.train.recipe import Recipe, TaggerStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part
+from soundcrafter.train.stage import Batch, Losses, LossModule, PreparedBatch, Stage, load_part
 
 _MIX, _MASK = 40, 41  # purpose numbers of the augmentation's draws
 
 
-class TaggerPlayer(Player):
+class TaggerBatch(PreparedBatch):
+    """Augmented sounds with their classes."""
+
+    mel: Tensor  # [B, 1, T, F]
+    target: Tensor  # [B, classes], shares of each class
+    taught: NotRequired[Tensor]  # [B, E], the teacher's embeddings
+
+
+class TaggerLoss(LossModule[Tagger, TaggerBatch]):
     """The tagger and its loss."""
 
     def __init__(self, tagger: Tagger, config: TaggerStageConfig) -> None:
         super().__init__(tagger)
         self.config = config
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
-        tagger, target = cast(Tagger, self.network), batch["target"]
+    def forward(self, batch: TaggerBatch, step: int) -> tuple[Losses, Batch]:
+        tagger, target = self.network, batch["target"]
         features = tagger.features(batch["mel"])
         logits = tagger.logits(features)
         loss = F.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
         hit = (logits.argmax(1) == target.argmax(1)).float().mean()
-        terms = {"cross_entropy": loss, "accuracy": hit.detach()}
+        losses = {"cross_entropy": loss, "accuracy": hit.detach()}
         if "taught" in batch:
-            terms["teacher"] = similarity_distance(features, batch["taught"])
-        return terms, {}
+            losses["teacher"] = similarity_distance(features, batch["taught"])
+        return losses, {}
 
 
-class TaggerStage(Stage):
+class TaggerStage(Stage[Tagger, TaggerBatch]):
     """Trains the part `tagger`."""
 
     name = "tagger"
     parts = ("tagger",)
     one_process = True  # a sound is mixed with its neighbour in the batch
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: TaggerStageConfig = recipe.tagger
         self.model_config = self.config.network
         classes, mel = self.model_config.classes, self.model_config.mel
         torch.manual_seed(self.config.seed)
         tagger = Tagger(self.model_config)
-        self.players = {"tagger": TaggerPlayer(tagger, self.config)}
+        self.loss_modules = {"tagger": TaggerLoss(tagger, self.config)}
         self.sounds = open_sounds(
             data,
             recipe.data,
@@ -92,23 +100,21 @@ class TaggerStage(Stage):
             "files": batch.files,
         }
 
-    def prepare(self, batch: Batch, device: torch.device) -> Batch:
+    def prepare(self, batch: Batch, device: torch.device) -> TaggerBatch:
         target = F.one_hot(batch["class"], len(self.model_config.classes)).float()
         shares = torch.tensor([self._share(index) for index in batch["indices"]])[:, None]
         wave = mix_with_next(batch["wave"], shares)
         mel = self.log_mel(wave)
-        taught = {}
-        if self.teacher is not None:  # of the sounds as they are, before they are distorted
-            taught["taught"] = self.teacher.to(device)(mel.to(device))
+        # the teacher hears the sounds before they are distorted
+        taught = None if self.teacher is None else self.teacher.to(device)(mel.to(device))
         for row, index in enumerate(batch["indices"]):
             rng = np.random.default_rng([self.config.seed, _MASK, index])
             distort(mel[row, 0], self.config.distortion, rng, self.model_config.mel_mean)
-        return {
-            **taught,
-            "mel": mel.to(device),
-            "target": mix_with_next(target, shares).to(device),
-            "files": batch["files"],
-        }
+        mixed = mix_with_next(target, shares).to(device)
+        prepared: TaggerBatch = {"mel": mel.to(device), "target": mixed, "files": batch["files"]}
+        if taught is not None:
+            prepared["taught"] = taught
+        return prepared
 
     def _share(self, index: int) -> float:
         """How much of the neighbour a sound is given: 0 for most, else up to a half."""
@@ -116,7 +122,7 @@ class TaggerStage(Stage):
         mixed = rng.random() < self.config.mixup
         return float(rng.uniform(0.0, 0.5)) if mixed else 0.0
 
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: Tagger, folder: Path) -> None:
         save_part(folder, "tagger", copy.deepcopy(network), self.model_config)
 
     def initialise(self, folder: Path) -> None:

@@ -8,12 +8,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from soundcrafter.config import ModelConfig
 from soundcrafter.data.manifest import (
@@ -31,36 +31,43 @@ from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train.loop import run_folder
 from soundcrafter.train.recipe import Recipe, TextStageConfig
-from soundcrafter.train.stage import Batch, Player, Stage, Terms, load_part
+from soundcrafter.train.stage import Batch, Losses, LossModule, PreparedBatch, Stage, load_part
 from soundcrafter.train.teacher import Teacher, cached, principal
 
 UNALIGNED = "none"  # training id of the audio tower of a text tower that has not met one
 _DRAW = 50  # purpose number of the choice of texts
 
 
-class TextPlayer(Player):
-    """The text tower, its distance from the teacher and from its own synonyms."""
+class TextBatch(PreparedBatch):
+    """Texts, some followed by a partner of the same meaning."""
 
-    def __init__(self, text: ClapText) -> None:
-        super().__init__(text)
-        self.text = cast(ClapText, self.network)
+    tokens: Tensor  # [B, L]
+    mask: Tensor  # [B, L]
+    target: Tensor  # [B, E], the teacher's vectors
+    first: Tensor  # [P], rows of the texts that have a partner
+    second: Tensor  # [P], rows of these partners
+    same: Tensor  # [P, P] bool: pairs of the same group
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
-        self.text.clamp_scale()
-        embeddings = self.text(batch["tokens"], batch["mask"])
+
+class TextLoss(LossModule[ClapText, TextBatch]):
+    """The text tower's distance from the teacher, and between texts of the same meaning."""
+
+    def forward(self, batch: TextBatch, step: int) -> tuple[Losses, Batch]:
+        self.network.clamp_scale()
+        embeddings = self.network(batch["tokens"], batch["mask"])
         cosine = (embeddings * batch["target"]).sum(-1)
-        terms = {"distillation": (1.0 - cosine).mean()}
+        losses = {"distillation": (1.0 - cosine).mean()}
         if len(batch["first"]):
-            terms["contrastive"] = symmetric_cross_entropy(
+            losses["contrastive"] = symmetric_cross_entropy(
                 embeddings[batch["first"]],
                 embeddings[batch["second"]],
-                self.text.scale,
+                self.network.scale,
                 batch["same"],
             )
-        return terms, {}
+        return losses, {}
 
 
-class TextStage(Stage):
+class TextStage(Stage[ClapText, TextBatch]):
     """Trains the part `clap_text` from text alone; `data` is a folder of captions."""
 
     name = "text"
@@ -108,7 +115,7 @@ class TextStage(Stage):
         self.targets = F.normalize((vectors - mean) @ directions, dim=-1)
         torch.manual_seed(self.config.seed)
         self.tokenizer = Tokenizer.train(texts, self.model_config.clap_text.vocab_size)
-        self.players = {"text": TextPlayer(ClapText(self.model_config.clap_text).train())}
+        self.loss_modules = {"text": TextLoss(ClapText(self.model_config.clap_text).train())}
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -151,11 +158,9 @@ class TextStage(Stage):
             "files": (),
         }
 
-    def prepare(self, batch: Batch, device: torch.device) -> Batch:
-        return {
-            key: value.to(device) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+    def prepare(self, batch: Batch, device: torch.device) -> TextBatch:
+        moved: Any = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        return moved
 
     def initialise(self, folder: Path) -> None:
         load_part(self.network, folder, "clap_text")
@@ -167,7 +172,7 @@ class TextStage(Stage):
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.tokenizer = Tokenizer.from_json(state["tokenizer"])
 
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: ClapText, folder: Path) -> None:
         save_part(
             folder,
             "clap_text",

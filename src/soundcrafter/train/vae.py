@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NotRequired, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,13 @@ from soundcrafter.train.recipe import Recipe, VAEStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (
     Batch,
-    Player,
+    ExternalModule,
+    Losses,
+    LossModule,
+    PreparedBatch,
     Processes,
     Samples,
     Stage,
-    Terms,
-    Unregistered,
     load_part,
     sample_noise,
 )
@@ -41,7 +42,17 @@ _NOISE = 10  # purpose number of the posterior's noise
 _MAX_ADAPTIVE = 1e4  # as in VQGAN's code
 
 
-class VAEPlayer(Player):
+class VAEBatch(PreparedBatch):
+    """Real spectrograms, later with what the VAE made of them."""
+
+    mel: Tensor  # [B, 1, T, F]
+    noise: Tensor  # [B, C, T, F] of the latent
+    maps: NotRequired[list[Tensor]]  # of the perceptual term's tagger
+    teacher_maps: NotRequired[list[Tensor]]
+    decoded: NotRequired[Tensor]  # [B, 1, T, F]; for the discriminator
+
+
+class VAELoss(LossModule[VAE, VAEBatch]):
     """The VAE's side: L1, KL, perceptual terms, and once the discriminator plays, adversarial ones.
 
     `critic`: the frozen tagger of the perceptual term, or None; `teacher`: likewise aiSFX.
@@ -56,46 +67,45 @@ class VAEPlayer(Player):
         config: VAEStageConfig,
     ) -> None:
         super().__init__(vae)
-        self.vae = cast(VAE, self.network)
-        self.discriminator, self.config = Unregistered(discriminator), config
-        self.critic = Unregistered(critic) if critic is not None else None
-        self.teacher = Unregistered(teacher) if teacher is not None else None
+        self.discriminator, self.config = ExternalModule(discriminator), config
+        self.critic = ExternalModule(critic) if critic is not None else None
+        self.teacher = ExternalModule(teacher) if teacher is not None else None
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: VAEBatch, step: int) -> tuple[Losses, Batch]:
         mel = batch["mel"]
-        posterior = self.vae.posterior(mel)
+        posterior = self.network.posterior(mel)
         # decode() divides by the latent scale, which is not 1 when training goes on from a model
-        decoded = self.vae.decode(posterior.sample(batch["noise"]) * self.vae.latent_scale)
-        terms = {
+        decoded = self.network.decode(posterior.sample(batch["noise"]) * self.network.latent_scale)
+        losses = {
             "reconstruction": multi_scale_l1(mel, decoded, self.config.reconstruction_scales),
             "kl": posterior.kl().mean() / mel[0].numel(),
         }
         if self.critic is not None:
             # as its real counterpart in prepare, and narrow convolutions gain nothing by bf16
             with torch.autocast(mel.device.type, enabled=False):
-                maps = cast(Tagger, self.critic.module).maps(decoded)
-            terms["perceptual"] = perceptual_distance(batch["maps"], maps)
+                maps = self.critic.module.maps(decoded)
+            losses["perceptual"] = perceptual_distance(batch["maps"], maps)
         if self.teacher is not None:
-            terms["teacher"] = perceptual_distance(batch["teacher_maps"], self.teacher(decoded))
+            losses["teacher"] = perceptual_distance(batch["teacher_maps"], self.teacher(decoded))
         if step >= self.config.adversarial_start:
             judged = self.discriminator(self._normal(decoded))
             adversarial = hinge_generator(judged)
             balance = adaptive_weight(
-                terms["reconstruction"],
+                losses["reconstruction"],
                 adversarial,
-                self.vae.last_layer,
+                self.network.last_layer,
                 maximum=_MAX_ADAPTIVE,
                 processes=self.processes,
             )
-            terms["adversarial"] = balance * adversarial
+            losses["adversarial"] = balance * adversarial
             if self.config.feature_weight > 0:
                 with torch.no_grad():
                     real = self.discriminator(self._normal(mel))
-                terms["features"] = feature_matching(real, judged)
-        return terms, {"decoded": decoded.detach()}
+                losses["features"] = feature_matching(real, judged)
+        return losses, {"decoded": decoded.detach()}
 
     def _normal(self, mel: Tensor) -> Tensor:
-        return (mel - self.vae.config.mel_mean) / self.vae.config.mel_std
+        return (mel - self.network.config.mel_mean) / self.network.config.mel_std
 
 
 class Teacher(nn.Module):
@@ -110,14 +120,14 @@ class Teacher(nn.Module):
         return self.network.maps(self.reader(mel))
 
 
-class PatchPlayer(Player):
+class PatchDiscriminatorLoss(LossModule[PatchDiscriminator, VAEBatch]):
     """The discriminator's side: real and decoded spectrograms, normalised as the VAE sees them."""
 
     def __init__(self, discriminator: PatchDiscriminator, vae: VAE) -> None:
         super().__init__(discriminator)
         self.mean, self.std = vae.config.mel_mean, vae.config.mel_std
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: VAEBatch, step: int) -> tuple[Losses, Batch]:
         real, fake = (
             self.network((mel - self.mean) / self.std) for mel in (batch["mel"], batch["decoded"])
         )
@@ -154,13 +164,13 @@ def _critic(folder: str, mel: MelConfig) -> tuple[Tagger | None, str]:
     return tagger, opened.parts["tagger"].training_id
 
 
-class VAEStage(Stage):
+class VAEStage(Stage[VAE, VAEBatch]):
     """Trains the part `vae`."""
 
     name = "vae"
     parts = ("vae",)
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: VAEStageConfig = recipe.vae
         self.model_config = recipe.model.vae
         mel = self.model_config.mel
@@ -176,12 +186,13 @@ class VAEStage(Stage):
         self.teacher: Teacher | None = None
         if self.config.teacher:
             self.teacher = Teacher(load_aisfx(self.config.teacher), mel).requires_grad_(False)
-        self.players = {
-            "vae": VAEPlayer(vae, discriminator, self.critic, self.teacher, self.config),
-            "discriminator": PatchPlayer(discriminator, vae),
+        self.loss_modules = {
+            "vae": VAELoss(vae, discriminator, self.critic, self.teacher, self.config),
+            "discriminator": PatchDiscriminatorLoss(discriminator, vae),
         }
         self.log_mel = LogMel(mel)
         self._draw: Callable[[], Batch] | None = None  # of a batch on a device
+        self._scale: float | None = None  # of the latents, as last measured
         frames = mel.num_frames(num_samples)
         time, frequency = self.model_config.stride
         self.latent_shape = (
@@ -198,8 +209,8 @@ class VAEStage(Stage):
             "perceptual": self.critic_id,
         }
 
-    def plays(self, player: str, step: int) -> bool:
-        return player == "vae" or step >= self.config.adversarial_start
+    def updates(self, name: str, step: int) -> bool:
+        return name == "vae" or step >= self.config.adversarial_start
 
     def weights(self, step: int) -> Mapping[str, float]:
         return {
@@ -228,9 +239,10 @@ class VAEStage(Stage):
         self._draw = draw
         return draw
 
-    def prepare(self, batch: Batch, device: torch.device) -> Batch:
+    def prepare(self, batch: Batch, device: torch.device) -> VAEBatch:
         mel = self.log_mel.to(device)(batch["wave"].to(device))
-        prepared = {"mel": mel, "noise": batch["noise"].to(device), "files": batch["files"]}
+        noise = batch["noise"].to(device)
+        prepared: VAEBatch = {"mel": mel, "noise": noise, "files": batch["files"]}
         if self.critic is not None:
             prepared["maps"] = self.critic.to(device).maps(mel)
         if self.teacher is not None:
@@ -240,9 +252,15 @@ class VAEStage(Stage):
     def initialise(self, folder: Path) -> None:
         load_part(self.network, folder, "vae")
 
-    def export(self, network: nn.Module, folder: Path) -> None:
-        vae = cast(VAE, copy.deepcopy(network))
-        vae.latent_scale.fill_(1.0 / self._latent_std(vae))
+    def finish(self) -> None:
+        self._scale = None  # the last export measures it
+
+    def export(self, network: VAE, folder: Path) -> None:
+        """The latent scale is measured at the first and the last export of a process; those in
+        between, at checkpoints, keep the first one's."""
+        vae = copy.deepcopy(network)
+        self._scale = self._scale or 1.0 / self._latent_std(vae)
+        vae.latent_scale.fill_(self._scale)
         save_part(folder, "vae", vae, self.model_config)
 
     @torch.no_grad()
@@ -261,10 +279,9 @@ class VAEStage(Stage):
         return max((square / count - (total / count) ** 2) ** 0.5, 1e-8)
 
     @torch.no_grad()
-    def samples(self, network: nn.Module, device: torch.device) -> Samples:
+    def samples(self, network: VAE, device: torch.device) -> Samples:
         batch = self.prepare(self.load_batch(range(2)), device)
-        vae = cast(VAE, network)
-        decoded = vae.decode(vae.encode(batch["mel"]))
+        decoded = network.decode(network.encode(batch["mel"]))
         mels = {f"{i}/real": mel[0].cpu().numpy() for i, mel in enumerate(batch["mel"])}
         mels |= {f"{i}/decoded": mel[0].cpu().numpy() for i, mel in enumerate(decoded)}
         return Samples(mels=mels)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NotRequired, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from soundcrafter.data.bank import SoundBank
 from soundcrafter.mel import LogMel
@@ -23,18 +23,19 @@ from soundcrafter.models.losses import SUB_BAND, energy, stft_loss
 from soundcrafter.models.melgan import MelGAN, apply_weight_norm, fold_weight_norm
 from soundcrafter.models.spectral import SpectralConfig, SpectralVocoder
 from soundcrafter.models.vae import VAE
-from soundcrafter.models.vocoder import build_vocoder
+from soundcrafter.models.vocoder import VocoderConfig, build_vocoder
 from soundcrafter.settings import to_dict
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.train.recipe import Recipe, VocoderStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (
     Batch,
-    Player,
+    ExternalModule,
+    Losses,
+    LossModule,
+    PreparedBatch,
     Samples,
     Stage,
-    Terms,
-    Unregistered,
     load_part,
     sample_uniform,
 )
@@ -42,15 +43,25 @@ from soundcrafter.train.stage import (
 _TURNS, _DECODED = 50, 51  # purpose numbers: of Griffin-Lim's phases, of who is decoded
 
 
-class VocoderPlayer(Player):
-    """What the generators' sides share."""
+V = TypeVar("V", bound=MelGAN | SpectralVocoder)
 
-    def __init__(
-        self, vocoder: MelGAN | SpectralVocoder, judges: Judges, config: VocoderStageConfig
-    ) -> None:
+
+class VocoderBatch(PreparedBatch):
+    """Real waves and the mels to make waves from, later with a wave that was made."""
+
+    wave: Tensor  # [B, N]
+    mel: Tensor  # [B, 1, T, F]
+    turns: tuple[Tensor, ...]  # a spectral vocoder's first phases, of two waves
+    fake: NotRequired[Tensor]  # [B, N]; for the discriminator
+
+
+class VocoderLoss(LossModule[V, VocoderBatch]):
+    """What the losses of both generators share."""
+
+    def __init__(self, vocoder: V, discriminator: Judges, config: VocoderStageConfig) -> None:
         super().__init__(vocoder)
-        self.judges, self.config = Unregistered(judges), config
-        self.log_mel = Unregistered(LogMel(vocoder.config.mel))
+        self.discriminator, self.config = ExternalModule(discriminator), config
+        self.log_mel = ExternalModule(LogMel(vocoder.config.mel))
 
     def mel_error(self, wave: Tensor, fake: Tensor) -> Tensor:
         """L1 between the log-mels of both [B, N]: the one thing that noise does not excuse."""
@@ -58,68 +69,64 @@ class VocoderPlayer(Player):
         return (log_mel(fake) - log_mel(wave)).abs().mean()
 
 
-class MelGANPlayer(VocoderPlayer):
-    """The generator's side: what it makes of a mel is one wave."""
+class MelGANLoss(VocoderLoss[MelGAN]):
+    """A generator that makes one wave of a mel."""
 
-    @property
-    def vocoder(self) -> MelGAN:
-        return cast(MelGAN, self.network)
-
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: VocoderBatch, step: int) -> tuple[Losses, Batch]:
         wave = batch["wave"]
-        sub_bands = self.vocoder.sub_bands(batch["mel"])
-        fake = self.vocoder.join_bands(sub_bands).float()
-        terms: Terms = {}
+        sub_bands = self.network.sub_bands(batch["mel"])
+        fake = self.network.join_bands(sub_bands).float()
+        losses: Losses = {}
         if self.config.stft_weight > 0:
-            terms["stft"] = self._stft(wave, fake, sub_bands)
+            losses["stft"] = self._stft(wave, fake, sub_bands)
         if self.config.mel_weight > 0:
-            terms["mel"] = self.mel_error(wave, fake)
+            losses["mel"] = self.mel_error(wave, fake)
         if step >= self.config.adversarial_start:
-            judged = self.judges(fake)
+            judged = self.discriminator(fake)
             with torch.no_grad():
-                real = self.judges(wave)
-            terms["adversarial"] = hinge_generator(judged)
-            terms["features"] = feature_matching(real, judged)
-        return terms, {"fake": fake.detach()}
+                real = self.discriminator(wave)
+            losses["adversarial"] = hinge_generator(judged)
+            losses["features"] = feature_matching(real, judged)
+        return losses, {"fake": fake.detach()}
 
     def _stft(self, wave: Tensor, fake: Tensor, sub_bands: Tensor) -> Tensor:
         """Full band; with sub-bands the mean of both (multi-band MelGAN, arXiv 2005.05106)."""
         full = stft_loss(wave, fake)
-        if self.vocoder.pqmf is None:
+        if self.network.pqmf is None:
             return full
-        real = self.vocoder.pqmf.analysis(wave)
+        real = self.network.pqmf.analysis(wave)
         return 0.5 * (full + stft_loss(real, sub_bands, SUB_BAND))
 
 
-class SpectralPlayer(VocoderPlayer):
-    """The spectral vocoder's side: two waves of each mel, from different phases."""
+class SpectralLoss(VocoderLoss[SpectralVocoder]):
+    """The spectral vocoder makes two waves of each mel, from different phases."""
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: VocoderBatch, step: int) -> tuple[Losses, Batch]:
         wave, mel, turns = batch["wave"], batch["mel"], batch["turns"]
         first, second = self.network(torch.cat([mel, mel]), torch.cat(turns)).chunk(2)
-        terms: Terms = {"energy": energy(wave, first, second)}
+        losses: Losses = {"energy": energy(wave, first, second)}
         if self.config.stft_weight > 0:
-            terms["stft"] = stft_loss(wave, first)
+            losses["stft"] = stft_loss(wave, first)
         if self.config.mel_weight > 0:
-            terms["mel"] = self.mel_error(wave, first)
+            losses["mel"] = self.mel_error(wave, first)
         if step >= self.config.adversarial_start:
-            one, other = self.judges(first), self.judges(second)
+            one, other = self.discriminator(first), self.discriminator(second)
             with torch.no_grad():
-                real = self.judges(wave)
-            terms["adversarial"] = 0.5 * (hinge_generator(one) + hinge_generator(other))
-            terms["features"] = feature_energy(real, one, other)
-        return terms, {"fake": first.detach()}
+                real = self.discriminator(wave)
+            losses["adversarial"] = 0.5 * (hinge_generator(one) + hinge_generator(other))
+            losses["features"] = feature_energy(real, one, other)
+        return losses, {"fake": first.detach()}
 
 
-class WaveJudge(Player):
-    """The discriminator's side."""
+class WaveDiscriminatorLoss(LossModule[Judges, VocoderBatch]):
+    """The discriminators, on real and generated waves."""
 
-    def forward(self, batch: Batch, step: int) -> tuple[Terms, Batch]:
+    def forward(self, batch: VocoderBatch, step: int) -> tuple[Losses, Batch]:
         real, fake = self.network(batch["wave"]), self.network(batch["fake"])
         return {"hinge": hinge_discriminator(real, fake)}, {}
 
 
-class VocoderStage(Stage):
+class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
     """Trains the part `vocoder`; from what the VAE decodes too, it is a run of its own."""
 
     name = "vocoder"
@@ -149,18 +156,19 @@ class VocoderStage(Stage):
         )
         self.frames = mel.num_frames(num_samples)
         torch.manual_seed(self.config.seed)
-        vocoder = build_vocoder(self.model_config)
-        if isinstance(vocoder, HiFiGAN):
-            raise ValueError("vocoder.kind: hifigan comes with imported models; to train: melgan")
-        judges = Judges(self.config.discriminator, self.config.spectrograms)
+        vocoder = _trainable(self.model_config)
+        discriminator = Judges(self.config.discriminator, self.config.spectrograms)
         apply_weight_norm(vocoder)
-        apply_weight_norm(judges)
-        player = (
-            SpectralPlayer(vocoder, judges, self.config)
+        apply_weight_norm(discriminator)
+        module = (
+            SpectralLoss(vocoder, discriminator, self.config)
             if isinstance(vocoder, SpectralVocoder)
-            else MelGANPlayer(vocoder, judges, self.config)
+            else MelGANLoss(vocoder, discriminator, self.config)
         )
-        self.players = {"vocoder": player, "discriminator": WaveJudge(judges)}
+        self.loss_modules = {
+            "vocoder": module,
+            "discriminator": WaveDiscriminatorLoss(discriminator),
+        }
         self.log_mel = LogMel(mel)
 
     def _check_losses(self) -> None:
@@ -181,11 +189,8 @@ class VocoderStage(Stage):
             "vae": self.vae_id,
         }
 
-    def plays(self, player: str, step: int) -> bool:
-        past_start = step - self.config.adversarial_start
-        if player == "vocoder":
-            return True
-        return past_start >= 0 and past_start % self.config.discriminator_every == 0
+    def updates(self, name: str, step: int) -> bool:
+        return name == "vocoder" or step >= self.config.adversarial_start
 
     def weights(self, step: int) -> Mapping[str, float]:
         return {
@@ -233,7 +238,7 @@ class VocoderStage(Stage):
         )
         return torch.from_numpy(np.stack(list(rows)))
 
-    def prepare(self, batch: Batch, device: torch.device) -> Batch:
+    def prepare(self, batch: Batch, device: torch.device) -> VocoderBatch:
         wave = batch["wave"].to(device)
         mel = self.log_mel.to(device)(wave)
         if self.vae is not None:
@@ -245,30 +250,34 @@ class VocoderStage(Stage):
         return {"wave": wave, "mel": mel, "turns": turns, "files": batch["files"]}
 
     def initialise(self, folder: Path) -> None:
-        vocoder = build_vocoder(self.model_config)
-        if isinstance(vocoder, HiFiGAN):
-            raise ValueError("vocoder.kind: hifigan comes with imported models; to train: melgan")
+        vocoder = _trainable(self.model_config)
         load_part(vocoder, folder, "vocoder")
         apply_weight_norm(vocoder)
         self.network.load_state_dict(vocoder.state_dict())
 
-    def export(self, network: nn.Module, folder: Path) -> None:
+    def export(self, network: MelGAN | SpectralVocoder, folder: Path) -> None:
         # not a deep copy: it shares its class with the network, and folding takes away from that
-        vocoder = build_vocoder(self.model_config)
-        if isinstance(vocoder, HiFiGAN):
-            raise ValueError("vocoder.kind: hifigan comes with imported models; to train: melgan")
+        vocoder = _trainable(self.model_config)
         apply_weight_norm(vocoder)
         vocoder.load_state_dict(network.state_dict())
         fold_weight_norm(vocoder)
         save_part(folder, "vocoder", vocoder, self.model_config)
 
     @torch.no_grad()
-    def samples(self, network: nn.Module, device: torch.device) -> Samples:
+    def samples(self, network: MelGAN | SpectralVocoder, device: torch.device) -> Samples:
         batch = self.prepare(self.load_batch(range(2)), device)
         fake = network(batch["mel"])
         waves = {f"{i}/real": wave.cpu().numpy() for i, wave in enumerate(batch["wave"])}
         waves |= {f"{i}/vocoder": wave.cpu().numpy() for i, wave in enumerate(fake)}
         return Samples(waves=waves, sample_rate=self.model_config.mel.sample_rate)
+
+
+def _trainable(config: VocoderConfig) -> MelGAN | SpectralVocoder:
+    """A new vocoder. Raises ValueError for HiFi-GAN, which is imported and not trained."""
+    vocoder = build_vocoder(config)
+    if isinstance(vocoder, HiFiGAN):
+        raise ValueError("vocoder.kind: hifigan cannot be trained; allowed: melgan, spectral")
+    return vocoder
 
 
 def _decoder(folder: Path) -> tuple[VAE, str]:

@@ -1,4 +1,4 @@
-"""Shipping a model: fewer bits, the same training ids, a card and credits from real logs."""
+"""A release: fewer bits, the same training ids, a card and credits from real logs."""
 
 import csv
 
@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.store import open_folder
-from soundcrafter.train.ship import ship
+from soundcrafter.train.release import release
 
 
-def test_a_shipped_model_is_the_same_model_in_half_the_bits(tiny_model, clips, tmp_path):
-    out = ship(tiny_model, tmp_path / "out", data=clips, figures={"accuracy": 0.5})
+def test_a_release_is_the_same_model_in_half_the_bits(tiny_model, clips, tmp_path):
+    out = release(tiny_model, tmp_path / "out", data=clips, figures={"accuracy": 0.5})
     before, after = open_folder(tiny_model), open_folder(out)
     for name in GENERATOR_PARTS:
         assert after.parts[name].training_id == before.parts[name].training_id
@@ -25,7 +25,7 @@ def test_a_shipped_model_is_the_same_model_in_half_the_bits(tiny_model, clips, t
 
 
 def test_the_card_states_what_the_logs_and_the_table_hold(tiny_model, clips, tmp_path):
-    card = (ship(tiny_model, tmp_path, data=clips, figures={"n": 3}) / "README.md").read_text()
+    card = (release(tiny_model, tmp_path, data=clips, figures={"n": 3}) / "README.md").read_text()
     with open(clips / "sounds.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert f"{len(rows)} recordings" in card
@@ -44,7 +44,7 @@ def test_a_table_without_credits_and_an_unknown_dtype_are_refused(tiny_model, cl
     file = next((clips / "audio").iterdir())
     bare.write_text(f"file,caption\n{file},a sound\n")
     with pytest.raises(ValueError, match="attribution, licence, source"):
-        ship(tiny_model, tmp_path / "a", data=bare)
+        release(tiny_model, tmp_path / "a", data=bare)
     with pytest.raises(ValueError, match="dtype: got 'int8'"):
-        ship(tiny_model, tmp_path / "b", dtype="int8")
+        release(tiny_model, tmp_path / "b", dtype="int8")
     assert not (tmp_path / "b").exists()

@@ -1,4 +1,4 @@
-"""A trained model folder made ready to ship: stored in fewer bits, with model card and credits."""
+"""A release of a trained model: a copy in half precision, with a model card and credits."""
 
 import csv
 from collections import Counter
@@ -13,17 +13,14 @@ from soundcrafter.data.manifest import Manifest, read_manifest
 from soundcrafter.files import make_folder, replacing, write_text
 from soundcrafter.plots import LOG_FACTS, plot_losses
 from soundcrafter.store import ModelFolder, open_folder, save_part
-from soundcrafter.train.log import read_log
-from soundcrafter.train.loop import run_folder
+from soundcrafter.train.log import logged_runs, read_log
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# the runs of a model folder
-RUNS = ("text", "clap", "clap_text", "vae", "vocoder", "vocoder_decoded", "diffusion")
 CREDITS = "CREDITS.csv"
 CREDIT_COLUMNS = ("file", "attribution", "licence", "source")
 
 
-def ship(
+def release(
     source: Path,
     out: Path,
     *,
@@ -35,9 +32,9 @@ def ship(
     """Copy a model folder into `out` in `dtype`, with README.md (the model card) and curves.png.
 
     `data` is the manifest it was trained on: its columns licence, attribution and source become
-    CREDITS.csv. `figures` are measurements for the card, name -> value; `notes` are said in it as
-    they are (limits, terms of the data). Raises ValueError for a folder that is not whole, a table
-    without credits and an unknown dtype, before anything is written.
+    CREDITS.csv. `figures` are measurements for the card, name -> value; `notes` are copied into it
+    verbatim (limits, licence terms of the data). Raises ValueError for an incomplete model, a
+    manifest without credits or an unknown dtype, before anything is written.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype: got {dtype!r}; allowed: {', '.join(DTYPES)}")
@@ -51,8 +48,7 @@ def ship(
         sections.append(_data_section(manifest, rows))
     for name in GENERATOR_PARTS:
         _copy_part(folder, name, out, DTYPES[dtype])
-    logs = {stage: read_log(run_folder(source, stage)) for stage in RUNS}
-    logs = {stage: entries for stage, entries in logs.items() if entries}
+    logs = {stage: read_log(run) for stage, run in logged_runs(source).items()}
     if logs:
         plot_losses(logs, out / "curves.png")
     sections = [_head(folder, out, dtype), *sections, _training(logs)]
@@ -97,7 +93,7 @@ def _head(folder: ModelFolder, out: Path, dtype: str) -> str:
 
 
 def _read_credits(data: Path) -> tuple[Manifest, list[dict[str, str]]]:
-    """The training recordings, and the credits of each from the table's own columns."""
+    """The training recordings, and the credits of each from the manifest's columns."""
     table = data / "sounds.csv" if data.is_dir() else data
     manifest = read_manifest(data, split="train")
     used = {manifest.name(recording) for recording in manifest.recordings}
@@ -105,7 +101,7 @@ def _read_credits(data: Path) -> tuple[Manifest, list[dict[str, str]]]:
         found = csv.DictReader(stream)
         if not set(CREDIT_COLUMNS) <= set(found.fieldnames or ()):
             needed = ", ".join(CREDIT_COLUMNS)
-            raise ValueError(f"{table}: no credits in it; needed columns: {needed}")
+            raise ValueError(f"{table}: has no credits; needed columns: {needed}")
         rows = [{key: row[key] for key in CREDIT_COLUMNS} for row in found]
     return manifest, [row for row in rows if row["file"] in used]
 
@@ -159,7 +155,7 @@ def _figures(figures: Mapping[str, Any]) -> str:
 
 
 def _words(value: Any) -> str:
-    """A measurement in a line: a table of them as name and number, numbers in three digits."""
+    """A measurement, or a table of them, on one line; floats with three digits."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,87 @@
+"""The stages by name, and training one of them into a model folder."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from soundcrafter.config import GENERATOR_PARTS
+from soundcrafter.hub import find_model
+from soundcrafter.store import copy_parts, open_folder, read_parts
+from soundcrafter.train.clap import ClapStage
+from soundcrafter.train.diffusion import DiffusionStage
+from soundcrafter.train.log import Report
+from soundcrafter.train.loop import RunOptions, run
+from soundcrafter.train.lora import AdapterStage
+from soundcrafter.train.recipe import Recipe, read_recipe
+from soundcrafter.train.stage import Stage
+from soundcrafter.train.tagger import TaggerStage
+from soundcrafter.train.text import TextStage
+from soundcrafter.train.vae import VAEStage
+from soundcrafter.train.vocoder import VocoderStage
+
+STAGES: dict[str, type[Stage]] = {
+    "text": TextStage,
+    "clap": ClapStage,
+    "vae": VAEStage,
+    "vocoder": VocoderStage,
+    "diffusion": DiffusionStage,
+    "tagger": TaggerStage,
+}
+GENERATOR_STAGES = ("clap", "vae", "vocoder", "diffusion")  # these train all of GENERATOR_PARTS
+
+
+def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
+    """The stage of that name over `data`, for the model folder `folder`."""
+    if name not in STAGES:
+        raise ValueError(f"stage: got {name!r}; allowed: {', '.join(STAGES)}")
+    return STAGES[name](recipe, data, folder)
+
+
+def train(
+    stage: str,
+    recipe: Recipe | str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: RunOptions | None = None,
+    init: str | os.PathLike[str] | None = None,
+    lora: int | None = None,
+    report: Report | None = None,
+    overrides: Sequence[str] = (),
+) -> int:
+    """Train one stage into the model folder `out`, resuming from its last checkpoint if any.
+
+    `recipe` is a recipe or its file, which is read with `overrides` ("section.name=value").
+    `data` is a manifest or a folder (see data/manifest.py); diffusion also takes an encoded one.
+    `init` is a model (folder or hub name) to start from. For diffusion, it also supplies the other
+    parts of a new `out` and the settings that a recipe file's [model] leaves out.
+    `lora` trains an adapter of this rank for the U-Net of `init` instead of the U-Net itself; `out`
+    then holds nothing else. Returns the number of steps done, fewer than the recipe's where
+    `options` or a signal stopped the run. Raises ValueError for anything that cannot be trained.
+    """
+    data, out, options = Path(data), Path(out), options or RunOptions()
+    base = find_model(init) if init is not None else None
+    if not isinstance(recipe, Recipe):
+        like = open_folder(base) if base is not None and stage == "diffusion" else None
+        recipe = read_recipe(recipe, overrides, like)
+    elif overrides:
+        raise ValueError("overrides: only for a recipe file; read_recipe takes them too")
+    if lora is not None:
+        if base is None or stage != "diffusion":
+            raise ValueError("lora: goes with diffusion and init, the model that it is for")
+        open_folder(base).require("unet")
+        others = [name for name in read_parts(out) if name != "adapter"]
+        if others:  # beside another U-Net an adapter would make the folder unreadable
+            raise ValueError(
+                f"{out}: holds {', '.join(others)}, and an adapter has a folder of its own; "
+                "use another --out"
+            )
+        return run(AdapterStage(recipe, data, base, lora), out, options, report=report)
+    if base is None or stage != "diffusion" or (out / "config.json").is_file():
+        return run(build_stage(stage, recipe, data, out), out, options, init=base, report=report)
+    source = open_folder(base)
+    source.require("unet")
+    built = build_stage(stage, recipe, data, base)  # what it refuses leaves `out` as it was
+    kept = [name for name in GENERATOR_PARTS if name in source.parts and name != "unet"]
+    copy_parts(source, out, kept)
+    return run(built, out, options, init=base, report=report)
