@@ -299,9 +299,7 @@ def test_a_unet_is_trained_beside_an_imported_clap(
     recipe = read_recipe(tiny_recipe, sets)
     assert recipe.model.vae.mel.sample_rate == 16_000
     for stage in ("vae", "vocoder", "diffusion"):
-        train(
-            stage, recipe, data=clips, out=tmp_path / "model", options=RunOptions(device="cpu")
-        )
+        train(stage, recipe, data=clips, out=tmp_path / "model", options=RunOptions(device="cpu"))
     trained = open_folder(tmp_path / "model").parts
     assert trained["unet"].trained_against["clap_audio"] == towers["clap_audio"].training_id
     (sound,) = SoundCrafter.from_pretrained(tmp_path / "model", "cpu").generate(PROMPT, seconds=1)
