@@ -16,7 +16,9 @@ DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What should be heard.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Text, one a line; csv: column prompt.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Text, one a line; csv: column prompt.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg) or folder.")
     ] = None,
