@@ -126,6 +126,10 @@ def test_prompts_from_a_file(run, tiny_model, tmp_path):
     target = out / "weather.ogg"
     run("generate", "--prompts", prompts, "--model", tiny_model, "-o", target, *SHORT)
     assert {"weather-1.ogg", "weather-2.ogg"} < set(listing(out))
+    table = tmp_path / "prompts.csv"
+    table.write_text('prompt,family\n"hail, at night",rain\n', encoding="utf-8")
+    run("generate", "--prompts", table, "--model", tiny_model, "-o", out / "hail.wav", *SHORT)
+    assert "hail.wav" in listing(out)
 
 
 def test_a_long_prompt_is_no_file_name(run, tiny_model, tmp_path):

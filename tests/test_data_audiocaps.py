@@ -58,6 +58,21 @@ def test_the_first_version(tables):
     assert 4700 < sum(e.split == "dev" for e in drawn) < 5270  # 4 standard deviations
 
 
+def test_clips_of_a_list_are_left_out_with_all_their_captions(tmp_path):
+    rows = ("1,aaaaaaaaaaa,0,Rain", "2,aaaaaaaaaaa,0,It rains", "3,bbbbbbbbbbb,30,A guitar")
+    entries = read_entries([table(tmp_path / "test.csv", *rows)])
+    music = tmp_path / "music.txt"  # as cut from AudioSet's own table; most are not AudioCaps'
+    music.write_text("bbbbbbbbbbb\nccccccccccc\n")
+    kept, unknown = select(entries, Selection(exclude=music))
+    assert ([entry.caption for entry in kept], unknown) == (["Rain", "It rains"], 0)
+    one = table(tmp_path / "one.csv", "2", header="audiocap_id")
+    kept, _ = select(entries, Selection(exclude=one))
+    assert [entry.caption for entry in kept] == ["A guitar"]
+    music.write_text("aaaaaaaaaaa bbbbbbbbbbb")
+    with pytest.raises(ValueError, match=r"music\.txt: lists all clips of the tables"):
+        select(entries, Selection(exclude=music))
+
+
 def test_the_second_version_has_the_same_columns(tmp_path):
     rows = [f"{n},id{n % 45_000:09d},{n // 45_000 * 10},sound {n}" for n in range(91_256)]
     entries = read_entries([table(tmp_path / "train.csv", *rows)])

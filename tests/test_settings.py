@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from soundcrafter.files import read_json, write_json, write_text
 from soundcrafter.mel import MelConfig
-from soundcrafter.settings import from_dict, read_toml, to_dict
+from soundcrafter.settings import differences, from_dict, read_toml, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,18 @@ outers = st.builds(
     inner=inners,
     parts=st.lists(inners, max_size=3).map(tuple),
 )
+
+
+def test_differences_are_named_by_their_path():
+    there = Outer(name="a", inner=Inner(size=2), widths=(1,))
+    here = Outer(name="b", inner=Inner(size=3, rate=0.25), widths=(1, 2))
+    assert differences(there, there, "model") == []
+    assert differences(there, here, "model") == [
+        "model.name is a there, b here",
+        "model.widths is [1] there, [1, 2] here",
+        "model.inner.size is 2 there, 3 here",
+        "model.inner.rate is 0.5 there, 0.25 here",
+    ]
 
 
 @given(outers)

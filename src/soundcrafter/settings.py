@@ -47,6 +47,19 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return plain
 
 
+def differences(there: Any, here: Any, where: str) -> list[str]:
+    """The settings in which two dataclasses of one class differ, each as "NAME is A there, B here"
+    with its dotted path from `where`; in the order of the fields."""
+    return _differences(to_dict(there), to_dict(here), where)
+
+
+def _differences(there: Any, here: Any, where: str) -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        pairs = ((key, there.get(key), here.get(key)) for key in there | here)
+        return [line for key, a, b in pairs for line in _differences(a, b, _join(where, key))]
+    return [] if there == here else [f"{where} is {there} there, {here} here"]
+
+
 def read_toml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a TOML file, the file its `base` names below it, and `key.path=value` overrides.
 

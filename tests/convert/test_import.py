@@ -22,6 +22,7 @@ from checkpoints import (
 )
 from original_layout import another_unet, write_original
 from torch import Tensor, nn
+from transformers import ClapAudioConfig, ClapTextConfig
 from wrong_layouts import (
     truncate,
     write_audioldm2,
@@ -35,8 +36,9 @@ from soundcrafter.cli import main
 from soundcrafter.convert.diffusers import head_counts
 from soundcrafter.convert.importer import import_model
 from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.settings import to_dict
 from soundcrafter.store import open_folder
-from soundcrafter.train import RunOptions, read_recipe, train
+from soundcrafter.train import RunOptions, build_stage, read_recipe, train
 
 FRAMES = 37  # odd at each level
 PROMPT = "rain on a tin roof"
@@ -282,6 +284,51 @@ class TestClap:
             import_model(tmp_path / "published", tmp_path / "model")
 
 
+def test_a_unet_is_trained_beside_an_imported_clap(
+    clips: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    write_clap(tmp_path / "published")
+    import_model(tmp_path / "published", tmp_path / "model")
+    towers = open_folder(tmp_path / "model").parts
+    assert towers["clap_audio"].config.mel.sample_rate == 48_000
+    sets = [
+        f"model.{part}.{key}={json.dumps(value)}"
+        for part in ("clap_audio", "clap_text")
+        for key, value in leaves(to_dict(towers[part].config))
+    ]
+    recipe = read_recipe(tiny_recipe, sets)
+    assert recipe.model.vae.mel.sample_rate == 16_000
+    for stage in ("vae", "vocoder", "diffusion"):
+        train(stage, recipe, data=clips, out=tmp_path / "model", options=RunOptions(device="cpu"))
+    trained = open_folder(tmp_path / "model").parts
+    assert trained["unet"].trained_against["clap_audio"] == towers["clap_audio"].training_id
+    (sound,) = SoundCrafter.from_pretrained(tmp_path / "model", "cpu").generate(PROMPT, seconds=1)
+    assert sound.score is not None
+    for override, difference in (
+        ("model.vae.channels=4", "its vae .*: model.vae.channels is 8 there, 4 here"),
+        ("model.clap_audio.mel.fmin=0", "clap_audio.mel.fmin is 50.0 there, 0.0 here"),
+    ):
+        other = read_recipe(tiny_recipe, [*sets, override])
+        with pytest.raises(ValueError, match=f"{difference}$"):
+            build_stage("diffusion", other, clips, tmp_path / "model")
+
+
+def test_the_recipe_beside_laions_clap_describes_the_published_one() -> None:
+    model = read_recipe("recipes/paper-laion.toml").model
+    audio, text = ClapAudioConfig(), ClapTextConfig()  # the defaults are clap-htsat-unfused's
+    tower, words = model.clap_audio, model.clap_text
+    assert tower.depths == tuple(audio.depths)
+    assert tower.heads == tuple(audio.num_attention_heads)
+    assert (tower.width, tower.spec_size) == (audio.patch_embeds_hidden_size, audio.spec_size)
+    assert (tower.window, tower.embed_dim) == (audio.window_size, audio.projection_dim)
+    assert (words.vocab_size, words.width) == (text.vocab_size, text.hidden_size)
+    assert (words.layers, words.heads) == (text.num_hidden_layers, text.num_attention_heads)
+    assert words.max_length + words.pad_id + 1 == text.max_position_embeddings
+    ids = (text.pad_token_id, text.bos_token_id, text.eos_token_id)
+    assert (words.pad_id, words.bos_id, words.eos_id) == ids
+    assert (words.norm_eps, words.embed_dim) == (text.layer_norm_eps, text.projection_dim)
+
+
 @pytest.mark.parametrize("lora", [None, 4])
 def test_an_imported_model_can_be_fine_tuned(
     imported: Path, clips: Path, tmp_path: Path, lora: int | None
@@ -308,6 +355,15 @@ def test_an_imported_model_can_be_fine_tuned(
     (before,) = SoundCrafter.from_pretrained(imported, "cpu").generate(PROMPT, seconds=0.3, steps=2)
     assert np.isfinite(sound.wave).all()
     assert not np.array_equal(sound.wave, before.wave)
+
+
+def leaves(table: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    """The settings of a nested table with their dotted names."""
+    found = []
+    for key, value in table.items():
+        inner = isinstance(value, dict)
+        found += leaves(value, f"{path}{key}.") if inner else [(f"{path}{key}", value)]
+    return found
 
 
 def run(*arguments: str) -> int:

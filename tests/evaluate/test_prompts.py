@@ -19,6 +19,7 @@ FROZEN = {
     "families.csv": "8364b3e2f0ee8539cb6be8c4d4eafc692bbbd52c88d1112a28fb99a22e17fb83",
     "composition.csv": "eb48f1836617fe023ee970bb2e2a2e44a625462ee87c55b729e6e871cfd63b05",
     "free.csv": "d87c5e41c62b980583994dc325ab552124c4b487608cb090c2579b47980ff955",
+    "figure4.csv": "b8dfe12e002b12b55b34c7e20a929aef18ebdfc24f9ab3cbffdc6967650f638e",
 }
 
 WORDINGS = Path(__file__).resolve().parents[2] / "recipes" / "wordings.csv"

@@ -26,6 +26,9 @@ OnlyOption = Annotated[
     Path | None,
     typer.Option(help="Only these: csv (audiocap_id or youtube_id), json, text of ids."),
 ]
+ExcludeOption = Annotated[
+    Path | None, typer.Option(help="Clips to leave out, with all their captions; as --only.")
+]
 OneCaptionFlag = Annotated[
     bool, typer.Option("--one-caption", help="One caption a clip, drawn by the seed.")
 ]
@@ -115,6 +118,7 @@ def audiocaps(
     out: Annotated[Path, typer.Option(help="Folder for manifest.csv and fetched clips.")],
     audio: AudioOption = None,
     only: OnlyOption = None,
+    exclude: ExcludeOption = None,
     one_caption: OneCaptionFlag = False,
     random_validation: RandomValidationOption = None,
     limit: Annotated[int | None, typer.Option(help="So many clips, drawn by the seed.")] = None,
@@ -137,6 +141,7 @@ def audiocaps(
         one_caption=one_caption,
         random_validation=random_validation,
         only=only,
+        exclude=exclude,
         limit=limit,
         seed=seed,
     )

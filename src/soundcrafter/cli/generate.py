@@ -9,14 +9,16 @@ from typing import Annotated
 
 import typer
 
-from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress, read_text
+from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
 
 DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
 
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What should be heard.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Text file, one prompt a line.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Text, one a line; csv: column prompt.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg) or folder.")
     ] = None,
@@ -137,10 +139,9 @@ def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
         raise ValueError("prompt: give one prompt, or --prompts FILE")
     if file is None:
         return [prompt or ""]
-    found = [line.strip() for line in read_text(file).splitlines() if line.strip()]
-    if not found:
-        raise ValueError(f"{file}: no prompt in it")
-    return found
+    from soundcrafter.evaluate.prompts import read_prompts
+
+    return [each.text for each in read_prompts(file)]
 
 
 def _output_files(output: Path | None, prompts: list[str], count: int, seed: int) -> list[Path]:

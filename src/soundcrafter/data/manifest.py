@@ -111,8 +111,8 @@ def normalize_caption(text: str) -> str:
 
 def exclude_captions(manifest: Manifest, tables: Sequence[str]) -> Manifest:
     """Leave out the recordings whose caption, normalised, stands in one of the csv `tables`
-    (see `read_captions`; paths relative to the current folder). `frozen:families`, `frozen:free`
-    and `frozen:composition` are the prompts of evaluate/prompts.
+    (see `read_captions`; paths relative to the current folder). `frozen:NAME` is NAME.csv of
+    evaluate/prompts: families, free, composition or figure4.
 
     Raises ValueError for a missing table or column, and where no recording is left.
     """

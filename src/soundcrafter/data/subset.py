@@ -21,6 +21,7 @@ class Selection:
     one_caption: bool = False  # one of each clip's captions, drawn
     random_validation: float | None = None  # this share of the train clips becomes dev
     only: Path | None = None  # a list of clips or captions, see `read_only`
+    exclude: Path | None = None  # a list of clips to leave out, in the same forms
     limit: int | None = None  # so many clips, drawn; fewer are always among more
     seed: int = 0
 
@@ -42,6 +43,11 @@ def select(entries: Sequence[Entry], selection: Selection) -> tuple[list[Entry],
         kept, unknown = read_only(selection.only).choose(kept)
         if not kept:
             raise ValueError(f"{selection.only}: lists none of the clips of the tables")
+    if selection.exclude is not None:
+        listed = {entry.key for entry in read_only(selection.exclude).choose(kept)[0]}
+        kept = [entry for entry in kept if entry.key not in listed]
+        if not kept:
+            raise ValueError(f"{selection.exclude}: lists all clips of the tables")
     if selection.random_validation is not None:
         kept = _split_off(kept, selection.random_validation, selection.seed)
     if selection.limit is not None:

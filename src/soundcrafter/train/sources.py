@@ -15,6 +15,7 @@ from soundcrafter.mel import LogMel
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.vae import VAE, Posterior
+from soundcrafter.settings import differences
 from soundcrafter.store import open_folder
 from soundcrafter.train.curriculum import Curriculum, Phase, PhaseConfig
 from soundcrafter.train.recipe import Recipe
@@ -96,8 +97,11 @@ class EncodedSource(Source):
 
 
 class Encoders:
-    """The VAE and CLAP of a model folder, frozen, in fp32. ValueError where they are not those of
-    the recipe."""
+    """The VAE and CLAP of a model folder, frozen, in fp32.
+
+    CLAP may be an imported one, with a sample rate and a spectrogram of its own; the recipe has to
+    describe it all the same. ValueError, naming each setting, where a part is not the recipe's.
+    """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         parts, share = open_folder(folder), recipe.diffusion.text_share
@@ -111,8 +115,12 @@ class Encoders:
         loaded = {"vae": self.vae, "clap_audio": self.audio, "clap_text": self.text}
         ids = {name: parts.parts[name].training_id for name in loaded if loaded[name] is not None}
         for name in ids:
-            if parts.parts[name].config != getattr(recipe.model, name):
-                raise ValueError(f"{folder}: its {name} has other settings than the recipe's")
+            there, here = parts.parts[name].config, getattr(recipe.model, name)
+            if there != here:
+                listed = "; ".join(differences(there, here, f"model.{name}"))
+                raise ValueError(
+                    f"{folder}: its {name} has other settings than the recipe's: {listed}"
+                )
         self.trained_against = {name: ids.get(name, "") for name in ("vae", "clap_audio")}
         self.text_id = ids.get("clap_text")
         self.log_mel = LogMel(self.vae.config.mel)
@@ -123,7 +131,8 @@ class Encoders:
         return self.vae.to(device).posterior(config.blur(mel))
 
     def embed_audio(self, wave: Tensor, device: torch.device) -> Tensor:
-        """wave [B, N] at the VAE's rate -> [B, E], on the device. ValueError without the tower."""
+        """wave [B, N] at the VAE's rate, resampled where the tower has another -> [B, E], on the
+        device. ValueError without the tower."""
         if self.audio is None:
             raise ValueError("clap_audio: is not there, so that sounds cannot be embedded")
         return self.audio.to(device).embed(wave, self.vae.config.mel.sample_rate)
