@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from soundcrafter.diffusion.noise import MAX_SEED
+from soundcrafter.options import check_request
 
 import soundcrafter
 from soundcrafter.device import choose_device
-from soundcrafter.diffusion.noise import MAX_SEED
 from soundcrafter.files import read_json, write_json
 from soundcrafter.mel import LogMel
-from soundcrafter.options import check_request
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.sound import Sound
 from soundcrafter.store import open_folder, save_part

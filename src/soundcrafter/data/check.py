@@ -1,13 +1,13 @@
 """A look at a manifest before training: what is there, what cannot be read."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from soundcrafter.audio import read_audio
 from soundcrafter.data.dataset import prefetch
 from soundcrafter.data.manifest import Manifest, read_manifest
+from soundcrafter.progress import Progress
 
 _RATE = 16_000  # any rate would do: the samples are thrown away
 _THREADS = 2
@@ -19,7 +19,7 @@ def check(
     label_column: str = "label",
     *,
     decode: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Counts of a manifest, ready for JSON; with `decode` every file is read to its end.
 
@@ -43,7 +43,7 @@ def check(
     }
 
 
-def _faults(manifest: Manifest, progress: Callable[[int, int], None] | None) -> list[str | None]:
+def _faults(manifest: Manifest, progress: Progress | None) -> list[str | None]:
     """Why each recording cannot be decoded; None where it can."""
 
     def fault(number: int) -> str | None:
