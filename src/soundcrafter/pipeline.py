@@ -253,7 +253,8 @@ class SoundCrafter:
         self, jobs: Sequence[Job], request: GenerateRequest, report: Callable[[int], None]
     ) -> Iterator[Sound]:
         cond = self.clap.embed_text([job.prompt for job in jobs])
-        uncond = torch.stack([self._embed_negative(job.negative) for job in jobs])
+        negatives = {text: self._embed_negative(text) for text in {job.negative for job in jobs}}
+        uncond = torch.stack([negatives[job.negative] for job in jobs])
         seeds, drafted = [job.seed for job in jobs], request.drafted
         noises = [self.noise(seed, request.seconds, request.candidates) for seed in seeds]
         drafts = torch.stack(noises).to(self.device)
