@@ -20,14 +20,13 @@ from soundcrafter.bench.ours import Ours
 from soundcrafter.bench.peer import Peer, configs_like, peer_dtypes
 from soundcrafter.device import choose_device
 from soundcrafter.diffusion.guidance import Model
-from soundcrafter.models.unet import UNet
 
 
 class Graphed:
     """A U-Net whose kernels are launched as one CUDA graph, captured for each shape at its first
-    call. What it returns is overwritten by the next call."""
+    call. The next call overwrites what it returned."""
 
-    def __init__(self, unet: UNet) -> None:
+    def __init__(self, unet: Model) -> None:
         self.unet = unet
         self._captured: dict[tuple[torch.Size, torch.Size], _Capture] = {}
 
@@ -39,17 +38,17 @@ class Graphed:
 
 
 class _Capture:
-    def __init__(self, unet: UNet, inputs: tuple[Tensor, ...]) -> None:
-        self.inputs = tuple(tensor.clone() for tensor in inputs)
+    def __init__(self, unet: Model, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        latent, t, cond = self.inputs = tuple(tensor.clone() for tensor in inputs)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # libraries choose their kernels before the capture
             for _ in range(3):
-                unet(*self.inputs)
+                unet(latent, t, cond)
         torch.cuda.current_stream().wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.output = unet(*self.inputs)
+            self.output = unet(latent, t, cond)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         for own, given in zip(self.inputs, inputs, strict=True):
@@ -60,17 +59,15 @@ class _Capture:
 
 def with_graph(ours: Ours, call: Callable[[], float]) -> Callable[[], float]:
     """The call with the U-Net graphed for as long as it lasts; captured once, as a server would."""
-    crafter, unet = ours.crafter, Graphed(ours.crafter.unet)
-
-    def model(frames: int, reuse: int) -> Model:
-        return unet
+    unet = ours.crafter.unet
+    graphed = Graphed(unet.forward)
 
     def run() -> float:
-        crafter._model = model  # type: ignore[method-assign]
+        unet.forward = graphed  # type: ignore[method-assign]
         try:
             return call()
         finally:
-            del crafter._model
+            del unet.forward
 
     return run
 

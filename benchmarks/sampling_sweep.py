@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from soundcrafter.config import SamplingConfig
 from soundcrafter.data.wordings import read_wordings
+from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.evaluate.chain import recognised
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.evaluate.variety import variety

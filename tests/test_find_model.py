@@ -19,13 +19,15 @@ def test_a_path_is_itself_even_where_it_looks_like_a_hub_name(tiny_model, tmp_pa
 def test_a_hub_name_is_fetched_and_loaded(tiny_model, monkeypatch):
     asked = []
 
-    def fetch(name, allow_patterns):
-        asked.append((name, tuple(allow_patterns)))
+    def fetch(name, revision, allow_patterns):
+        asked.append((name, revision, tuple(allow_patterns)))
         return str(tiny_model)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     model = SoundCrafter.from_pretrained("someone/tiny", "cpu")
-    assert asked[-1] == ("someone/tiny", ("*.json", "*.safetensors"))
+    assert asked[-1] == ("someone/tiny", None, ("*.json", "*.safetensors"))
+    SoundCrafter.from_pretrained("someone/tiny", "cpu", revision="v1")
+    assert {revision for _, revision, _ in asked[-2:]} == {"v1"}
     assert len(model.generate("rain", seconds=0.2, steps=1)[0].wave) == 3200
 
 

@@ -1,6 +1,7 @@
 """From prompt to sound: exact lengths, exact repeats, and samples that stand on their own."""
 
 import dataclasses
+import inspect
 import shutil
 import sys
 import types
@@ -13,11 +14,11 @@ import torch
 
 import soundcrafter
 from soundcrafter.device import choose_device
-from soundcrafter.diffusion.noise import MAX_SEED
+from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
 from soundcrafter.files import read_json, write_json
 from soundcrafter.mel import LogMel
-from soundcrafter.options import check_request
 from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.request import resolve
 from soundcrafter.sound import Sound
 from soundcrafter.store import open_folder, save_part
 
@@ -77,8 +78,30 @@ def with_sampling(folder, **changes) -> SoundCrafter:
 def test_the_package_offers_both_names():
     assert soundcrafter.SoundCrafter is SoundCrafter
     assert soundcrafter.Sound is Sound
+    assert {"Sound", "SoundCrafter", "__version__"} <= set(dir(soundcrafter))
     with pytest.raises(AttributeError, match="Sounds"):
         soundcrafter.Sounds  # noqa: B018
+
+
+def test_a_model_has_a_short_repr(model, model_folder):
+    name = model_folder.name
+    assert repr(model) == f"SoundCrafter({name!r}, device='cpu', precision={model.precision!r})"
+
+
+def test_a_moved_model_makes_the_same_sounds(copy):
+    model = SoundCrafter.from_pretrained(copy, "cpu")
+    model.sampling = dataclasses.replace(model.sampling, negative="rain")
+    (before,) = make(model)
+    assert model.to("cpu") is model
+    assert np.array_equal(make(model)[0].wave, before.wave)
+    with pytest.raises(ValueError, match="device: 'toaster' is not there"):
+        model.to("toaster")
+
+
+def test_a_revision_goes_with_a_hub_name(model_folder):
+    for model in (None, model_folder):
+        with pytest.raises(ValueError, match="revision: got 'v1'; allowed with a hub name"):
+            SoundCrafter.from_pretrained(model, revision="v1")
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.333, 1, 2.5])
@@ -156,9 +179,9 @@ def test_initial_noise_is_a_function_of_the_seed_alone(model, monkeypatch):
 
 
 def test_the_best_of_several_candidates_is_kept(model, monkeypatch):
-    scores = iter([0.1, 0.9, 0.3])
+    scores, text = iter([0.1, 0.9, 0.3]), model.clap.embed_text([PROMPT])
     with monkeypatch.context() as patch:
-        patch.setattr(model, "_score", lambda mel, cond, seconds: next(scores))
+        patch.setattr(model.clap.audio, "embed_long_mel", lambda mel: next(scores) * text)
         (best,) = make(model, candidates=3, seed=4)
     drafts = model.noise(4, 0.4, 3)
     assert torch.equal(drafts[:1], model.noise(4, 0.4))
@@ -174,6 +197,12 @@ def test_progress_counts_the_drafts(model):
     make(model, count=3, batch_size=2, candidates=2, progress=lambda *step: seen.append(step))
     each = model.sampling.draft_steps + 2
     assert seen == [(step, 2 * each) for step in range(1, 2 * each + 1)]
+
+
+def test_draft_steps_can_be_chosen(model):
+    seen = []
+    make(model, candidates=2, draft_steps=1, progress=lambda *step: seen.append(step))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_candidates_do_not_depend_on_the_batch(model):
@@ -235,6 +264,18 @@ def test_a_negative_prompt_changes_the_sound(model):
     assert distance(negative, plain) > 0.1
     for nothing in ("", "  ", None):
         assert np.array_equal(make(model, negative=nothing)[0].wave, plain.wave)
+
+
+def test_each_prompt_may_have_its_own_negative(model):
+    prompts, negatives = ["rain", "wind"], ["a horse whinnies", ""]
+    several = make(model, prompts, negative=negatives, count=2, candidates=2)
+    for k, made in enumerate(several):
+        (alone,) = make(
+            model, made.prompt, negative=negatives[k // 2], seed=made.seed, candidates=2
+        )
+        assert distance(made, alone) < 1e-3
+    with pytest.raises(ValueError, match="negative: got 3 for 2 prompts; allowed: one for all"):
+        make(model, prompts, negative=["a", "b", "c"])
 
 
 def test_guidance(model, monkeypatch):
@@ -382,12 +423,52 @@ def test_sounds_cannot_be_changed_by_accident(sound):
 )
 def test_requests_that_are_refused(model, changes, fault):
     good = {"prompts": ["rain"], "seconds": 0.2, "count": 1, "seed": 0, "steps": 1, "guidance": 1.0}
-    check_request(**good)
-    check_request(**{**good, "seconds": 600.0, "guidance": 0.0, "seed": MAX_SEED - 1})
+    resolve(SamplingConfig(), **good)
+    resolve(SamplingConfig(), **{**good, "seconds": 600.0, "guidance": 0.0, "seed": MAX_SEED - 1})
     with pytest.raises(ValueError, match=fault):
-        check_request(**{**good, **changes})
-    with pytest.raises(ValueError, match=fault):  # generate asks it
+        resolve(SamplingConfig(), **{**good, **changes})
+    with pytest.raises(ValueError, match=fault):
         model.generate(**{**good, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"steps": 1.5}, "steps: expected int, got 1.5"),
+        ({"steps": True}, "steps: expected int, got True"),
+        ({"seconds": "5"}, "seconds: expected float, got '5'"),
+        ({"seconds": True}, "seconds: expected float, got True"),
+        ({"seed": 2.5}, "seed: expected int, got 2.5"),
+        ({"batch_size": "4"}, "batch_size: expected int, got '4'"),
+        ({"sampler": 3}, "sampler: got 3; allowed: ddim, ddpm"),
+        ({"negative": 3}, "negative: got 3; allowed: a string, or a list of strings"),
+        ({"negative": [3]}, r"negative: got \[3\]; allowed: a string, or a list of strings"),
+        ({"prompts": b"rain"}, "prompt: got b'rain'; allowed: a string, or a list of strings"),
+        ({"prompts": [b"rain"]}, "prompt: got .*; allowed: a string"),
+        ({"prompts": None}, "prompt: got None; allowed: a string"),
+        ({"prompts": 5}, "prompt: got 5; allowed: a string"),
+    ],
+)
+def test_wrong_types_are_refused_in_one_line(model, changes, fault):
+    with pytest.raises(ValueError, match=fault) as refusal:
+        model.generate(**{"prompts": "rain", **changes})
+    assert "\n" not in str(refusal.value)
+
+
+def test_unknown_arguments_are_refused_and_the_known_ones_shown(model):
+    for method in (model.generate, model.stream):
+        with pytest.raises(TypeError, match="second"):
+            method("rain", second=5)
+        assert list(inspect.signature(method).parameters) == [
+            *("prompts", "seconds", "count", "seed", "steps", "guidance", "negative", "sampler"),
+            *("candidates", "draft_steps", "reuse", "batch_size", "progress"),
+        ]
+
+
+def test_numbers_of_numpy_are_numbers(model):
+    options = {"seconds": np.float32(0.5), "seed": np.int64(3), "steps": np.int32(2)}
+    (made,) = make(model, **options)
+    assert np.array_equal(made.wave, make(model, seconds=0.5, seed=3, steps=2)[0].wave)
 
 
 def test_the_largest_seed_works(model):

@@ -21,5 +21,8 @@ else:
             return Sound
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = ["Sound", "SoundCrafter", "__version__"]

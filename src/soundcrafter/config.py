@@ -1,11 +1,13 @@
 """What a whole model is made of: the parts, their settings, and that they fit together."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
+from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.diffusion.schedule import DiffusionConfig
 from soundcrafter.models.clap_audio import ClapAudio, ClapAudioConfig
 from soundcrafter.models.clap_text import ClapText, ClapTextConfig
@@ -35,48 +37,6 @@ PARTS = {
     "tagger": Part(TaggerConfig, Tagger),
 }
 GENERATOR_PARTS = ("clap_audio", "clap_text", "vae", "unet", "vocoder")  # what makes sound
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """What `generate` does where the user says nothing."""
-
-    sampler: Literal["ddim", "ddpm", "euler", "heun", "dpmpp", "lcm"] = "ddim"  # see samplers.py
-    spacing: Literal["trailing", "leading", "linspace"] = "trailing"  # choice of time steps
-    # What the last step leaves: no noise, or that of the first training step (AudioLDM's ddim).
-    end: Literal["clean", "first_step"] = "clean"
-    steps: int = 25  # U-Net evaluations (guided: pairs; heun: two a step)
-    guidance: float = 2.5  # classifier-free guidance; 1 is none
-    # Guidance is applied between these fractions of the training steps, from none to all noise.
-    guidance_from: float = 0.0
-    guidance_until: float = 1.0
-    reuse: int = 1  # steps that share the U-Net's inner levels; 1: none, each computes its own
-    negative: str = ""  # what guidance leads away from; empty: the null condition
-    candidates: int = 1  # initial noises tried for each sound, of which CLAP chooses one
-    draft_steps: int = 4  # U-Net evaluations of a trial
-    seconds: float = 5.0  # length of a sound
-    window: float = 30.0  # seconds beyond which overlapping windows are denoised
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps: got {self.steps}; at least 1")
-        if self.end == "first_step" and self.sampler != "ddim":
-            raise ValueError(f"end: got {self.end} with sampler {self.sampler}; allowed with ddim")
-        if self.candidates < 1 or self.draft_steps < 1:
-            raise ValueError(
-                f"candidates, draft_steps: got {self.candidates}, {self.draft_steps}; at least 1"
-            )
-        if self.reuse < 1:
-            raise ValueError(f"reuse: got {self.reuse}; at least 1")
-        if not 0 <= self.guidance_from < self.guidance_until <= 1:
-            raise ValueError(
-                f"guidance_from, guidance_until: got {self.guidance_from}, {self.guidance_until}; "
-                "two rising numbers from 0 to 1"
-            )
-        if self.guidance < 0:
-            raise ValueError(f"guidance: got {self.guidance}; at least 0")
-        if self.seconds <= 0 or self.window <= 0:
-            raise ValueError("seconds and window must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,3 +93,9 @@ def check_together(configs: Mapping[str, Any]) -> None:
                 f"unet.strides: {configs['unet'].stride[1]} in frequency does not divide "
                 f"the latent's {rows} rows"
             )
+
+
+def latent_frames(vae: VAEConfig, unet: UNetConfig, seconds: float) -> int:
+    """Latent frames that hold `seconds`, a multiple of the U-Net's stride."""
+    frames = vae.mel.num_frames(round(seconds * vae.mel.sample_rate)) / vae.stride[0]
+    return math.ceil(frames / unet.stride[0]) * unet.stride[0]

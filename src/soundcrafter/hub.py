@@ -17,14 +17,16 @@ _SETTINGS = ("*.json", "*.txt", "README.md")
 _log = logging.getLogger(__name__)
 
 
-def find_model(name: str | os.PathLike[str] | None) -> Path:
+def find_model(name: str | os.PathLike[str] | None, revision: str | None = None) -> Path:
     """The folder of a model: a path, a hub name (owner/name), or, for None or "bundled", the model
-    that comes with the package.
+    that comes with the package. `revision`: branch, tag or commit of a hub model.
 
-    What the hub has in another layout of this family is converted once, into the cache, and used
-    from there without the hub. Raises ValueError where there is no such model, where it is not of
-    this family and where the hub cannot be reached.
+    A hub model in another layout of this family is converted once, into the cache, and used from
+    there without the hub. Raises ValueError where there is no such model, where it is not of this
+    family and where the hub cannot be reached.
     """
+    if revision is not None and (name is None or not _is_hub_name(name)):
+        raise ValueError(f"revision: got {revision!r}; allowed with a hub name (owner/name)")
     if name is None or (name == BUNDLED and not Path(BUNDLED).exists()):
         bundled = Path(str(resources.files("soundcrafter"))) / "assets" / "mini"
         if not bundled.is_dir():
@@ -37,10 +39,11 @@ def find_model(name: str | os.PathLike[str] | None) -> Path:
                 f"{path}: not a model folder; soundcrafter import {path} --out DIR makes one"
             )
         return path
-    converted = cache_folder() / "models" / str(name).replace("/", "--")
+    at = "" if revision is None else f"--at--{revision}"
+    converted = cache_folder() / "models" / f"{name}{at}".replace("/", "--")
     if (converted / "config.json").is_file():
         return converted
-    folder = fetch(str(name))
+    folder = fetch(str(name), revision)
     if layout_of(folder) == "soundcrafter":
         return folder
     try:
@@ -73,34 +76,34 @@ def import_named(
     return imported.kind
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, revision: str | None = None) -> Path:
     """A hub model's files, in its own layout: settings first, then the weights that they ask for.
 
     Raises ValueError where the hub cannot be reached or the name is not of this family.
     """
-    folder = fetch_files(name, _SETTINGS)
+    folder = fetch_files(name, _SETTINGS, revision)
     try:
         layout = layout_of(folder)
     except ValueError as error:
         raise ValueError(str(error).replace(str(folder), name)) from None
     if layout == "soundcrafter":
-        return fetch_files(name, ("*.json", "*.safetensors"))
+        return fetch_files(name, ("*.json", "*.safetensors"), revision)
     parts = {"": clap.WEIGHTS} if layout == "clap" else diffusers.WEIGHTS
     for part, (safe, pickled) in parts.items():
         where = f"{part}/" if part else ""
-        if not (fetch_files(name, (where + safe,)) / part / safe).is_file():
-            fetch_files(name, (where + pickled,))
+        if not (fetch_files(name, (where + safe,), revision) / part / safe).is_file():
+            fetch_files(name, (where + pickled,), revision)
     return folder
 
 
-def fetch_files(name: str, patterns: Sequence[str]) -> Path:
+def fetch_files(name: str, patterns: Sequence[str], revision: str | None = None) -> Path:
     """The hub's snapshot folder with at least these files of a model, cached."""
     # imported here: only hub names need it
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(

@@ -2,60 +2,57 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Unpack, cast
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
 
-from soundcrafter import chunks
 from soundcrafter.audio import limit_peak
-from soundcrafter.config import SamplingConfig
+from soundcrafter.config import latent_frames
 from soundcrafter.cpu.memory import limit_heap, trim_heap, tune_malloc
 from soundcrafter.cpu.optimize import optimize
 from soundcrafter.device import choose_device
-from soundcrafter.diffusion.guidance import (
-    Model,
-    guided,
-    in_parts,
-    prediction_to_denoiser,
-    windowed,
-)
-from soundcrafter.diffusion.noise import step_noise
-from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC
+from soundcrafter.diffusion.sample import SamplingConfig, sample
 from soundcrafter.diffusion.schedule import Schedule
+from soundcrafter.diffusion.windows import blend_windows
 from soundcrafter.hub import find_model
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
+from soundcrafter.models.griffin_lim import Turns
 from soundcrafter.models.lora import Adapter
 from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
-from soundcrafter.options import Options, Progress, ResolvedOptions, resolve
 from soundcrafter.precision import Precision, cast_weights, choose_precision
+from soundcrafter.progress import Progress
+from soundcrafter.request import GenerateRequest, Job, resolve
 from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, open_folder
 
-# What is computed at once, so that memory stays flat. Longer sounds go through VAE and vocoder in
-# pieces; on a CPU the U-Net takes no more of a batch at once than this many such sounds.
+# What is computed at once, so that memory stays flat. Longer sounds go through the VAE and the
+# vocoder in pieces; on a CPU the U-Net takes at most this many such sounds of a batch at once.
 PIECE_SECONDS = 10.24
 PIECES_AT_ONCE = 8
 
 
 class SoundCrafter:
-    """A loaded model. `from_pretrained` makes one; `generate` is what it is for."""
+    """A loaded model: `from_pretrained` loads one, `generate` makes sounds."""
 
     def __init__(
         self,
         folder: ModelFolder,
         device: str | torch.device = "cpu",
-        precision: str = "auto",
         adapters: Mapping[str, float] | None = None,
+        precision: str = "auto",
     ) -> None:
         folder.require("clap_text", "vae", "unet", "vocoder")
+        self.folder, self._wanted_precision = folder, precision
+        self._adapters: dict[str, float] = {}
         self.device = torch.device(device)
         self.precision: Precision = choose_precision(precision, self.device)
         self.sampling: SamplingConfig = folder.sampling
@@ -87,21 +84,42 @@ class SoundCrafter:
         device: str | torch.device = "auto",
         adapters: Mapping[str, float] | None = None,
         precision: str = "auto",
+        revision: str | None = None,
     ) -> "SoundCrafter":
-        """Load a model onto `device` ("auto": the GPU where there is one).
+        """Load a model.
 
-        `model` is a model folder, a hub name, or None for the bundled one. `adapters`: folders of
-        adapters (LoRA) that were trained beside its U-Net, and the weight of each. `precision`:
-        fp32, bf16, fp16 or "auto", see `choose_precision`. Raises ValueError where the model, an
-        adapter or the device is not there, not whole, or does not fit.
+        Args:
+            model: a model folder, a hub name, or None for the bundled model.
+            device: "cpu", "cuda", "mps", or "auto" for the GPU where there is one.
+            adapters: folders of adapters (LoRA) trained for this model's U-Net, and their weights.
+            precision: "fp32", "bf16", "fp16", or "auto" for bf16 where the device supports it.
+            revision: branch, tag or commit of a hub model; None for the latest.
+
+        Raises ValueError where the model, an adapter or the device is missing, damaged, or does
+        not fit.
         """
-        return cls(open_folder(find_model(model)), choose_device(device), precision, adapters)
+        folder = open_folder(find_model(model, revision))
+        return cls(folder, choose_device(device), adapters, precision)
+
+    def to(self, device: str | torch.device) -> "SoundCrafter":
+        """Move this model to a device ("auto": the GPU where there is one), and return it.
+
+        The parts are loaded again, because on a CPU they are rearranged for speed.
+        """
+        adapters, wanted = self._adapters, self._wanted_precision
+        moved = type(self)(self.folder, choose_device(device), adapters, wanted)
+        vars(self).update({**vars(moved), "sampling": self.sampling})
+        return self
+
+    def __repr__(self) -> str:
+        name, device = self.folder.path.name, self.device
+        return f"SoundCrafter({name!r}, device={str(device)!r}, precision={self.precision!r})"
 
     def add_adapter(self, folder: ModelFolder, weight: float = 1.0) -> None:
-        """Change the U-Net by an adapter; several add up. ValueError for one of another U-Net."""
+        """Merge an adapter into the U-Net; several add up. ValueError for one of another U-Net."""
         folder.require("adapter")
         if not math.isfinite(weight):
-            raise ValueError(f"adapter: got the weight {weight}; a finite number")
+            raise ValueError(f"adapter: got the weight {weight}; allowed: a finite number")
         wanted = folder.parts["adapter"].trained_against["unet"]
         if wanted != self.training_ids["unet"]:
             raise ValueError(
@@ -109,77 +127,167 @@ class SoundCrafter:
                 f"but this model's is {self.training_ids['unet']}"
             )
         cast(Adapter, folder.load("adapter").to(self.device)).merge(self.unet, weight)
-        # what is kept by these ids (evaluation's sounds) must not pass for the model's own
+        self._adapters[str(folder.path)] = self._adapters.get(str(folder.path), 0.0) + weight
+        # evaluation keeps sounds by these ids: an adapted model's must not pass for the model's own
         name = f"adapter {folder.parts['adapter'].training_id}"
         self.training_ids[name] = str(float(self.training_ids.get(name, 0)) + weight)
 
     @property
     def sample_rate(self) -> int:
-        """Samples a second of everything this model makes."""
+        """Samples per second of every sound this model makes."""
         return self.vocoder.config.mel.sample_rate
 
-    def generate(self, prompts: str | Sequence[str], **options: Unpack[Options]) -> list[Sound]:
-        """Sounds for one prompt or several: all that `stream` gives, once all are made."""
-        return list(self.stream(prompts, **options))
+    def generate(
+        self,
+        prompts: str | Iterable[str],
+        *,
+        seconds: float | None = None,
+        count: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative: str | Iterable[str] | None = None,
+        sampler: str | None = None,
+        candidates: int | None = None,
+        draft_steps: int | None = None,
+        reuse: int | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Sound]:
+        """Make sounds for one prompt or several, `count` for each, in the order of the prompts.
 
-    def stream(self, prompts: str | Sequence[str], **options: Unpack[Options]) -> Iterator[Sound]:
-        """Sounds for one prompt or several, as they are made: `count` of each, prompt by prompt.
+        Sound k of a prompt uses seed + k, and the same seed gives the same sound, whatever the
+        batch. None takes the model's own setting (`SamplingConfig`).
 
-        See Options. Sound k of a prompt uses seed + k; the noises that it can start from depend on
-        that seed alone. Raises ValueError at once for values out of range.
+        Args:
+            prompts: what should be heard, one string or several.
+            seconds: length of each sound, 0.2 to 600.
+            count: sounds per prompt, at least 1. Default 1.
+            seed: of the first sound of each prompt, 0 to 2**63 - 1 - count. Default 0.
+            steps: sampling steps, at least 1; more take longer and get better.
+            guidance: strength of the prompt, at least 0; 1 turns guidance off.
+            negative: what should not be heard, one string for all prompts or one per prompt; ""
+                for nothing. It needs guidance other than 1.
+            sampler: "ddim", "ddpm", "euler", "heun", "dpmpp" or "lcm".
+            candidates: initial noises drafted for each sound, at least 1; CLAP chooses one.
+            draft_steps: sampling steps of each draft, at least 1.
+            reuse: steps that share the U-Net's inner levels, at least 1: faster and rougher. 1
+                turns it off.
+            batch_size: sounds made at once, at least 1; it never changes a sound. Default 4.
+            progress: called with (steps done, all steps) after every sampling step.
+
+        Raises ValueError for a wrong type or a value out of range, before any sound is made.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        resolved = resolve(prompts, options, self.sampling)
-        if resolved.candidates > 1 and not self.clap.has_audio:
+        sounds = self.stream(
+            prompts,
+            seconds=seconds,
+            count=count,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            negative=negative,
+            sampler=sampler,
+            candidates=candidates,
+            draft_steps=draft_steps,
+            reuse=reuse,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        return list(sounds)
+
+    def stream(
+        self,
+        prompts: str | Iterable[str],
+        *,
+        seconds: float | None = None,
+        count: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative: str | Iterable[str] | None = None,
+        sampler: str | None = None,
+        candidates: int | None = None,
+        draft_steps: int | None = None,
+        reuse: int | None = None,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Sound]:
+        """Yield the sounds of `generate`, whose arguments it takes, as they are made."""
+        request = resolve(
+            self.sampling,
+            prompts,
+            seconds=seconds,
+            count=count,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            negative=negative,
+            sampler=sampler,
+            candidates=candidates,
+            draft_steps=draft_steps,
+            reuse=reuse,
+            batch_size=batch_size,
+        )
+        if request.candidates > 1 and not self.clap.has_audio:
             raise ValueError(
-                f"candidates: got {resolved.candidates}; "
-                "allowed: 1, for without clap_audio none can choose"
+                f"candidates: got {request.candidates}; "
+                "allowed: 1, since without clap_audio there is nothing to choose by"
             )
-        jobs = [(prompt, resolved.seed + k) for prompt in prompts for k in range(resolved.count)]
-        at_once = resolved.batch_size
+        return self._sounds(request, progress or (lambda done, total: None))
+
+    def _sounds(self, request: GenerateRequest, progress: Progress) -> Iterator[Sound]:
+        jobs, at_once = request.jobs(), request.batch_size
         batches = [jobs[i : i + at_once] for i in range(0, len(jobs), at_once)]
-        progress = options.get("progress")
+        each = request.drafted + request.steps
+        for index, batch in enumerate(batches):
 
-        def sounds() -> Iterator[Sound]:
-            each = resolved.steps + resolved.draft_steps
-            for index, batch in enumerate(batches):
+            def report(done: int, before: int = index * each) -> None:
+                progress(before + done, each * len(batches))
 
-                def report(done: int, before: int = index * each) -> None:
-                    if progress is not None:
-                        progress(before + done, each * len(batches))
-
-                yield from self._generate(batch, resolved, report)
-
-        return sounds()
+            yield from self._batch(batch, request, report)
 
     @torch.inference_mode()
-    def _generate(
-        self,
-        jobs: Sequence[tuple[str, int]],
-        options: ResolvedOptions,
-        report: Callable[[int], None],
+    def _batch(
+        self, jobs: Sequence[Job], request: GenerateRequest, report: Callable[[int], None]
     ) -> Iterator[Sound]:
-        cond = self.clap.embed_text([prompt for prompt, _ in jobs])
-        drafts = torch.stack(
-            [self.noise(seed, options.seconds, options.candidates) for _, seed in jobs]
-        ).to(self.device)
-        drafted = options.draft_steps
-        noise = self._choose(drafts, jobs, cond, options, report) if drafted else drafts[:, 0]
-        seeds = [seed for _, seed in jobs]
+        cond = self.clap.embed_text([job.prompt for job in jobs])
+        negatives = {text: self._embed_negative(text) for text in {job.negative for job in jobs}}
+        uncond = torch.stack([negatives[job.negative] for job in jobs])
+        seeds, drafted = [job.seed for job in jobs], request.drafted
+        noises = [self.noise(seed, request.seconds, request.candidates) for seed in seeds]
+        drafts = torch.stack(noises).to(self.device)
+        noise = drafts[:, 0]
+        if drafted:
+            noise = self._choose(drafts, seeds, cond, uncond, request, report)
         latent = self._sample(
-            noise, seeds, cond, options, options.steps, lambda n, _: report(drafted + n)
+            request, noise, cond, uncond, seeds, lambda done, _: report(drafted + done)
         )
-        for i, (prompt, seed) in enumerate(jobs):
-            # one at a time, for the mel's full size is what costs
-            samples = self._cut(self.vocode(self.decode(latent[i : i + 1])), options.seconds)
+        for i, job in enumerate(jobs):
+            # one at a time: the mel at full size takes the most memory
+            samples = self._cut(self.vocode(self.decode(latent[i : i + 1])), request.seconds)
             score = self._similarity(samples, cond[i]) if self.clap.has_audio else None
-            yield Sound(samples, self.sample_rate, prompt, seed, score)
+            yield Sound(samples, self.sample_rate, job.prompt, job.seed, score)
+
+    def _embed_negative(self, text: str) -> torch.Tensor:
+        """What guidance leads away from, [E]: a prompt, or the null condition for none."""
+        return self.clap.embed_text([text])[0] if text else self.unet.null_cond
 
     @torch.inference_mode()
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """latent [B, C, T, F] -> log-mel [B, 1, T', F'], float32."""
+        window, frames = self._latent_frames(PIECE_SECONDS), latent.shape[2]
         with self._keeping_little(self.vae):
-            return chunks.decode(self.vae, latent, self._latent_frames(PIECE_SECONDS))
+            if frames <= window:
+                return self.vae.decode(latent)
+            # the decoder's group norms and attention see all of a window: without an overlap the
+            # windows would not meet
+            return blend_windows(
+                lambda span: self.vae.decode(latent[:, :, span]),
+                frames,
+                window,
+                window // 4,
+                self.vae.config.stride[0],
+            )
 
     @torch.inference_mode()
     def vocode(self, mel: torch.Tensor) -> torch.Tensor:
@@ -189,95 +297,81 @@ class SoundCrafter:
         pieces = 2 if isinstance(self.vocoder, SpectralVocoder) else 1
         frames = round(PIECE_SECONDS / pieces * config.sample_rate / config.hop)
         with self._keeping_little(self.vocoder):
-            return chunks.vocode(self.vocoder, mel, frames)
+            return vocode_in_pieces(self.vocoder, mel, frames)
 
     def _keeping_little(self, network: torch.nn.Module) -> AbstractContextManager[None]:
         return limit_heap(network) if self.device.type == "cpu" else nullcontext()
 
     def _sample(
         self,
+        settings: SamplingConfig,
         noise: torch.Tensor,
-        seeds: Sequence[int],
         cond: torch.Tensor,
-        options: ResolvedOptions,
-        steps: int,
+        uncond: torch.Tensor,
+        seeds: Sequence[int],
         callback: Progress,
     ) -> torch.Tensor:
-        """Noise [B, C, T, F], the seed of each, and cond [B, E] -> latent [B, C, T, F], by `steps`
-        guided steps."""
-        avoid = options.negative
-        uncond = self.clap.embed_text([avoid])[0] if avoid else self.unet.null_cond
-        extra: dict[str, Any] = {}
-        if options.sampler in STOCHASTIC:
-            extra["noise"] = step_noise(seeds, noise)
-        elif self.sampling.end == "first_step" and options.sampler == "ddim":
-            extra["final_alpha_bar"] = float(self.schedule.alpha_bar[0])
-        low, high = self.sampling.guidance_from, self.sampling.guidance_until
-        last = self.schedule.config.steps
-        interval = None if (low, high) == (0.0, 1.0) else (low * last, high * last)
-        model = self._model(noise.shape[2], options.reuse)
-        predict = guided(model, cond, uncond, options.guidance, interval)
-        return SAMPLERS[options.sampler](
-            prediction_to_denoiser(predict, self.schedule),
-            noise,
-            self.schedule.sampling_times(steps, self.sampling.spacing),
-            self.schedule,
-            callback=callback,
-            **extra,
-        )
-
-    def _model(self, frames: int, reuse: int) -> Model:
-        """The U-Net for one sampling of latents of so many frames."""
-        model: Model = self.unet if reuse == 1 else ReusingUNet(self.unet, reuse)
-        window = self._latent_frames(self.sampling.window)
+        """Noise [B, C, T, F], cond and uncond [B, E] -> latent [B, C, T, F]."""
+        window, rows = self._latent_frames(settings.window), None
         if self.device.type == "cpu":
             piece = self._latent_frames(PIECE_SECONDS)
-            rows = PIECES_AT_ONCE * piece // min(frames, window)
-            model = in_parts(model, max(1, rows))
-        return windowed(model, window, overlap=window // 4)
+            rows = max(1, PIECES_AT_ONCE * piece // min(noise.shape[2], window))
+        return sample(
+            self.unet if settings.reuse == 1 else ReusingUNet(self.unet, settings.reuse),
+            self.schedule,
+            settings,
+            noise,
+            cond,
+            uncond=uncond,
+            seeds=seeds,
+            window=window,
+            rows=rows,
+            callback=callback,
+        )
 
     def _choose(
         self,
         drafts: torch.Tensor,
-        jobs: Sequence[tuple[str, int]],
+        seeds: Sequence[int],
         cond: torch.Tensor,
-        options: ResolvedOptions,
+        uncond: torch.Tensor,
+        request: GenerateRequest,
         report: Callable[[int], None],
     ) -> torch.Tensor:
-        """Noises [J, K, C, T, F] and cond [J, E] -> of each K the one whose sound, made in few
-        steps, is nearest to cond, [J, C, T, F].
+        """Noises [J, K, C, T, F], cond and uncond [J, E] -> the best of each K, [J, C, T, F]: the
+        noise whose sound, drafted in a few steps, is nearest to cond.
 
-        What a noise becomes in a few steps is a rough copy of what it becomes in many (less so
-        with a sampler that adds noise).
+        A draft is a rough copy of what the noise becomes in many steps (less so with a sampler
+        that adds noise).
         """
         count = drafts.shape[1]
-        each = cond.repeat_interleave(count, 0)
-        seeds = [seed for _, seed in jobs for _ in range(count)]
+        each, away = (x.repeat_interleave(count, 0) for x in (cond, uncond))
         latent = self._sample(
-            drafts.flatten(0, 1), seeds, each, options, options.draft_steps, lambda n, _: report(n)
+            replace(request, steps=request.draft_steps),
+            drafts.flatten(0, 1),
+            each,
+            away,
+            [seed for seed in seeds for _ in range(count)],
+            lambda done, _: report(done),
         )
         scores = [
-            self._score(self.decode(latent[i : i + 1]), each[i], options.seconds)
+            self._score(self.decode(latent[i : i + 1]), each[i], request.seconds)
             for i in range(len(latent))
         ]
         best = torch.tensor(scores).view(-1, count).argmax(1)
         return drafts[torch.arange(len(drafts)), best]
 
     def _cut(self, wave: torch.Tensor, seconds: float) -> np.ndarray:
-        """What the vocoder made, [1, N'] -> samples [N], limited to full scale."""
+        """The vocoder's wave [1, N'] -> samples [N], limited to full scale."""
         return limit_peak(wave[0, : round(seconds * self.sample_rate)].float().cpu().numpy())
 
     def _score(self, mel: torch.Tensor, cond: torch.Tensor, seconds: float) -> float:
         """Cosine of cond [E] and the CLAP embedding of a mel [1, 1, T, F]."""
         audio, config = self.clap.audio, self.vae.config.mel
         if audio.config.tower == "conv" and audio.config.mel == config:
-            # what it reads is what the VAE makes: no need of a wave
+            # the tower reads what the VAE makes, so no wave is needed
             frames = config.num_frames(round(seconds * self.sample_rate))
-            most = config.num_frames(audio.config.max_samples)
-            starts = [min(start, max(frames - most, 0)) for start in range(0, frames, most)]
-            pieces = [mel[:, :, start : min(start + most, frames)] for start in starts]
-            embedding = torch.stack([audio.embed_mel(piece)[0] for piece in pieces]).mean(0)
-            return float(torch.nn.functional.normalize(embedding, dim=0) @ cond)
+            return float(audio.embed_long_mel(mel[:, :, :frames])[0] @ cond)
         return self._similarity(self._cut(self.vocode(mel), seconds), cond)
 
     def _similarity(self, samples: np.ndarray, cond: torch.Tensor) -> float:
@@ -299,7 +393,29 @@ class SoundCrafter:
         return self.vae.config.mel.num_mels // self.vae.config.stride[1]
 
     def _latent_frames(self, seconds: float) -> int:
-        """Latent frames that hold `seconds`, a multiple of the U-Net's stride."""
-        mel, stride = self.vae.config.mel, self.unet.config.stride[0]
-        frames = mel.num_frames(round(seconds * mel.sample_rate)) / self.vae.config.stride[0]
-        return math.ceil(frames / stride) * stride
+        return latent_frames(self.vae.config, self.unet.config, seconds)
+
+
+def vocode_in_pieces(vocoder: Vocoder, mel: torch.Tensor, frames: int) -> torch.Tensor:
+    """log-mel [B, 1, T, F] -> wave [B, T * hop], by pieces of about `frames`.
+
+    Each piece sees as far to both sides as the vocoder reaches (`config.context`), so the wave is
+    that of the whole, except for rounding.
+    """
+    count, config = mel.shape[2], vocoder.config
+    context, hop = config.context, config.mel.hop
+    frames = max(frames, 6 * context)  # or too much of a piece would be made twice
+    if count <= frames + context:
+        return vocoder(mel)
+    turns = Turns(config.mel) if isinstance(vocoder, SpectralVocoder) else None
+    out = torch.empty(len(mel), count * hop, device=mel.device)
+    end = 0
+    while end < count:
+        start, low = end, max(end - context, 0)
+        end = min(low + frames, count)
+        high = min(end + context, count)
+        extra = () if turns is None else (turns.between(low, high + 2),)
+        wave = vocoder(mel[:, :, low:high], *extra)
+        out[:, start * hop : end * hop] = wave[:, (start - low) * hop : (end - low) * hop]
+        trim_heap()  # what pieces of several sizes leave would add up
+    return out

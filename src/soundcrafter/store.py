@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from soundcrafter.config import PARTS, SamplingConfig, check_together
+from soundcrafter.config import PARTS, check_together
+from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.diffusion.schedule import DiffusionConfig
 from soundcrafter.files import (
     file_sha256,

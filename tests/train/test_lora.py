@@ -276,6 +276,7 @@ def test_a_model_tells_its_adapters(base: Path, adapter: Path) -> None:
     name = f"adapter {open_folder(adapter).parts['adapter'].training_id}"
     ids = {part: entry.training_id for part, entry in open_folder(base).parts.items()}
     assert crafter.training_ids == {**ids, name: "0.75"}
+    assert crafter.to("cpu").training_ids == {**ids, name: "0.75"}
 
 
 @pytest.fixture

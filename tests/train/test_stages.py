@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from soundcrafter.models.tagger import Tagger, TaggerConfig
+from soundcrafter.models.vae import VAE
+from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train import GENERATOR_STAGES, build_stage
@@ -147,6 +149,52 @@ def test_samples_are_seen_and_heard(source, make_stage, tiny_model):
         waves = open_folder(tiny_model).load("vocoder")(mels)
     for name, wave in zip(names, waves, strict=True):
         assert torch.allclose(torch.from_numpy(samples.waves[name]), wave, atol=1e-6)
+
+
+AUDIOLDM_LIKE = (
+    *("model.sampling.spacing='leading'", "model.sampling.end='first_step'"),
+    *("model.sampling.guidance_from=0.2", "model.sampling.guidance_until=0.8"),
+)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        AUDIOLDM_LIKE,
+        ("model.sampling.sampler='dpmpp'", "model.sampling.reuse=2"),
+        ("model.sampling.window=0.32",),
+    ],
+    ids=["end and interval", "reuse", "windows"],
+)
+@pytest.mark.parametrize("source", ["diffusion", "encoded"])
+def test_a_preview_is_what_generate_makes_of_its_noise_and_condition(
+    make_recipe, clips, encoded, model_copy, monkeypatch, source, overrides
+):
+    sampling = ("model.sampling.steps=6", "model.sampling.negative='rain'", *overrides)
+    data = encoded if source == "encoded" else clips
+    stage = build_stage("diffusion", make_recipe(*sampling), data, model_copy)
+    network, generator = stage.network.eval(), torch.Generator().manual_seed(0)
+    for parameter in network.parameters():  # a new U-Net predicts zero
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5, generator=generator)
+    latents, decode = [], VAE.decode
+    monkeypatch.setattr(VAE, "decode", lambda vae, x: latents.append(x) or decode(vae, x))
+    assert stage.samples(network, torch.device("cpu")).mels
+    stage.export(network, model_copy)
+    crafter = SoundCrafter.from_pretrained(model_copy, "cpu", precision="fp32")
+    assert crafter.sampling == stage.model_config.sampling
+    first = stage.prepare(stage.load_batch(range(4)), torch.device("cpu"))
+    embed = crafter.clap.embed_text
+
+    def condition(texts):
+        return embed(texts) if texts == ["rain"] else first["cond"][[int(text) for text in texts]]
+
+    monkeypatch.setattr(crafter.clap, "embed_text", condition)
+    monkeypatch.setattr(crafter, "noise", lambda seed, seconds, count: first["noise"][[seed]])
+    for i in range(4):
+        crafter.generate(str(i), seed=i, seconds=0.64)
+    shown, *made = latents
+    assert (shown - torch.cat(made)).abs().max() < 1e-5 * shown.abs().max()
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "lcm"])

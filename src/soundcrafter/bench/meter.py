@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from soundcrafter.cpu.memory import trim_heap
 from soundcrafter.device import choose_device
-from soundcrafter.options import check_request
+from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.precision import choose_precision
+from soundcrafter.request import resolve
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class Request:
     precision: str = "auto"  # of our model: auto, fp32, bf16, fp16
 
     def __post_init__(self) -> None:
-        check_request([PROMPT], self.seconds, 1, self.seed, self.steps, GUIDANCE)
+        resolve(SamplingConfig(), PROMPT, seconds=self.seconds, seed=self.seed, steps=self.steps)
         if self.repeats < 1:
             raise ValueError(f"repeats: got {self.repeats}; at least 1")
         choose_precision(self.precision, choose_device(self.device))

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
 
 from soundcrafter.bench.meter import GUIDANCE, PROMPT, OnStep, Request
-from soundcrafter.diffusion.guidance import guided
+from soundcrafter.diffusion.sample import sample
 from soundcrafter.pipeline import SoundCrafter
 
 Model = str | os.PathLike[str] | None
@@ -69,12 +70,12 @@ class Ours:
         latent = crafter.noise(seed, seconds).to(self.device)
         window = crafter.noise(seed, min(seconds, crafter.sampling.window)).to(self.device)
         cond = crafter.clap.embed_text([PROMPT])
-        step = guided(crafter.unet, cond, crafter.unet.null_cond, GUIDANCE)
-        t = crafter.schedule.sampling_times(1, crafter.sampling.spacing).to(self.device)
+        one_step = replace(crafter.sampling, steps=1, guidance=GUIDANCE)
+        step = partial(sample, crafter.unet, crafter.schedule, one_step, window, cond)
         mel = crafter.decode(latent)
         parts: dict[str, Callable[[], object]] = {
             "text": lambda: crafter.clap.embed_text([PROMPT]),
-            "unet_step": lambda: step(window, t),
+            "unet_step": lambda: step(uncond=crafter.unet.null_cond, seeds=[seed]),
             "vae_decode": lambda: crafter.decode(latent),
             "vocoder": lambda: crafter.vocode(mel),
         }

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,26 +17,28 @@ DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What should be heard.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Text, one a line; csv: column prompt.")
+        Path | None, typer.Option(help="Text file, one prompt per line; csv: column prompt.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg) or folder.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Folder or hub name; without it the bundled model.")
+        str | None, typer.Option(help="Folder or hub name; the bundled model if not given.")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(help="Length, .2 to 600.")] = None,
-    count: Annotated[int, typer.Option(help="Sounds a prompt; sound k has seed + k.")] = 1,
+    seconds: Annotated[float | None, typer.Option(help="Length in seconds, 0.2 to 600.")] = None,
+    count: Annotated[int, typer.Option(help="Sounds per prompt; sound k uses seed + k.")] = 1,
     seed: Annotated[int, typer.Option(help="The same seed gives the same sound.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Weight of the prompt; 1 is none.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance strength; 1 turns it off.")
+    ] = None,
     negative: Annotated[str | None, typer.Option(help="What should not be heard.")] = None,
     candidates: Annotated[
-        int | None, typer.Option(help="Drafts of each sound, of which CLAP chooses.")
+        int | None, typer.Option(help="Drafts of each sound; CLAP chooses one.")
     ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="Folder of an adapter (LoRA), or FOLDER:WEIGHT. Repeatable."),
+        typer.Option(help="Adapter (LoRA) folder, or FOLDER:WEIGHT. Repeatable."),
     ] = None,
     sampler: Annotated[
         str | None, typer.Option(help="ddim, ddpm, dpmpp, euler, heun or lcm.")
@@ -46,43 +48,34 @@ def generate(
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    plot: Annotated[bool, typer.Option("--plot", help="A spectrogram PNG by each sound.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Plot each sound's spectrogram.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make sounds from a prompt, or from a file of prompts."""
+    from soundcrafter.diffusion.sample import SamplingConfig
     from soundcrafter.files import make_folder
-    from soundcrafter.options import check_request, check_sampler
     from soundcrafter.pipeline import SoundCrafter
+    from soundcrafter.request import resolve
 
     wanted = _read_prompts(prompt, prompts)
-    # everything that can be refused is refused before a model is loaded
-    check_request(
-        wanted,
-        seconds=1.0 if seconds is None else seconds,
-        count=count,
-        seed=seed,
-        steps=1 if steps is None else steps,
-        guidance=1.0 if guidance is None else guidance,
-        candidates=1 if candidates is None else candidates,
-    )
-    check_sampler("ddim" if sampler is None else sampler, 1 if reuse is None else reuse)
+    options: dict[str, Any] = {
+        "seconds": seconds,
+        "count": count,
+        "seed": seed,
+        "steps": steps,
+        "guidance": guidance,
+        "negative": negative,
+        "candidates": candidates,
+        "sampler": sampler,
+        "reuse": reuse,
+    }
+    # refuse what no model can do before one is loaded
+    resolve(SamplingConfig(), wanted, **options)
     files = _output_files(output, wanted, count, seed)
     crafter = SoundCrafter.from_pretrained(model, device, _adapters(adapter or ()), precision)
     report = []
     with progress("generating", show=not as_json) as advance:
-        sounds = crafter.stream(
-            wanted,
-            seconds=seconds,
-            count=count,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            negative=negative,
-            candidates=candidates,
-            sampler=sampler,
-            reuse=reuse,
-            progress=advance,
-        )
+        sounds = crafter.stream(wanted, **options, progress=advance)
         make_folder(files[0].parent)
         for sound, file in zip(sounds, files, strict=True):
             sound.save(file)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.config import SamplingConfig
 from soundcrafter.convert.clap import find_weights, read_text_tower, read_tokenizer
 from soundcrafter.convert.imported import SAMPLING, Imported, set_null_condition
 from soundcrafter.convert.names import hifigan_names, unet_names, vae_names
 from soundcrafter.convert.settings import Settings
 from soundcrafter.convert.weights import Weights
+from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.diffusion.schedule import DiffusionConfig
 from soundcrafter.mel import MelConfig
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from soundcrafter.config import PARTS, SamplingConfig
+from soundcrafter.config import PARTS
+from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.diffusion.schedule import DiffusionConfig
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.unet import UNet

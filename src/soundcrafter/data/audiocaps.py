@@ -30,12 +30,12 @@ from soundcrafter.data.youtube import (
     Failures,
     Fetch,
     FetchOptions,
-    Progress,
     YouTube,
     fetch_clips,
     resume,
 )
 from soundcrafter.files import make_folder, write_csv
+from soundcrafter.progress import Progress
 
 MANIFEST, MISSING = "manifest.csv", "missing.csv"
 MANIFEST_COLUMNS = ("file", "caption", "split", "seconds", "group", "labels", "audiocap_id")

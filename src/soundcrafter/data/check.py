@@ -1,13 +1,13 @@
 """A look at a manifest before training: what is there, what cannot be read."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from soundcrafter.audio import channels_cancel, read_channels
 from soundcrafter.data.dataset import prefetch
 from soundcrafter.data.manifest import Manifest, read_manifest
+from soundcrafter.progress import Progress
 
 _THREADS = 2
 
@@ -18,7 +18,7 @@ def check(
     label_column: str = "label",
     *,
     decode: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Counts of a manifest, ready for JSON; with `decode` every file is read to its end,
     and `notes` says what is unusual about some.
@@ -45,9 +45,7 @@ def check(
     }
 
 
-def _decode(
-    manifest: Manifest, progress: Callable[[int, int], None] | None
-) -> list[tuple[str, str]]:
+def _decode(manifest: Manifest, progress: Progress | None) -> list[tuple[str, str]]:
     """Of each recording why it cannot be decoded, and what is to be known of it; "" for neither."""
 
     def look(number: int) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from soundcrafter.data.dataset import DataConfig, Draw, Sounds, prefetch
 from soundcrafter.data.order import DrawOrder, kind_of
 from soundcrafter.files import file_sha256, make_folder, read_json, replacing, write_text
+from soundcrafter.progress import Progress
 from soundcrafter.settings import from_dict, to_dict
 
 FORMAT = 1
@@ -27,7 +28,6 @@ DRAW_THREADS = 2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 EncodePosterior = Callable[[Tensor], tuple[Tensor, Tensor]]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

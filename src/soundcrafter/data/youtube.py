@@ -21,6 +21,7 @@ from soundcrafter.audio import audio_info
 from soundcrafter.data.layouts import CLIP_SECONDS, clip_name, seconds_in
 from soundcrafter.data.manifest import read_table
 from soundcrafter.files import make_folder, write_csv
+from soundcrafter.progress import Progress
 
 FAILURES = "failures.csv"
 FAILURE_COLUMNS = ("youtube_id", "start_time", "reason")
@@ -94,9 +95,6 @@ Fetch = Callable[[Clip, Path], None]
 
 Failures = dict[tuple[str, float], str]
 """Why a clip could not be fetched, by its id and start."""
-
-Progress = Callable[[int, int], None]
-"""Told (clips done, clips in all)."""
 
 
 def resume(out: Path) -> Failures:

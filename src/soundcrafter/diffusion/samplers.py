@@ -4,7 +4,8 @@
 
 denoise(x [B, ...], t scalar tensor) -> (x0, eps), each [B, ...]; x is noise of unit variance;
 times [S] descend (`Schedule.sampling_times`). Nothing couples the samples of a batch. No gradient
-mode is set and no random number drawn here: both are the caller's.
+mode is set and no random number drawn here: both are the caller's. callback is called with (steps
+done, all steps) after each step.
 """
 
 import math
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from soundcrafter.diffusion.schedule import Schedule
+from soundcrafter.progress import Progress
 
 Denoise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Noise = Callable[[int], Tensor]  # step index from 0 -> standard normal noise of x's shape
-Callback = Callable[[int, int], None]  # (steps done, all steps), called after each step
 Level = tuple[float, float]  # (alpha, sigma): how much signal and how much noise x holds
 
 
@@ -30,7 +31,7 @@ def sample_ddim(
     eta: float = 0.0,
     noise: Noise | None = None,
     final_alpha_bar: float = 1.0,
-    callback: Callback | None = None,
+    callback: Progress | None = None,
 ) -> Tensor:
     """DDIM (Song et al., 2021, eq. 12 and 16), for every objective; returns [B, ...].
 
@@ -62,7 +63,7 @@ def sample_ddpm(
     schedule: Schedule,
     *,
     noise: Noise | None = None,
-    callback: Callback | None = None,
+    callback: Progress | None = None,
 ) -> Tensor:
     """Ancestral sampling (Ho et al., 2020, algorithm 2), for every objective; returns [B, ...].
 
@@ -82,7 +83,7 @@ def sample_euler(
     times: Tensor,
     schedule: Schedule,
     *,
-    callback: Callback | None = None,
+    callback: Progress | None = None,
 ) -> Tensor:
     """Euler steps along the probability-flow ODE; returns [B, ...].
 
@@ -106,7 +107,7 @@ def sample_heun(
     times: Tensor,
     schedule: Schedule,
     *,
-    callback: Callback | None = None,
+    callback: Progress | None = None,
 ) -> Tensor:
     """Heun steps along `sample_euler`'s ODE (Karras et al., 2022, algorithm 1); returns [B, ...].
 
@@ -135,7 +136,7 @@ def sample_dpmpp(
     times: Tensor,
     schedule: Schedule,
     *,
-    callback: Callback | None = None,
+    callback: Progress | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2), for every objective; returns [B, ...].
 
@@ -168,7 +169,7 @@ def sample_lcm(
     *,
     noise: Noise | None = None,
     timestep_scaling: float | None = 10.0,
-    callback: Callback | None = None,
+    callback: Progress | None = None,
 ) -> Tensor:
     """Multistep consistency sampling (Song et al., 2023, algorithm 1), for every objective.
 
@@ -211,7 +212,7 @@ def _steps(
     times: Tensor,
     device: torch.device,
     schedule: Schedule,
-    callback: Callback | None,
+    callback: Progress | None,
     final_alpha_bar: float = 1.0,
 ) -> Iterator[tuple[int, Tensor, Level, Level]]:
     """(step from 0, t on the device, level at t, level after the step); calls back between."""

@@ -27,8 +27,8 @@ from soundcrafter.evaluate.prompts import Prompt, family_prompts
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.files import write_json, write_text
 from soundcrafter.mel import MelConfig
-from soundcrafter.options import Progress
 from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.progress import Progress
 from soundcrafter.version import __version__
 
 LINKS = ("real", "vocoder", "griffin_lim", "vae_vocoder", "generated")

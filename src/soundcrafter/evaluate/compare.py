@@ -20,7 +20,7 @@ from soundcrafter.evaluate.metrics import (
     kernel_distance,
     kl_divergence,
 )
-from soundcrafter.options import Progress
+from soundcrafter.progress import Progress
 
 NEIGHBOURS = 5  # of density and coverage
 SUBSET_SIZE = 100  # of the kernel distance, or as many as there are

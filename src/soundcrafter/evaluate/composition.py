@@ -36,8 +36,8 @@ from soundcrafter.evaluate.prompts import (
 )
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.files import make_folder, write_json, write_text
-from soundcrafter.options import Progress
 from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.progress import Progress
 from soundcrafter.version import __version__
 
 SECONDS = 10.0  # of every sound: room for two events

@@ -9,7 +9,7 @@ import numpy as np
 from soundcrafter.audio import audio_info, read_audio
 from soundcrafter.evaluate.embedding import Embedder, Embedding
 from soundcrafter.files import file_sha256, make_folder, replacing
-from soundcrafter.options import Progress
+from soundcrafter.progress import Progress
 
 
 @dataclass(frozen=True)

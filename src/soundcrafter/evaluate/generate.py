@@ -12,8 +12,8 @@ import torch
 
 from soundcrafter.evaluate.prompts import Prompt
 from soundcrafter.files import make_folder, read_json, write_json
-from soundcrafter.options import Progress
 from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.progress import Progress
 
 INDEX = "prompts.json"
 AT_ONCE = 8

@@ -23,8 +23,8 @@ from soundcrafter.evaluate.side_by_side import (
 )
 from soundcrafter.evaluate.table import COLUMNS, TableRow, table_notes, table_rows
 from soundcrafter.files import write_text
-from soundcrafter.options import Progress
 from soundcrafter.plots import mel_thumbnail
+from soundcrafter.progress import Progress
 
 _WIDTHS = {"expected": 4.4, "clap": 4.0, "heard": 8.6, "probability": 4.4}  # of a column, in rem
 _HINT = (

@@ -12,8 +12,8 @@ from soundcrafter.evaluate.embedding import Embedder
 from soundcrafter.evaluate.embeddings import embed_file
 from soundcrafter.evaluate.generate import AT_ONCE, Batch, claim_folder, make_batch, sound_files
 from soundcrafter.evaluate.ledger import Ledger
-from soundcrafter.options import Progress
 from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.progress import Progress
 from soundcrafter.workers import Workers
 
 GENERATED, EMBEDDINGS = "generated", "embeddings"  # folders of an evaluation

@@ -15,7 +15,7 @@ from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
-from soundcrafter.options import Progress
+from soundcrafter.progress import Progress
 from soundcrafter.store import ModelFolder
 from soundcrafter.version import __version__
 

@@ -117,11 +117,9 @@ class ClapAudio(nn.Module):
         """
         if wave.ndim != 2 or not wave.shape[1]:
             raise ValueError(f"wave: got shape {tuple(wave.shape)}; expected [B, N], N > 0")
-        # a window after another: a long sound takes no more memory than a short one
-        embeddings = [
-            self.embed_mel(self.log_mel(window)) for window in self._windows(self._fill(wave))
-        ]
-        return F.normalize(torch.stack(embeddings, dim=1).mean(1), dim=-1)
+        windows = _windows(self._fill(wave), self.config.max_samples, dim=1)
+        # one window at a time: a long sound takes no more memory than a short one
+        return _unit_mean([self.embed_mel(self.log_mel(window)) for window in windows])
 
     def spectrogram(self, wave: Tensor) -> Tensor:
         """wave [B, N], of which the first max_seconds count -> for `embed_mel` [B, 1, T, F]."""
@@ -130,6 +128,11 @@ class ClapAudio(nn.Module):
     def embed_mel(self, mel: Tensor) -> Tensor:
         """mel [B, 1, T, F], as `spectrogram` makes it -> [B, E], unit norm, float32."""
         return F.normalize(self._embed(mel).float(), dim=-1)
+
+    def embed_long_mel(self, mel: Tensor) -> Tensor:
+        """As `embed_mel`, for any length: windows of max_seconds, as `forward` cuts a wave."""
+        size = self.config.mel.num_frames(self.config.max_samples)
+        return _unit_mean([self.embed_mel(window) for window in _windows(mel, size, dim=2)])
 
     def checkpoint_blocks(self) -> None:
         """Gradient checkpointing of each block: less memory, more time."""
@@ -195,12 +198,18 @@ class ClapAudio(nn.Module):
             return wave[:, : self.config.min_samples]
         return wave
 
-    def _windows(self, wave: Tensor) -> list[Tensor]:
-        num_samples, size = wave.shape[1], self.config.max_samples
-        if num_samples <= size:
-            return [wave]
-        starts = [min(start, num_samples - size) for start in range(0, num_samples, size)]
-        return [wave[:, start : start + size] for start in starts]
+
+def _windows(x: Tensor, size: int, dim: int) -> list[Tensor]:
+    """Windows of at most `size` along a dimension; the last one ends with it."""
+    length = x.shape[dim]
+    if length <= size:
+        return [x]
+    return [x.narrow(dim, min(at, length - size), size) for at in range(0, length, size)]
+
+
+def _unit_mean(embeddings: list[Tensor]) -> Tensor:
+    """The mean of embeddings [B, E], as unit vectors."""
+    return F.normalize(torch.stack(embeddings, dim=1).mean(1), dim=-1)
 
 
 def _conv(config: ClapAudioConfig) -> nn.Module:

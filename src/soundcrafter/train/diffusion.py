@@ -8,14 +8,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from soundcrafter.config import ModelConfig
+from soundcrafter.config import ModelConfig, latent_frames
 from soundcrafter.data.bank import LatentBank
-from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser
 from soundcrafter.diffusion.loss import diffusion_loss
-from soundcrafter.diffusion.noise import step_noise
-from soundcrafter.diffusion.samplers import SAMPLERS, STOCHASTIC
+from soundcrafter.diffusion.sample import sample
 from soundcrafter.diffusion.schedule import Schedule
-from soundcrafter.models.unet import UNet
+from soundcrafter.models.clap_text import ClapText
+from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
 from soundcrafter.settings import to_dict
@@ -208,21 +207,24 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
 
     @torch.no_grad()
     def samples(self, network: nn.Module, device: torch.device) -> Samples:
-        """Generated sounds of full resolution for the conditions of its first four samples:
-        spectrograms with the folder's VAE, waves with its vocoder; nothing without a VAE."""
+        """Sounds that `generate` would make of the noises and conditions of the first four samples
+        of full resolution: spectrograms with the folder's VAE, waves with its vocoder; nothing
+        without a VAE."""
         vae, vocoder = self._decoders
         if vae is None:
             return Samples()
         unet, sampling = self.averaged_unet(network).to(device), self.model_config.sampling
         first = self.curriculum.phases[-1].first_sample
         batch = self.prepare(self.load_batch(range(first, first + 4)), device)
-        predict = guided(unet, batch["cond"], unet.null_cond, sampling.guidance)
-        times = self.schedule.sampling_times(sampling.steps, sampling.spacing)
-        start, options = batch["noise"], {}
-        if sampling.sampler in STOCHASTIC:
-            options["noise"] = step_noise(range(first, first + len(start)), start)
-        latent = SAMPLERS[sampling.sampler](
-            prediction_to_denoiser(predict, self.schedule), start, times, self.schedule, **options
+        latent = sample(
+            unet if sampling.reuse == 1 else ReusingUNet(unet, sampling.reuse),
+            self.schedule,
+            sampling,
+            batch["noise"],
+            batch["cond"],
+            uncond=unet.null_cond if self._negative is None else self._negative.to(device),
+            seeds=range(first, first + 4),
+            window=latent_frames(self.model_config.vae, self.model_config.unet, sampling.window),
         )
         mel = vae.to(device).decode(latent)
         wave = () if vocoder is None else vocoder.to(device)(mel).cpu().numpy()
@@ -231,6 +233,18 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
             mels={f"{i}/generated": one for i, one in enumerate(mel[:, 0].cpu().numpy())},
             sample_rate=vae.config.mel.sample_rate,
         )
+
+    @cached_property
+    def _negative(self) -> Tensor | None:
+        """The negative prompt's embedding [E]; None without one, and where the model folder has no
+        text tower of the CLAP that is trained against."""
+        text, clap = self.model_config.sampling.negative.strip(), self.trained_against["clap_audio"]
+        parts = open_folder(self.folder)
+        tower = parts.parts.get("clap_text")
+        if not text or tower is None or tower.trained_against.get("clap_audio", "") != clap:
+            return None
+        network = cast(ClapText, parts.load("clap_text"))
+        return network.embed([text], parts.load_tokenizer())[0]
 
     @cached_property
     def _decoders(self) -> tuple[VAE | None, Vocoder | None]:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from soundcrafter.data.encode import Progress, encode
+from soundcrafter.data.encode import encode
 from soundcrafter.device import choose_device
+from soundcrafter.progress import Progress
 from soundcrafter.train.curriculum import PhaseConfig
 from soundcrafter.train.recipe import Recipe
 from soundcrafter.train.sources import AudioSource, Encoders, audio_sources, encoded_folder

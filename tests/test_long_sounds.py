@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from soundcrafter import chunks
-from soundcrafter.mel import MelConfig
+from soundcrafter import pipeline
+from soundcrafter.diffusion.windows import window_starts
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
 from soundcrafter.models.spectral import SpectralConfig, SpectralVocoder
-from soundcrafter.models.vae import VAE, VAEConfig
 from soundcrafter.models.vocoder import Vocoder
-from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.pipeline import SoundCrafter, vocode_in_pieces
 
 VOCODERS = {
     "hifigan": lambda: HiFiGAN(HiFiGANConfig(channels=32)),
@@ -35,7 +34,7 @@ def test_a_wave_in_pieces_is_the_wave(vocoder):
     mel = torch.randn(1, 1, 500, vocoder.config.mel.num_mels)
     whole = vocoder(mel)
     assert whole.std() > 1e-3
-    torch.testing.assert_close(chunks.vocode(vocoder, mel, 100), whole, rtol=0, atol=1e-4)
+    torch.testing.assert_close(vocode_in_pieces(vocoder, mel, 100), whole, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
@@ -52,33 +51,31 @@ def test_the_context_is_what_a_frame_depends_on(vocoder):
     assert reached.max() // hop <= changed + context
 
 
-@torch.no_grad()
-def test_a_short_latent_is_decoded_as_it_is_and_a_long_one_in_windows():
-    config = VAEConfig(mel=MelConfig(num_mels=16), channels=8, norm_groups=4)
-    torch.manual_seed(0)
-    vae = VAE(config).eval()
-    latent = torch.randn(1, config.latent_channels, 40, 4)
-    assert torch.equal(chunks.decode(vae, latent, 40), vae.decode(latent))
-    seen = []
-    decoder = vae.decode
-    vae.decode = lambda piece: seen.append(piece.shape[2]) or decoder(piece)
-    mel = chunks.decode(vae, latent, 16)
-    assert mel.shape == (1, 1, 40 * config.stride[0], 16)
-    assert set(seen) == {16}
-    assert len(seen) == 3  # at 0, 12 and 24
+def test_a_short_latent_is_decoded_as_it_is_and_a_long_one_in_windows(tiny_model, monkeypatch):
+    crafter = SoundCrafter.from_pretrained(tiny_model, "cpu", precision="fp32")
+    latent, seen, decode = crafter.noise(0, 1.6), [], crafter.vae.decode
+    assert latent.shape[2] == 40
+    with torch.inference_mode():
+        whole = decode(latent)
+    assert torch.equal(crafter.decode(latent), whole)
+    monkeypatch.setattr(crafter.vae, "decode", lambda x: seen.append(x.shape[2]) or decode(x))
+    monkeypatch.setattr(pipeline, "PIECE_SECONDS", 0.64)
+    assert crafter.decode(latent).shape == whole.shape
+    assert seen == [16] * 3  # at 0, 12 and 24
 
 
-def test_the_bundled_model_has_no_seams_where_pieces_meet():
+def test_the_bundled_model_has_no_seams_where_pieces_meet(monkeypatch):
     """Steps of the log-mel from frame to frame: where windows begin and end no larger than
     elsewhere, against the whole decoded at once."""
     crafter = SoundCrafter.from_pretrained(device="cpu", precision="fp32")
     latent = torch.cat([crafter.noise(seed, 4.0) for seed in range(3)], dim=2)
     window, ratio = 64, crafter.vae.config.stride[0]
     with torch.inference_mode():
-        mel = chunks.decode(crafter.vae, latent, window)[0, 0]
         whole = crafter.vae.decode(latent)[0, 0]
+    monkeypatch.setattr(pipeline, "PIECE_SECONDS", 2.56)
+    mel = crafter.decode(latent)[0, 0]
     steps = mel.diff(dim=0).abs().mean(1)
-    starts = chunks.window_starts(latent.shape[2], window, window // 4)
+    starts = window_starts(latent.shape[2], window, window // 4)
     borders = [ratio * edge - 1 for s in starts for edge in (s, s + window)]
     borders = [edge for edge in borders if 0 <= edge < len(steps)]
     assert len(borders) >= 4
