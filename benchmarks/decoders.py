@@ -2,7 +2,7 @@
 
     python benchmarks/decoders.py MODEL [MODEL ...] --data DIR [--split dev] [--out FILE.json]
 
-Each MODEL is a folder with a `vae`, a `vocoder` or both (`soundcrafter evaluate --chain` measures
+Each MODEL is a folder with a `vae`, a `vocoder` or both (`soundcrafter evaluate chain` measures
 whole models). Recordings of the scored families, as the chain takes them. A row for the recordings
 themselves and one for Griffin-Lim on their mel (64 iterations); then for each folder its vocoder
 on the real mel, its VAE with Griffin-Lim (16 iterations) and its VAE with its vocoder. Columns:
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from soundcrafter.audio import fit_length, normalize_peak, read_audio
 from soundcrafter.data.manifest import Recording, read_manifest
-from soundcrafter.evaluate.chain import LEAST_SAMPLES, LEVEL, MAX_SECONDS
+from soundcrafter.evaluate.chain import LEVEL, MAX_SECONDS, MIN_SAMPLES
 from soundcrafter.evaluate.metrics import log_mel_distance, stft_distance
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.mel import LogMel, MelConfig
@@ -113,7 +113,7 @@ def main() -> None:
         for name, vae in vaes.items():
             l1 = (vae.decode(vae.encode(mel)) - mel).abs().mean()
             note(f"{name}: vae + griffin-lim", mel_l1=l1)
-        length = max(len(wave), LEAST_SAMPLES)
+        length = max(len(wave), MIN_SAMPLES)
         # one of every twentieth recording, those with something to see
         shown = len(rows["real"]["accuracy"]) % 20 == 5 and len(wave) > MEL.sample_rate
         if shown:

@@ -33,11 +33,11 @@ LAYERS = (
     ("hub",),
     ("pipeline",),
     ("data", "evaluate"),
-    ("train",),
+    ("train", "reports", "listening"),
     ("bench",),
     ("describe", "cli", "web", "__init__", "__main__"),
 )
-APART = ({"models", "diffusion"},)
+APART = ({"models", "diffusion"}, {"train", "reports"}, {"train", "listening"})
 FILES = sorted(PACKAGE.rglob("*.py"))
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 INSTANT = ("__init__.py", "__main__.py", "cli", "audio.py", "settings.py", "files.py")

@@ -22,7 +22,7 @@ from soundcrafter.data.manifest import read_manifest
 from soundcrafter.evaluate.compare import card_figures, find_recordings
 from soundcrafter.evaluate.generate import draw_prompts, generate_prompts, plan_batches
 from soundcrafter.evaluate.jobs import open_tools
-from soundcrafter.evaluate.listen_answers import RESULT_COLUMNS
+from soundcrafter.listening.answers import RESULT_COLUMNS
 from soundcrafter.evaluate.prompts import Prompt, caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
 from soundcrafter.files import write_csv

@@ -1,4 +1,4 @@
-"""VAE and vocoder of a model: sound to latent and back, without any text."""
+"""The VAE and the vocoder of a model: sound to latent and back, without text."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -17,7 +17,7 @@ from soundcrafter.store import ModelFolder
 
 @dataclass(frozen=True)
 class Codec:
-    """The two parts, with the names that they have in a SoundCrafter."""
+    """The two parts, under the names that they have in a SoundCrafter."""
 
     vae: VAE
     vocoder: Vocoder
@@ -26,12 +26,12 @@ class Codec:
 
     @property
     def sample_rate(self) -> int:
-        """Samples a second of what the vocoder makes."""
+        """Samples per second of the vocoder's output."""
         return self.vocoder.config.mel.sample_rate
 
 
 def open_codec(folder: ModelFolder, device: str | torch.device = "cpu") -> Codec:
-    """VAE and vocoder of a folder in fp32; its other parts may not be there yet.
+    """The VAE and the vocoder of a folder in fp32; its other parts may be missing.
 
     Raises ValueError where one of the two is missing or damaged.
     """
@@ -46,8 +46,8 @@ def open_codec(folder: ModelFolder, device: str | torch.device = "cpu") -> Codec
 
 @torch.inference_mode()
 def resynthesise(model: SoundCrafter | Codec, wave: np.ndarray) -> dict[str, np.ndarray]:
-    """Wave [N] at the model's rate -> the same sound by vocoder, Griffin-Lim, and VAE and vocoder,
-    [N] each."""
+    """Wave [N] at the model's rate -> its resyntheses [N]: by vocoder, by Griffin-Lim, and by VAE
+    and vocoder."""
     config = model.vae.config
     unit = config.mel.hop * config.stride[0]
     least = max(model.vocoder.config.min_frames, config.stride[0], config.mel.n_fft // unit + 1)

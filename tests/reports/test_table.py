@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from soundcrafter.evaluate.table import table_latex, table_markdown, table_rows
+from soundcrafter.reports.table import table_latex, table_markdown, table_rows
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "paper.md"
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from soundcrafter.audio import AUDIO_SUFFIXES, audio_info, read_audio
-from soundcrafter.evaluate.page import beside, document, image_uri, wave_uri
+from soundcrafter.reports.page import beside, document, image_uri, wave_uri
 
 
 def opened(uri: str) -> tuple[str, np.ndarray, int]:

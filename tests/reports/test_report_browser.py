@@ -10,7 +10,7 @@ import pytest
 from soundcrafter.audio import AUDIO_SUFFIXES, audio_info, read_audio, write_audio
 from soundcrafter.evaluate.compare import find_recordings
 from soundcrafter.evaluate.embedders import open_embedder
-from soundcrafter.evaluate.html import write_html
+from soundcrafter.reports.html import write_html
 from soundcrafter.evaluate.prompts import caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
 from soundcrafter.pipeline import SoundCrafter

@@ -3,7 +3,7 @@ import pytest
 
 from soundcrafter.audio import write_audio
 from soundcrafter.evaluate.embedding import Embedding
-from soundcrafter.evaluate.embeddings import embed
+from soundcrafter.evaluate.embedding import embed
 
 
 class Counting:

@@ -4,9 +4,9 @@ import re
 import pytest
 
 from soundcrafter.audio import read_audio, write_audio
-from soundcrafter.evaluate.listen import write_listening_test
-from soundcrafter.evaluate.listen_analysis import analyse_listening
-from soundcrafter.evaluate.listen_answers import RESULT_COLUMNS
+from soundcrafter.listening.page import write_listening_test
+from soundcrafter.listening.analysis import analyse_listening
+from soundcrafter.listening.answers import RESULT_COLUMNS
 from soundcrafter.files import write_json
 
 RATE = 16_000

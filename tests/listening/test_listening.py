@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from soundcrafter.audio import read_audio, write_audio
-from soundcrafter.evaluate.listen import write_listening_test
-from soundcrafter.evaluate.listen_analysis import (
+from soundcrafter.listening.page import write_listening_test
+from soundcrafter.listening.analysis import (
     analyse_listening,
     listening_markdown,
     sign_test,
 )
-from soundcrafter.evaluate.listen_answers import KEY_COLUMNS, RESULT_COLUMNS
-from soundcrafter.evaluate.listen_sounds import PEAK, TARGET, equally_loud, loudness, match_sounds
+from soundcrafter.listening.answers import KEY_COLUMNS, RESULT_COLUMNS
+from soundcrafter.listening.stimuli import PEAK, TARGET, equally_loud, loudness, match_sounds
 from soundcrafter.evaluate.metrics import wilson_interval
 from soundcrafter.files import write_csv, write_json
 

@@ -10,7 +10,7 @@ import pytest
 
 from soundcrafter.audio import write_audio
 from soundcrafter.cli import app
-from soundcrafter.evaluate.html import write_html
+from soundcrafter.reports.html import write_html
 
 FACTS = {
     "version": "0",
