@@ -75,7 +75,9 @@ def _browser() -> Iterator[Any]:
     named = os.environ.get("SOUNDCRAFTER_CHROMIUM")
     found = named or next(filter(None, map(shutil.which, _BROWSERS)), None)
     if found is None:
-        pytest.skip(f"no browser ({', '.join(_BROWSERS)}): install one or set SOUNDCRAFTER_CHROMIUM")
+        pytest.skip(
+            f"no browser ({', '.join(_BROWSERS)}): install one or set SOUNDCRAFTER_CHROMIUM"
+        )
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=list(_BROWSER_ARGS))
         yield browser

@@ -98,7 +98,17 @@ def test_markdown_marks_where_rows_are_from(tmp_path):
     text = table_markdown(table_rows([out]))
     head, rule, *lines = cells_of(text)
     assert head == [
-        *("method", "FD", "IS", "KL", "FAD", "CLAP", "parameters (M)", "seconds a clip", "source"),
+        *(
+            "method",
+            "FD",
+            "IS",
+            "KL",
+            "FAD",
+            "CLAP",
+            "parameters (M)",
+            "seconds per clip",
+            "source",
+        ),
     ]
     assert len(rule[0].split("|")) == len(head)
     assert {line[-1] for line in lines} == {
