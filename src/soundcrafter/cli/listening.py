@@ -10,7 +10,7 @@ import typer
 from soundcrafter.cli.common import JsonFlag, named_values
 
 
-class TestKind(StrEnum):
+class ListeningKind(StrEnum):
     """The question of a listening test: which of two sounds is better, or a grade for each."""
 
     pairs = "pairs"
@@ -24,8 +24,8 @@ def listen(
         typer.Option(help="NAME=FOLDER: an evaluation, or a folder of sounds. Repeatable."),
     ],
     kind: Annotated[
-        TestKind, typer.Option(help="Compare pairs, or grade each sound (mean opinion score).")
-    ] = TestKind.pairs,
+        ListeningKind, typer.Option(help="Compare pairs, or grade each sound (mean opinion score).")
+    ] = ListeningKind.pairs,
     count: Annotated[
         int | None, typer.Option(help="Use only this many prompts, drawn by --seed.")
     ] = None,
