@@ -197,6 +197,25 @@ def test_prompts_that_cannot_be_sorted_by_family(measure, clips, tmp_path, monke
     assert [entry.name for entry in tmp_path.iterdir()] == ["plain.txt"]
 
 
+def test_a_recording_that_cannot_be_decoded_is_skipped(measure, tmp_path, monkeypatch):
+    from soundcrafter.evaluate import embedding
+
+    read = embedding.read_audio
+    broken = []
+
+    def fail_once(file, rate):
+        if "generated" not in file.parts and broken in ([], [file]):
+            broken[:] = [file]
+            raise ValueError(f"{file}: cannot be decoded")
+        return read(file, rate)
+
+    monkeypatch.setattr(embedding, "read_audio", fail_once)
+    report = measure(tmp_path, limit=2)
+    assert (report["generated"], report["reference"]) == (2, 5)
+    (reason,) = report["skipped"]["reference"].values()
+    assert reason == f"{broken[0]}: cannot be decoded"
+
+
 def test_captions_are_paired_with_their_recordings(measure, clips, tmp_path):
     report = measure(tmp_path, limit=4)
     assert report["limit"] == report["generated"] == report["pairs"] == 4

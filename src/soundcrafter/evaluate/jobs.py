@@ -38,7 +38,8 @@ class Results:
     """The embeddings of both sides, by each embedder, and the time that generating took."""
 
     generated: list[Embedded]
-    reference: list[Embedded]
+    reference: list[Embedded]  # of the files that could be read
+    unreadable: dict[Path, str]  # the other files of the reference, with the reason
     seconds_per_clip: float | None  # None where it is not known
 
 
@@ -56,7 +57,8 @@ class _Done:
     """The result of a job."""
 
     job: _Job
-    embeddings: list[list[Embedding]]  # of each file, by each embedder
+    embeddings: dict[Path, list[Embedding]]  # of each file, by each embedder
+    unreadable: dict[Path, str]  # file -> reason
     seconds: float | None  # that generating the batch took; None where it existed
 
 
@@ -90,9 +92,11 @@ def generate_and_embed(
     times = ResultLog(out / TIMES, {"seconds": "of the machine, by first sound of a batch"})
     report_progress = step_counter(progress, sum(len(job.files) for job in jobs))
     found: dict[Path, list[Embedding]] = {}
+    unreadable: dict[Path, str] = {}
     for done in workers.map(_do, jobs) if workers else (_do(tools, job) for job in jobs):
         files = done.job.files
-        found |= zip(files, done.embeddings, strict=True)
+        found |= done.embeddings
+        unreadable |= done.unreadable
         if done.seconds is not None:
             row = {"sounds": len(files), "seconds": done.seconds / processes}
             times.add(files[0].relative_to(folder).as_posix(), row)
@@ -101,7 +105,8 @@ def generate_and_embed(
     made = [sound_file(planned, folder) for batch in batches for planned in batch]
     return Results(
         collect(tools.embedders, [found[file] for file in made]),
-        collect(tools.embedders, [found[file] for file in real]),
+        collect(tools.embedders, [found[file] for file in real if file not in unreadable]),
+        unreadable,
         sum(r["seconds"] for r in rows) / sum(r["sounds"] for r in rows) if rows else None,
     )
 
@@ -116,5 +121,12 @@ def _do(tools: Tools, job: _Job) -> _Done:
     if job.batch is not None:
         generated = generate_files(tools.model, job.batch, job.out / GENERATED)
     seconds = time.perf_counter() - began
-    embeddings = [embed_file(tools.embedders, file, job.out / EMBEDDINGS) for file in job.files]
-    return _Done(job, embeddings, seconds if generated else None)
+    embeddings, unreadable = {}, {}
+    for file in job.files:
+        try:
+            embeddings[file] = embed_file(tools.embedders, file, job.out / EMBEDDINGS)
+        except ValueError as error:
+            if job.batch is not None:
+                raise
+            unreadable[file] = str(error)
+    return _Done(job, embeddings, unreadable, seconds if generated else None)

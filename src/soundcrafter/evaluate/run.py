@@ -52,18 +52,11 @@ def evaluate_folders(
 def _embed(
     sounds: SoundFiles, embedders: Sequence[Embedder], progress: Progress | None
 ) -> EmbeddedSounds:
-    names = {file: name for name, file in sounds.files.items()}
-    unreadable: dict[str, str] = {}
-
-    def skip(file: Path, reason: str) -> None:
-        unreadable[names[file]] = reason
-
-    embedded = embed_files(embedders, sounds.files.values(), skip=skip, progress=progress)
-    readable = sounds.without(unreadable)
-    if not readable.files:
-        reason = next(iter(unreadable.values()))
-        raise ValueError(f"no readable sound ({len(unreadable)} skipped; the first: {reason})")
-    return EmbeddedSounds(readable, embedded)
+    unreadable: dict[Path, str] = {}
+    embedded = embed_files(
+        embedders, sounds.files.values(), skip=unreadable.__setitem__, progress=progress
+    )
+    return EmbeddedSounds(sounds.without(unreadable), embedded)
 
 
 def evaluate_prompts(
@@ -105,6 +98,7 @@ def evaluate_prompts(
     tools = Tools(model, tuple(embedders))
     files = reference.files.values()
     results = generate_and_embed(tools, batches, files, out, workers, progress)
+    reference = reference.without(results.unreadable)
     if keep is not None:
         keep_by_family(batches, out / GENERATED, keep)
     made = {one.stem: sound_file(one, out / GENERATED) for one in planned}

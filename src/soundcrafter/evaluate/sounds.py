@@ -17,14 +17,22 @@ class SoundFiles:
     sample_rate: int  # Hz; 0 where rates may be mixed
     skipped: Mapping[str, str]  # file -> reason
 
-    def without(self, unreadable: Mapping[str, str]) -> "SoundFiles":
-        """The other files; the unreadable ones (name -> reason) count as skipped."""
-        files = {name: file for name, file in self.files.items() if name not in unreadable}
-        found = {f"{name}{self.files[name].suffix}": why for name, why in unreadable.items()}
-        skipped = {**self.skipped, **found}
-        return dataclasses.replace(
-            self, files=files, skipped={name: skipped[name] for name in sorted(skipped)}
-        )
+    def without(self, unreadable: Mapping[Path, str]) -> "SoundFiles":
+        """The other files; the unreadable ones (file -> reason) count as skipped.
+
+        Raises ValueError where no file is left.
+        """
+        if not unreadable:
+            return self
+        files = {name: file for name, file in self.files.items() if file not in unreadable}
+        if not files:
+            reason = next(iter(unreadable.values()))
+            raise ValueError(f"no readable sound ({len(unreadable)} skipped; the first: {reason})")
+        skipped = dict(self.skipped)
+        for name, file in self.files.items():
+            if file in unreadable:
+                skipped[f"{name}{file.suffix}"] = unreadable[file]
+        return dataclasses.replace(self, files=files, skipped=dict(sorted(skipped.items())))
 
 
 def find_sounds(folder: Path, *, mixed_rates: bool = False) -> SoundFiles:
@@ -61,16 +69,13 @@ def find_readable(folder: Path) -> SoundFiles:
     Raises ValueError for a missing folder and one without readable sound.
     """
     found = find_sounds(folder, mixed_rates=True)
-    unreadable: dict[str, str] = {}
-    for name, file in found.files.items():
+    unreadable: dict[Path, str] = {}
+    for file in found.files.values():
         try:
             read_audio(file, audio_info(file).sample_rate)
         except ValueError as error:
-            unreadable[name] = str(error)
-    readable = found.without(unreadable)
-    if not readable.files:
-        raise ValueError(f"{folder}: no readable sound in it ({len(readable.skipped)} skipped)")
-    return readable
+            unreadable[file] = str(error)
+    return found.without(unreadable)
 
 
 def find_recordings(data: Path, split: str) -> SoundFiles:
