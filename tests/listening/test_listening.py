@@ -441,7 +441,7 @@ class TestWhatIsRejected:
         with pytest.raises(ValueError, match=r"gone\.csv: No such file"):
             analyse_listening([tmp_path / "gone.csv"], key)
         cut.write_bytes(b"\xff\xfe\x00")
-        with pytest.raises(ValueError, match=r"cut\.csv: not a csv table"):
+        with pytest.raises(ValueError, match=r"cut\.csv: not a \.csv table"):
             analyse_listening([cut], key)
         write_csv(cut, RESULT_COLUMNS, [])
         with pytest.raises(ValueError, match="results: they hold no answer"):

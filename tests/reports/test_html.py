@@ -66,7 +66,7 @@ def test_the_worst_by_the_family_come_first(tmp_path):
     out, page = evaluation(tmp_path / "a", "mini", sounds), tmp_path / "page.html"
     write_html([out], page)
     assert prompts_of(page) == ["dog", "rain", "no family"]
-    assert options_of(page)[0] == "probability of the prompt's family"
+    assert options_of(page)[0] == "probability of the requested family"
     assert rows_of(page)[0][1] == [0.25, 2, "dog", 0.9]
 
 
@@ -172,7 +172,7 @@ def test_faults(tmp_path):
     out = tmp_path / "a"
     out.mkdir()
     (out / "report.json").write_text(json.dumps(FACTS))
-    with pytest.raises(ValueError, match=r"report\.json: lists no sounds; allowed: .*--prompts"):
+    with pytest.raises(ValueError, match=r"report\.json: lists no sounds; allowed: .*captions, families"):
         write_html([out], tmp_path / "page.html")
     out = evaluation(tmp_path / "b", "mini", [{"prompt": "rain"}])
     (out / "generated" / "0.wav").unlink()

@@ -56,7 +56,7 @@ def test_a_measured_row(tmp_path):
     assert row.origin == "measured, tagger, N 9"
     assert row.note == (
         "mini (bundled): FD of two halves of the recordings 9.5, N 20 each; IS over 2 splits; "
-        "CLAP by the weights 0123456789ab; clips of 5 s made on cpu, processes 2, threads 1."
+        "CLAP with the weights 0123456789ab; clips of 5 s generated on cpu, processes 2, threads 1."
     )
 
 
@@ -117,7 +117,7 @@ def test_markdown_marks_where_rows_are_from(tmp_path):
         "measured, tagger, N 9",
     }
     assert [line[0] for line in lines if line[0].startswith("**")] == ["**a\\|b**"]
-    assert "no ranking" in text.splitlines()[-1]
+    assert "do not rank" in text.splitlines()[-1]
 
 
 def test_latex_is_whole_and_harmless(tmp_path):
@@ -140,5 +140,5 @@ def test_faults(tmp_path):
     with pytest.raises(ValueError, match=r"report\.json: No such file"):
         table_rows([tmp_path])
     (tmp_path / "report.json").write_text('{"links": {}}')
-    with pytest.raises(ValueError, match=r"report\.json: is no comparison of sounds; allowed"):
+    with pytest.raises(ValueError, match=r"report\.json: is not a comparison of sounds; allowed"):
         table_rows([tmp_path])

@@ -9,7 +9,7 @@ from typing import Any
 from soundcrafter.reports.table import read_reports
 
 SCORES = {  # of a sound: key -> (heading, description)
-    "expected": ("family p", "probability of the prompt's family"),
+    "expected": ("family p", "probability of the requested family"),
     "clap": ("CLAP", "CLAP: cosine of prompt and sound"),
     "heard": ("predicted", "family that the tagger predicts"),
     "probability": ("its p", "probability of the predicted family"),
@@ -54,7 +54,7 @@ def scores_of(models: Sequence[Model]) -> list[str]:
 
 def orders_of(models: Sequence[Model], keys: Sequence[Key], scores: Sequence[str]) -> list[Order]:
     """All ways to sort the rows of `keys`. The first one puts the worst sounds first: by the
-    tagger's probability of the prompt's family, else by CLAP score, else in the order of the
+    tagger's probability of the requested family, else by CLAP score, else in the order of the
     prompts. With several models a row counts as its worst sound."""
     columns = [
         Order(
