@@ -222,7 +222,7 @@ def test_clips_and_captions(table):
         (HORSE, {"horse": "a horse"}),
     ]
     assert skipped == {
-        HORSE: "its caption holds nothing but stop-words",
+        HORSE: "its caption holds nothing but stop words",
         "absent.wav": f"{data / 'absent.wav'}: no such file",
     }
 

@@ -172,7 +172,7 @@ def test_faults(tmp_path):
     out = tmp_path / "a"
     out.mkdir()
     (out / "report.json").write_text(json.dumps(FACTS))
-    with pytest.raises(ValueError, match=r"report\.json: lists no sounds; allowed: .*captions, families"):
+    with pytest.raises(ValueError, match=r"report\.json: lists no sounds; allowed: .*captions"):
         write_html([out], tmp_path / "page.html")
     out = evaluation(tmp_path / "b", "mini", [{"prompt": "rain"}])
     (out / "generated" / "0.wav").unlink()
