@@ -45,7 +45,7 @@ mini: .venv/installed
 	$(BIN)/soundcrafter data encode --recipe recipes/mini.toml --data $(DATA) --model $(RUN) \
 		--out $(RUN)/encoded $(BY_FAMILY)
 	$(TRAIN).toml diffusion --data $(RUN)/encoded $(BY_FAMILY)
-	$(BIN)/soundcrafter evaluate $(RUN) --chain --data $(DATA) --out $(RUN)/chain
+	$(BIN)/soundcrafter evaluate chain $(RUN) --data $(DATA) --out $(RUN)/chain
 	$(BIN)/soundcrafter ship $(RUN) --out $(MINI) --data $(DATA) --figures $(RUN)/chain/figures.json \
 		--notes docs/mini-notes.md
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from soundcrafter.audio import fit_length, normalize_peak, read_audio, resample
 from soundcrafter.data.manifest import Recording, read_manifest
-from soundcrafter.evaluate.chain import LEAST_SAMPLES, LEVEL, MAX_SECONDS
+from soundcrafter.evaluate.chain import LEVEL, MAX_SECONDS, MIN_SAMPLES
 from soundcrafter.evaluate.metrics import log_mel_distance, stft_distance
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.mel import LogMel
@@ -107,7 +107,7 @@ def main() -> None:
 
     def measure(model: Model, recording: Recording, shown: bool) -> None:
         rate, wave = model.mel.sample_rate, model.read(recording)
-        length = max(len(wave), LEAST_SAMPLES)
+        length = max(len(wave), MIN_SAMPLES)
 
         def heard(sound: np.ndarray) -> bool:
             probabilities = tagger(sound, rate).probabilities

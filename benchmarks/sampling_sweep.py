@@ -22,8 +22,7 @@ import torch
 
 from soundcrafter.data.wordings import read_wordings
 from soundcrafter.diffusion.sample import SamplingConfig
-from soundcrafter.evaluate.chain import recognised
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.tagger import Tagger, recognition
 from soundcrafter.evaluate.variety import variety
 from soundcrafter.files import make_folder, read_json, write_json
 from soundcrafter.pipeline import SoundCrafter
@@ -86,7 +85,7 @@ def measure(
         vectors.append(model.clap.embed_audio(sound.wave, sound.sample_rate)[0].numpy())
         scores.append(sound.score)
     families = [family for _, family in jobs]
-    found = recognised(np.stack(heard), families, tagger.classes)
+    found = recognition(np.stack(heard), families, tagger.classes)
     distances = variety(np.stack(vectors), families)
     return {
         "accuracy": found["accuracy"],

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,6 +14,16 @@ settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
 _TESTS = Path(__file__).resolve().parent
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_BROWSER_ARGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+)
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +66,31 @@ def model_copy(tiny_model, tmp_path) -> Path:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("training"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def _browser() -> Iterator[Any]:
+    """The system's Chromium, started once; SOUNDCRAFTER_CHROMIUM names another executable."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install .[dev]")
+    named = os.environ.get("SOUNDCRAFTER_CHROMIUM")
+    found = named or next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if found is None:
+        pytest.skip(
+            f"no browser ({', '.join(_BROWSERS)}): install one or set SOUNDCRAFTER_CHROMIUM"
+        )
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=list(_BROWSER_ARGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browser_page(_browser) -> Iterator[Any]:
+    """A new page of 1280 x 800 in its own offline context, which may save downloads."""
+    context = _browser.new_context(
+        accept_downloads=True, offline=True, viewport={"width": 1280, "height": 800}
+    )
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    yield page
+    context.close()

@@ -34,12 +34,12 @@ LAYERS = (
     ("hub",),
     ("pipeline",),
     ("data", "evaluate"),
-    ("train",),
+    ("train", "reports", "listening"),
     ("bench",),
     ("describe", "cli", "web", "__init__", "__main__"),
 )
-APART = ({"models", "diffusion"},)
-CPU_USERS = {"chunks", "pipeline", "evaluate", "bench"}  # nothing else depends on cpu/
+APART = ({"models", "diffusion"}, {"train", "reports"}, {"train", "listening"})
+CPU_USERS = {"pipeline", "evaluate", "bench"}  # nothing else depends on cpu/
 FILES = sorted(PACKAGE.rglob("*.py"))
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 INSTANT = ("__init__.py", "__main__.py", "cli", "audio.py", "settings.py", "files.py")

@@ -86,6 +86,28 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path}: not JSON: {error}") from None
 
 
+def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
+    """The entries of a JSON Lines file; none where there is no file.
+
+    A last line without its line end, which an interruption cut short, is left out. Raises
+    ValueError where another line is not JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON Lines: {error}") from None
+
+
+def append_json_line(path: str | os.PathLike[str], entry: Any) -> None:
+    """Append an entry to a JSON Lines file, which is created where it does not exist."""
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(entry) + "\n")
+
+
 def file_sha256(path: Path) -> str:
     """The sha256 of a file, in hex."""
     with open(path, "rb") as stream:

@@ -143,7 +143,7 @@ def test_a_codec_alone_at_32_khz(codec_folder, recordings, tmp_path):
 def test_the_command_on_a_codec_alone(tiny_model, recordings, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "codec"
     copy_parts(open_folder(tiny_model), folder, ["vae", "vocoder"])
-    words = [folder, "--chain", "--data", recordings, "--out", tmp_path / "out", "--device", "cpu"]
+    words = ["chain", folder, "--data", recordings, "--out", tmp_path / "out", "--device", "cpu"]
     words += ["--keep", tmp_path / "keep"]
     code, printed, _ = call(monkeypatch, capsys, *words, "--where", "family=rain")
     assert code == 0
@@ -156,13 +156,13 @@ def test_the_command_on_a_codec_alone(tiny_model, recordings, tmp_path, monkeypa
         (["--where", "family"], "--where: got 'family'; expected NAME=VALUE"),
     ):
         again = [*words[:4], "--out", tmp_path / "again", *words[6:], *extra]
-        code, printed, errors = call(monkeypatch, capsys, folder, *again[1:])
+        code, printed, errors = call(monkeypatch, capsys, *again)
         assert (code, printed) == (2, "")
         assert fault in errors
         assert errors.count("\n") == 1
     without = tmp_path / "vae"
     copy_parts(open_folder(tiny_model), without, ["vae"])
-    code, _, errors = call(monkeypatch, capsys, without, "--chain", "--data", recordings)
+    code, _, errors = call(monkeypatch, capsys, "chain", without, "--data", recordings)
     assert (code, "has no vocoder yet" in errors) == (2, True)
 
 

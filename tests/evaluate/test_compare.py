@@ -5,14 +5,16 @@ import sys
 import numpy as np
 import pytest
 
-from soundcrafter.audio import write_audio
+from soundcrafter.audio import read_audio, write_audio
 from soundcrafter.cli import main
 from soundcrafter.data.manifest import read_manifest
-from soundcrafter.evaluate.compare import compare, compare_markdown, find_sounds
+from soundcrafter.evaluate.compare import compare_markdown
 from soundcrafter.evaluate.embedders import open_embedder
 from soundcrafter.evaluate.embedding import Embedding
 from soundcrafter.evaluate.generate import generate_prompts
 from soundcrafter.evaluate.prompts import Prompt, caption_prompts
+from soundcrafter.evaluate.run import evaluate_folders
+from soundcrafter.evaluate.sounds import find_sounds
 from soundcrafter.pipeline import SoundCrafter
 
 
@@ -43,11 +45,16 @@ def sides(tmp_path):
     return fill(tmp_path / "made", 12, 1), fill(tmp_path / "real", 14, 2)
 
 
-def run(sides, **options):
-    return compare(find_sounds(sides[0]), find_sounds(sides[1]), [Statistics()], **options)
+@pytest.fixture
+def run(tmp_path):
+    def call(sides, **options):
+        sounds = [find_sounds(side) for side in sides]
+        return evaluate_folders(*sounds, [Statistics()], tmp_path / "report", **options)
+
+    return call
 
 
-def test_the_report_says_what_was_measured(sides):
+def test_the_report_says_what_was_measured(run, sides):
     (sides[0] / "bad.wav").write_bytes(b"RIFF")
     report = run(sides, splits=4)
     assert (report["generated"], report["reference"], report["pairs"]) == (12, 14, 12)
@@ -62,7 +69,7 @@ def test_the_report_says_what_was_measured(sides):
         assert word in table
 
 
-def test_equal_folders_and_a_shuffle_of_names(tmp_path):
+def test_equal_folders_and_a_shuffle_of_names(run, tmp_path):
     real = fill(tmp_path / "real", 10)
     same = run((real, real))["embedders"][0]
     assert same["fd"] == pytest.approx(0.0, abs=1e-9)
@@ -76,19 +83,39 @@ def test_equal_folders_and_a_shuffle_of_names(tmp_path):
     assert other["kl"]["mean"] > 1e-3
 
 
-def test_names_without_partner(sides):
-    with pytest.raises(ValueError, match=r"2 sounds have no partner, the first: 12"):
+def test_names_without_partner(run, sides):
+    with pytest.raises(ValueError, match=r"sounds without a partner: 2, the first: 12"):
         run(sides, paired=True)
     for file in sides[0].glob("*.wav"):
         file.rename(file.with_name(f"x{file.name}"))
     assert "kl" not in run(sides)["embedders"][0]
 
 
-def test_one_sound_has_no_distance(tmp_path):
+def test_one_sound_has_no_distance(run, tmp_path):
     sides = fill(tmp_path / "one", 1), fill(tmp_path / "real", 6)
     found = run(sides)["embedders"][0]
     assert found["fd"] is None
     assert "two sounds" in found["reason"]
+
+
+def test_a_file_that_cannot_be_decoded_is_skipped(run, sides):
+    file = sides[0] / "03.wav"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("soundcrafter.evaluate.embedding.read_audio", fail_on(file))
+        report = run(sides)
+    assert report["generated"] == report["pairs"] == 11
+    assert list(report["skipped"]["generated"]) == ["03.wav"]
+
+
+def fail_on(broken):
+    """`read_audio`, but one file is corrupt."""
+
+    def read(file, rate):
+        if file == broken:
+            raise ValueError(f"{file}: cannot be decoded")
+        return read_audio(file, rate)
+
+    return read
 
 
 def test_folders_that_cannot_be_read(sides, tmp_path):
@@ -155,7 +182,7 @@ class TestGenerate:
         files[1].unlink()
         generate_prompts(model, prompts, tmp_path, seeds=2)
         assert {file: file.read_bytes() for file in files} == before
-        with pytest.raises(ValueError, match="other prompts"):
+        with pytest.raises(ValueError, match="differ in prompts"):
             generate_prompts(model, prompts[:2], tmp_path)
 
 
@@ -169,7 +196,7 @@ def call(monkeypatch, capsys, *words) -> tuple[int, str, str]:
 
 class TestCommand:
     def test_two_folders(self, sides, tmp_path, monkeypatch, capsys, tiny_model):
-        words = ["--generated", sides[0], "--reference", sides[1], "--out", tmp_path / "out"]
+        words = ["folders", sides[0], "--reference", sides[1], "--out", tmp_path / "out"]
         words += ["--checkpoint", f"clap={tiny_model}", "--splits", 3, "--json"]
         words += ["--embedder", "tagger", "--embedder", "clap"]
         code, out, _ = call(monkeypatch, capsys, *words)
@@ -181,7 +208,7 @@ class TestCommand:
 
     def test_a_model_on_prompts(self, sides, tmp_path, monkeypatch, capsys, tiny_model):
         (tmp_path / "prompts.csv").write_text("prompt,family\nit pours,rain\nwoof,dog bark\n")
-        words = [tiny_model, "--prompts", tmp_path / "prompts.csv", "--reference", sides[1]]
+        words = ["prompts", tmp_path / "prompts.csv", tiny_model, "--reference", sides[1]]
         words += ["--out", tmp_path / "out", "--json"]
         code, out, _ = call(monkeypatch, capsys, *words)
         assert code == 0
@@ -191,7 +218,7 @@ class TestCommand:
         assert len(list((tmp_path / "out" / "generated").glob("*.wav"))) == 2
 
     def test_captions_of_a_split_are_paired(self, clips, tmp_path, monkeypatch, capsys, tiny_model):
-        words = [tiny_model, "--prompts", "captions", "--data", clips, "--split", "train"]
+        words = ["captions", tiny_model, "--data", clips, "--split", "train"]
         code, out, _ = call(monkeypatch, capsys, *words, "--out", tmp_path / "out", "--json")
         assert code == 0
         report = json.loads(out)
@@ -207,6 +234,9 @@ class TestCommand:
         shutil.copy(clip, inside / "a.wav")
         shutil.copy(clip, tmp_path / "b.wav")
         assert caption_prompts(inside, "test") == (Prompt("first", "", "a"),)
+        drawn = [caption_prompts(inside, "test", random_seed=seed)[0] for seed in range(20)]
+        assert {prompt.text for prompt in drawn} == {"first", "second"}
+        assert caption_prompts(inside, "test", random_seed=7)[0] == drawn[7]
         with pytest.raises(ValueError, match="not below"):
             caption_prompts(inside, "train")
 
@@ -223,7 +253,7 @@ class TestCommand:
         ]
         (tmp_path / "sounds.csv").write_text("\n".join(rows) + "\n")
         (tmp_path / "prompts.csv").write_text("prompt,family\nit pours,rain\na shower,rain\n")
-        words = [tiny_model, "--prompts", tmp_path / "prompts.csv", "--data", tmp_path]
+        words = ["prompts", tmp_path / "prompts.csv", tiny_model, "--data", tmp_path]
         code, out, _ = call(monkeypatch, capsys, *words, "--out", tmp_path / "out")
         assert code == 0
         assert "Mean CLAP distance within a family" in out
@@ -232,7 +262,7 @@ class TestCommand:
         assert list(report["variety"]["families"]) == ["rain"]
 
     def test_a_split_as_reference(self, sides, clips, tmp_path, monkeypatch, capsys):
-        words = ["--generated", sides[0], "--data", clips, "--split", "train", "--json"]
+        words = ["folders", sides[0], "--data", clips, "--split", "train", "--json"]
         code, out, err = call(
             monkeypatch, capsys, *words, "--embedder", "tagger", "--out", tmp_path
         )
@@ -242,38 +272,54 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "fault"),
         [
-            ([], "give one of"),
-            (["--chain"], "--data"),
-            (["--generated", "x"], "--reference DIR or --data"),
-            (["--generated", "x", "--reference", "y", "--data", "z"], "--reference DIR or"),
-            (["--generated", "x", "--chain"], "give one of"),
-            (["--chain", "--data", "x", "--reference", "y"], "no --reference"),
-            (["--composition"], "--data"),
-            (["--prompts", "free", "--reference", "x", "--limit", "0"], "limit: got 0"),
-            (["--prompts", "free", "--reference", "x", "--seeds", "0"], "seeds, seed: got 0"),
-            (["--chain", "--data", "x", "--limit", "3"], "only with --prompts and --composition"),
-            (["--generated", "x", "--reference", "y", "--processes", "2"], "only with --prompts"),
-            (["--generated", "x", "--reference", "y", "--system", "a=b"], "only with --listen"),
-            (["--generated", "x", "--reference", "y", "--keep", "z"], "with --chain and --prompts"),
-            (["--prompts", "free", "--data", "x", "--where", "a=b"], "--where: only with --chain"),
-            (["--listen", "x"], "give --system NAME=FOLDER"),
-            (["--listen", "x", "--system", "a"], "expected NAME=VALUE"),
-            (["--listen", "x", "--system", "a=b", "--system", "a=c"], "got a twice"),
-            (["--listen", "x", "--system", "a=b", "--system", "c=d"], "no such folder"),
-            (["--listen", "x", "--system", "a=b", "--kind", "ab"], "'pairs', 'mos'"),
-            (["--listen", "x", "--ratings", "gone.csv"], "key.csv"),
-            (["--prompts", "gone.csv", "--reference", "x"], "gone.csv"),
-            (["--generated", "x", "--reference", "y"], "no such folder"),
-            (["--generated", "x", "--reference", "y", "--embedder", "ear"], "allowed: tagger"),
-            (["--generated", "x", "--reference", "y", "--sha256", "tagger"], "NAME=VALUE"),
-            (["--generated", "x", "--reference", "y", "--sha256", "tagger=00"], "sha256 is"),
-            (["--generated", "x", "--reference", "y", "--checkpoint", "vggish=z"], "no --embedder"),
+            ([], "Missing command"),
+            (["chain"], "Missing option '--data'"),
+            (["composition"], "Missing option '--data'"),
+            (["folders"], "Missing argument"),
+            (["folders", "x"], "--reference DIR or --data"),
+            (["folders", "x", "--reference", "y", "--data", "z"], "--reference DIR or --data"),
+            (["folders", "x", "--reference", "y", "--split", "dev"], "--split: only with --data"),
+            (["families", "--data", "y", "--mixed-rates"], "--mixed-rates: only with --reference"),
+            (["captions", "--data", "x", "--reference", "y"], "No such option"),
+            (["captions", "--data", "x", "--keep", "y"], "No such option"),
+            (["chain", "--data", "x", "--reference", "y"], "No such option"),
+            (["chain", "--data", "x", "--limit", "3"], "No such option"),
+            (["folders", "x", "--reference", "y", "--processes", "2"], "No such option"),
+            (["folders", "x", "--reference", "y", "--keep", "z"], "No such option"),
+            (["free", "--data", "x", "--where", "a=b"], "No such option"),
+            (["free", "--reference", "real", "--limit", "0"], "limit: got 0"),
+            (["free", "--reference", "real", "--seeds", "0"], "seeds, seed: got 0"),
+            (["listen", "x"], "Missing option '--system'"),
+            (["listen", "x", "--system", "a"], "expected NAME=VALUE"),
+            (["listen", "x", "--system", "a=b", "--system", "a=c"], "got a twice"),
+            (["listen", "x", "--system", "a=b", "--system", "c=d"], "no such folder"),
+            (["listen", "x", "--system", "a=b", "--kind", "ab"], "'pairs', 'mos'"),
+            (["listen-results", "x", "gone.csv"], "key.csv"),
+            (["prompts", "gone.csv", "--reference", "x"], "gone.csv"),
+            (["folders", "x", "--reference", "y"], "no such folder"),
+            (["folders", "x", "--reference", "real", "--embedder", "ear"], "allowed: tagger"),
+            (["folders", "x", "--reference", "y", "--sha256", "tagger"], "NAME=VALUE"),
+            (["folders", "x", "--reference", "real", "--sha256", "tagger=00"], "sha256 is"),
+            (["folders", "x", "--reference", "y", "--checkpoint", "vggish=z"], "no --embedder"),
+            (["folders", "x", "--reference", "real", "--device", "toaster"], "device: 'toaster'"),
+            (["--chain", "--data", "x"], "soundcrafter evaluate chain [MODEL]"),
+            (["model", "--prompts", "captions", "--data", "x"], "evaluate captions [MODEL]"),
+            (["--prompts", "free", "--data", "x"], "--prompts free is now a command"),
+            (["--prompts="], "soundcrafter evaluate prompts FILE [MODEL]"),
+            (["--prompts=own.csv"], "soundcrafter evaluate prompts FILE [MODEL]"),
+            (["--generated", "x", "--reference", "y"], "soundcrafter evaluate folders DIR"),
+            (["--listen", "x", "--system", "a=b"], "soundcrafter evaluate listen DIR"),
+            (["--listen", "x", "--ratings", "y.csv"], "listen-results DIR FILE..."),
+            (["model", "--retrieval"], "soundcrafter evaluate retrieval [MODEL]"),
+            (["--composition"], "soundcrafter evaluate composition [MODEL]"),
+            (["runs/mine"], "No such command 'runs/mine'"),
         ],
     )
     def test_bad_input(self, words, fault, monkeypatch, capsys, tmp_path):
         monkeypatch.chdir(tmp_path)
+        fill(tmp_path / "real", 2)
         code, out, err = call(monkeypatch, capsys, *words)
         assert (code, out) == (2, "")
         assert fault in err
         assert err.count("\n") == 1
-        assert not list(tmp_path.iterdir())
+        assert [entry.name for entry in tmp_path.iterdir()] == ["real"]

@@ -1,9 +1,11 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from soundcrafter.audio import fit_length, read_audio, write_audio
+from soundcrafter.cli import main
 from soundcrafter.data.manifest import read_manifest
 from soundcrafter.evaluate.composition import evaluate_composition
 from soundcrafter.evaluate.composition_report import composition_markdown, summarise
@@ -277,3 +279,22 @@ def test_figures_by_hand():
     text = composition_markdown({"tagger": "f", "split": "test", "seed": 0, "seeds": 1, **report})
     assert "| the plain prompt | 0.333 | 0.061 to 0.792 | 3 | -5.0 |" in text
     assert "| 2.00 and 1.25 | - |" in text
+
+
+def test_the_command_measures_the_split_that_was_asked_for(
+    tiny_model, recordings, tmp_path, monkeypatch, capsys
+):
+    words = ["composition", tiny_model, "--data", recordings, "--limit", 1, "--out", tmp_path]
+
+    def call(split):
+        line = ["soundcrafter", "evaluate", *map(str, words), "--split", split, "--json"]
+        monkeypatch.setattr(sys, "argv", line)
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capsys.readouterr()
+
+    code, out, _ = call("dev")
+    assert (code, json.loads(out)["split"]) == (0, "dev")
+    code, _, errors = call("train")
+    assert code == 2
+    assert "no split 'train'; it has: test (" in errors

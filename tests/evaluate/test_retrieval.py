@@ -222,7 +222,7 @@ def test_clips_and_captions(table):
         (HORSE, {"horse": "a horse"}),
     ]
     assert skipped == {
-        HORSE: "its caption holds nothing but stop-words",
+        HORSE: "its caption holds nothing but stop words",
         "absent.wav": f"{data / 'absent.wav'}: no such file",
     }
 
@@ -309,7 +309,7 @@ class TestCommand:
 
     def test_a_folder_with_clap_alone(self, run, clips, clap_folder, tmp_path):
         out = tmp_path / "out"
-        words = (clap_folder, "--retrieval", "--data", clips, "--split", "train", "--out", out)
+        words = ("retrieval", clap_folder, "--data", clips, "--split", "train", "--out", out)
         code, printed, _ = run(*words, "--json")
         assert code == 0
         report = json.loads(printed)
@@ -328,21 +328,20 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["--retrieval"], "--retrieval: needs --data"),
-            (["--retrieval", "--data", "CLIPS", "--reference", "x"], "no --reference"),
-            (["--retrieval", "--chain", "--data", "CLIPS"], "give one of"),
-            (["--retrieval", "--prompts", "free", "--data", "CLIPS"], "give one of --generated"),
-            (["absent", "--retrieval", "--data", "CLIPS"], "absent: no such model folder"),
-            (["MODEL", "--retrieval", "--data", "absent"], "absent: no such file or folder"),
-            (["MODEL", "--retrieval", "--data", "CLIPS"], "no split 'test'; it has: train (6)"),
-            (["MODEL", "--retrieval", "--data", "CLIPS/audio"], "captions need one"),
+            ([], "Missing option '--data'"),
+            (["--data", "CLIPS", "--reference", "x"], "No such option"),
+            (["--data", "CLIPS", "--seed", "1"], "No such option"),
+            (["absent", "--data", "CLIPS"], "absent: no such model folder"),
+            (["MODEL", "--data", "absent"], "absent: no such file or folder"),
+            (["MODEL", "--data", "CLIPS"], "no split 'test'; it has: train (6)"),
+            (["MODEL", "--data", "CLIPS/audio"], "captions need one"),
         ],
     )
     def test_refusals(self, run, clips, clap_folder, tmp_path, words, said):
         names = {"CLIPS": str(clips), "MODEL": str(clap_folder)}
         for name, path in names.items():
             words = [word.replace(name, path) for word in words]
-        code, out, err = run(*words, "--out", tmp_path / "out")
+        code, out, err = run("retrieval", *words, "--out", tmp_path / "out")
         assert (code, out) == (2, "")
         assert err.startswith("error: ")
         assert len(err.splitlines()) == 1
@@ -352,7 +351,7 @@ class TestCommand:
     def test_a_folder_without_clap(self, run, clips, tmp_path):
         config = ClapAudioConfig(width=8, depths=(1,), embed_dim=8)
         save_part(tmp_path / "model", "clap_audio", ClapAudio(config), config)
-        words = (tmp_path / "model", "--retrieval", "--data", clips, "--split", "train")
+        words = ("retrieval", tmp_path / "model", "--data", clips, "--split", "train")
         code, _, err = run(*words)
         assert code == 2
         assert "this model has no clap_text yet (it has: clap_audio)" in err

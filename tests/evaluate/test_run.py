@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from soundcrafter.audio import audio_info
 from soundcrafter.cli import main
 from soundcrafter.data.manifest import read_manifest
-from soundcrafter.evaluate.compare import card_figures, find_recordings
+from soundcrafter.evaluate.compare import card_figures
+from soundcrafter.evaluate.embedders import EmbedderChoice
 from soundcrafter.evaluate.generate import draw_prompts, generate_prompts, plan_batches
 from soundcrafter.evaluate.jobs import open_tools
-from soundcrafter.evaluate.listen_answers import RESULT_COLUMNS
 from soundcrafter.evaluate.prompts import Prompt, caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
+from soundcrafter.evaluate.sounds import find_recordings
 from soundcrafter.files import write_csv
+from soundcrafter.listening.answers import RESULT_COLUMNS
 from soundcrafter.train.release import release
 from soundcrafter.workers import Workers
 
@@ -44,7 +46,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def opened(tiny_model):
     return partial(
-        open_tools, str(tiny_model), "cpu", [("tagger", None, None), ("clap", None, None)]
+        open_tools, str(tiny_model), "cpu", [EmbedderChoice("tagger"), EmbedderChoice("clap")]
     )
 
 
@@ -94,7 +96,6 @@ def test_what_is_known_of_each_sound(whole, tiny_model, clips):
     mean = report["embedders"][1]["clap"]["mean"]
     assert sum(scores) / len(scores) == pytest.approx(mean, abs=1e-6)
     assert (whole / "report.md").read_text().startswith("N generated 48")
-    assert (whole / "report.html").is_file()
 
 
 def test_a_killed_evaluation_in_two_processes_gives_the_same_bytes(
@@ -122,6 +123,7 @@ def test_a_killed_evaluation_in_two_processes_gives_the_same_bytes(
     assert finished.returncode == 0, errors
     assert {file: file.read_bytes() for file in made} == made
     assert (out / "report.json").read_bytes() == (whole / "report.json").read_bytes()
+    assert (out / "report.html").is_file()
     timing = json.loads((out / "timing.json").read_text())
     assert (timing["processes"], timing["threads"], timing["device"]) == (2, 1, "cpu")
     assert 0 < timing["seconds_per_clip"] < 60
@@ -129,7 +131,7 @@ def test_a_killed_evaluation_in_two_processes_gives_the_same_bytes(
 
 
 def start(model: Path, data: Path, out: Path) -> subprocess.Popen[str]:
-    words = [str(model), "--prompts", "captions", "--data", str(data), "--split", "train"]
+    words = ["captions", str(model), "--data", str(data), "--split", "train"]
     words += ["--seeds", str(SEEDS), "--processes", "2", "--out", str(out), "--device", "cpu"]
     return subprocess.Popen(
         [sys.executable, "-m", "soundcrafter", "evaluate", *words],
@@ -159,50 +161,69 @@ def test_one_process_and_two_make_the_same(measure, opened, tmp_path):
     for row in reports[0]["sounds"]:
         assert row["family"] == "rain"
         assert 0 <= row["expected"] <= row["probability"]
-    with pytest.raises(ValueError, match=r"holds sounds made with 1 threads a process, not 5"):
+    with pytest.raises(ValueError, match=r"holds sounds made with 1 threads per process, not 5"):
         measure(tmp_path / "2", prompts, seeds=3, workers=Workers(2, 5, opened))
 
 
 def test_sounds_are_kept_by_family(measure, clips, tmp_path):
     prompts = [Prompt("it pours", "rain"), Prompt("woof", "dog bark"), Prompt("drizzle", "rain")]
     out, keep = tmp_path / "out", tmp_path / "keep"
-    report = measure(out, prompts, seeds=2, keep=keep, page=False)
+    report = measure(out, prompts, seeds=2, keep=keep)
     copies = [keep / row["family"] / Path(row["file"]).name for row in report["sounds"]]
     assert sorted(keep.rglob("*.wav")) == sorted(copies)
     assert len(list((keep / "rain").iterdir())) == 4
     for row, copy in zip(report["sounds"], copies, strict=True):
         assert copy.read_bytes() == (out / row["file"]).read_bytes()
     copies[0].unlink()
-    assert measure(out, prompts, seeds=2, keep=keep, page=False) == report
+    assert measure(out, prompts, seeds=2, keep=keep) == report
     assert copies[0].read_bytes() == (out / report["sounds"][0]["file"]).read_bytes()
-    with pytest.raises(ValueError, match=r"keep: holds sounds of other prompts"):
+    with pytest.raises(ValueError, match=r"keep: holds sounds that differ in prompts"):
         measure(tmp_path / "again", prompts, seeds=1, keep=keep)
 
 
 def test_prompts_that_cannot_be_sorted_by_family(measure, clips, tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match=r"the family '../rain' cannot be the name of a folder"):
         measure(tmp_path / "out", [Prompt("it pours", "../rain")], keep=tmp_path / "keep")
-    words = ["evaluate", "--prompts", "captions", "--data", clips, "--split", "train", "--limit", 1]
+    (tmp_path / "plain.txt").write_text("a dog barks\n")
+    words = ["evaluate", "prompts", tmp_path / "plain.txt", "--data", clips, "--split", "train"]
     words += ["--out", tmp_path / "out", "--keep", tmp_path / "keep"]
     monkeypatch.setattr(sys, "argv", ["soundcrafter", *map(str, words)])
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2
     errors = capsys.readouterr().err
-    assert "no family to be sorted by; allowed: --prompts families, free, or a csv" in errors
+    assert "no family to sort them by; it needs a family in each row" in errors
     assert errors.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["plain.txt"]
+
+
+def test_a_recording_that_cannot_be_decoded_is_skipped(measure, tmp_path, monkeypatch):
+    from soundcrafter.evaluate import embedding
+
+    read = embedding.read_audio
+    broken = []
+
+    def fail_once(file, rate):
+        if "generated" not in file.parts and broken in ([], [file]):
+            broken[:] = [file]
+            raise ValueError(f"{file}: cannot be decoded")
+        return read(file, rate)
+
+    monkeypatch.setattr(embedding, "read_audio", fail_once)
+    report = measure(tmp_path, limit=2)
+    assert (report["generated"], report["reference"]) == (2, 5)
+    (reason,) = report["skipped"]["reference"].values()
+    assert reason == f"{broken[0]}: cannot be decoded"
 
 
 def test_captions_are_paired_with_their_recordings(measure, clips, tmp_path):
-    report = measure(tmp_path, limit=4, page=False)
+    report = measure(tmp_path, limit=4)
     assert report["limit"] == report["generated"] == report["pairs"] == 4
     assert report["reference"] == 6
     for row in report["sounds"]:
         assert (clips / row["reference"]).is_file()
         assert Path(row["file"]).stem == Path(row["reference"]).stem
-    assert not (tmp_path / "report.html").exists()
-    with pytest.raises(ValueError, match="other prompts"):
+    with pytest.raises(ValueError, match="differ in prompts"):
         measure(tmp_path, limit=5)
     with pytest.raises(ValueError, match="limit: got 0"):
         measure(tmp_path, limit=0)
@@ -224,7 +245,7 @@ def test_a_folder_of_sounds_of_another_model(whole, measure, tmp_path, opened):
     model = opened().model
     generate_prompts(model, [Prompt("rain", "")], tmp_path)
     model.training_ids["adapter x"] = "1.0"
-    with pytest.raises(ValueError, match="other model; use another folder"):
+    with pytest.raises(ValueError, match="differ in model; use another folder"):
         generate_prompts(model, [Prompt("rain", "")], tmp_path)
 
 
@@ -263,7 +284,7 @@ def call(monkeypatch, capsys, *words) -> str:
 
 def test_a_listening_test_and_what_came_of_it(whole, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "listen"
-    words = ["--listen", folder, "--system", f"a={whole}", "--kind", "mos", "--count", 2]
+    words = ["listen", folder, "--system", f"a={whole}", "--kind", "mos", "--count", 2]
     printed = call(monkeypatch, capsys, *words)
     assert "2 items" in printed
     assert (folder / "index.html").is_file()
@@ -271,7 +292,7 @@ def test_a_listening_test_and_what_came_of_it(whole, tmp_path, monkeypatch, caps
         key = list(csv.DictReader(stream))
     graded = [("me", row["item"], "mos", "quality", 4, 1.5, 1, row["sound"]) for row in key]
     write_csv(folder / "results.csv", RESULT_COLUMNS, graded)
-    said = call(monkeypatch, capsys, "--listen", folder, "--ratings", folder / "results.csv")
+    said = call(monkeypatch, capsys, "listen-results", folder, folder / "results.csv")
     assert said.strip() == (folder / "listening.md").read_text().strip()
     report = json.loads((folder / "listening.json").read_text())
     assert (report["kind"], report["answers"]) == ("mos", 2)

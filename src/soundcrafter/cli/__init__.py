@@ -7,7 +7,7 @@ import typer
 
 from soundcrafter.cli import data
 from soundcrafter.cli.bench import bench
-from soundcrafter.cli.evaluate import evaluate
+from soundcrafter.cli.evaluate import evaluate_app
 from soundcrafter.cli.generate import demo, generate
 from soundcrafter.cli.model import import_model, info, ship
 from soundcrafter.cli.report import report
@@ -25,7 +25,6 @@ app.command()(sprint)
 app.command()(plot)
 app.command()(demo)
 app.command()(ship)
-app.command()(evaluate)
 app.command()(report)
 app.command()(info)
 app.command()(bench)
@@ -36,6 +35,7 @@ data_app.command()(data.pack)
 data_app.command()(data.encode)
 data_app.command()(data.audiocaps)
 app.add_typer(data_app, name="data")
+app.add_typer(evaluate_app, name="evaluate")
 
 
 def main() -> None:

@@ -27,6 +27,19 @@ def read_text(file: Path) -> str:
         raise ValueError(f"{file}: cannot read: {error}") from None
 
 
+def named_values(option: str, given: list[str] | None) -> dict[str, str]:
+    """NAME=VALUE options as a dict. ValueError for another form, and for a name given twice."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, _, value = text.partition("=")
+        if not (name and value):
+            raise ValueError(f"{option}: got {text!r}; expected NAME=VALUE")
+        if name in found:
+            raise ValueError(f"{option}: got {name} twice")
+        found[name] = value
+    return found
+
+
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table

@@ -1,108 +1,219 @@
-"""The command that measures sounds and models."""
+"""The commands that measure models and sounds, see docs/evaluation.md."""
 
 import json
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from soundcrafter.cli.common import DeviceOption, JsonFlag, progress
-from soundcrafter.cli.ways import Asked, Kind, choose_way
+from soundcrafter.cli.common import DeviceOption, JsonFlag, named_values, progress
+from soundcrafter.cli.evaluate_options import (
+    OUT,
+    CheckpointOption,
+    DataOption,
+    DataOrNone,
+    EmbeddersOption,
+    HashOption,
+    MixedRatesFlag,
+    ModelArgument,
+    OutOption,
+    ReferenceOption,
+    SeedOption,
+    SeedsOption,
+    SplitOption,
+    SplitOrNone,
+    SplitsOption,
+    choose_embedders,
+    find_real,
+)
+from soundcrafter.cli.evaluate_prompts import captions, families, free, prompts
+from soundcrafter.cli.listening import listen, listen_results
 
-_way = partial(typer.Option, rich_help_panel="What to do (give one)")
-_listening = partial(typer.Option, rich_help_panel="Listening test (--listen)")
+_FORMER = {  # option of earlier versions -> the command that replaces it
+    "--generated": "folders DIR",
+    "--chain": "chain [MODEL]",
+    "--retrieval": "retrieval [MODEL]",
+    "--composition": "composition [MODEL]",
+    "--ratings": "listen-results DIR FILE...",
+    "--listen": "listen DIR",
+    "--prompts": "prompts FILE [MODEL]",
+}
 
 
-def evaluate(
-    model: Annotated[
-        str | None, typer.Argument(help="Folder or hub name; without it the bundled model.")
+class _EvaluateGroup(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Name the new command where an option of an earlier version selects one."""
+        if args and args[0] not in self.commands:
+            given = {word.partition("=")[0]: word.partition("=")[2] for word in args}
+            following = dict(zip(args, [*args[1:], ""], strict=True))
+            for option, command in _FORMER.items():
+                if option in given:
+                    value = given[option] or following.get(option)
+                    if option == "--prompts" and value in ("captions", "families", "free"):
+                        option, command = f"--prompts {value}", f"{value} [MODEL]"
+                    raise ValueError(
+                        f"evaluate {option} is now a command: soundcrafter evaluate {command}"
+                    )
+        return super().parse_args(ctx, args)
+
+
+evaluate_app = typer.Typer(
+    cls=_EvaluateGroup, help="Measure a model, or sounds, and run listening tests."
+)
+evaluate_app.command()(captions)
+evaluate_app.command()(families)
+evaluate_app.command()(free)
+evaluate_app.command()(prompts)
+
+
+@evaluate_app.command()
+def chain(
+    data: DataOption,
+    model: ModelArgument = None,
+    split: SplitOption = "test",
+    where: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE: use only these rows. Repeatable.")
     ] = None,
-    generated: Annotated[Path | None, _way(help="Measure this folder of sounds.")] = None,
-    prompts: Annotated[
-        str | None,
-        _way(help="Generate for these: families, free, captions (of --data), or a file."),
-    ] = None,
-    chain: Annotated[
-        bool,
-        _way("--chain", help="Measure the model link by link; VAE and vocoder are enough."),
-    ] = False,
-    retrieval: Annotated[
-        bool, _way("--retrieval", help="Find sounds by caption, captions by sound.")
-    ] = False,
-    composition: Annotated[
-        bool, _way("--composition", help="Two sounds at once, and one after the other.")
-    ] = False,
-    listen: Annotated[
-        Path | None,
-        _way(help="Write a blind listening test into this folder, or say what came of it."),
-    ] = None,
-    reference: Annotated[Path | None, typer.Option(help="Folder of real sounds.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Manifest: real sounds of its split.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
-    out: Annotated[Path, typer.Option(help="Folder for report and sounds.")] = Path("evaluation"),
+    seeds: SeedsOption = 2,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     keep: Annotated[
         Path | None,
-        typer.Option(
-            help="With --chain: every judged sound as LINK/FAMILY/NAME.wav below this folder; with "
-            "--prompts that have families: as FAMILY/NAME.wav."
-        ),
+        typer.Option(help="Also copy each sound to LINK/FAMILY/NAME.wav below this folder."),
     ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(help="With --chain: COLUMN=VALUE of the data's rows to read. Repeatable."),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            help="Of the prompts, the first so many in the order that --seed shuffles them into; "
-            "real sounds are all taken."
-        ),
-    ] = None,
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            help="That make and measure --prompts and share the cores. "
-            "Default: one a core, at most 4; on a GPU 1."
-        ),
-    ] = None,
-    embedder: Annotated[
-        list[str] | None,
-        typer.Option(help="tagger, clap, panns-16k, panns-32k, vggish, aisfx. Repeatable."),
-    ] = None,
-    checkpoint: Annotated[
-        list[str] | None, typer.Option(help="NAME=PATH of an embedder's weights. Repeatable.")
-    ] = None,
-    sha256: Annotated[
-        list[str] | None, typer.Option(help="NAME=HEX that weights must have. Repeatable.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Sounds a prompt (1; with --chain 2).")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first sound and of all that is drawn.")] = 0,
-    splits: Annotated[int, typer.Option(help="Of the inception score.")] = 10,
-    paired: Annotated[bool, typer.Option("--paired", help="Insist on equal file names.")] = False,
-    mixed_rates: Annotated[
-        bool, typer.Option("--mixed-rates", help="Allow several sample rates in a folder.")
-    ] = False,
-    system: Annotated[
-        list[str] | None,
-        _listening(help="NAME=FOLDER, an --out of before or sounds alone. Repeatable."),
-    ] = None,
-    kind: Annotated[
-        Kind | None, _listening(help="pairs (which is better; the default) or mos (grades).")
-    ] = None,
-    count: Annotated[
-        int | None, _listening(help="Prompts in it, drawn by --seed; without it all.")
-    ] = None,
-    ratings: Annotated[
-        list[Path] | None, _listening(help="csv that a listener has saved. Repeatable.")
-    ] = None,
-    device: DeviceOption = "auto",
+    out: OutOption = OUT,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure sounds against real ones, a model as a whole, link by link or by what it fails at;
-    have people listen."""
-    asked = Asked(**locals())  # its fields are these parameters
-    measure = choose_way(asked)
+    """Measure how recognisable sounds are after each part of a model: vocoder, VAE, U-Net.
+
+    A VAE and a vocoder are enough; then nothing is generated.
+    """
+    from soundcrafter.device import choose_device
+    from soundcrafter.evaluate.chain import chain_markdown, evaluate_chain
+    from soundcrafter.evaluate.codec import Codec, open_codec
+    from soundcrafter.evaluate.tagger import Tagger
+    from soundcrafter.hub import find_model
+    from soundcrafter.pipeline import SoundCrafter
+    from soundcrafter.store import open_folder
+
+    rows = named_values("--where", where)
+    folder, torch_device = open_folder(find_model(model)), choose_device(device)
+    loaded: SoundCrafter | Codec
+    if {"clap_text", "unet"} <= set(folder.parts):
+        loaded = SoundCrafter(folder, torch_device, precision="fp32")
+    else:
+        loaded = open_codec(folder, torch_device)
     with progress("evaluating", show=not as_json) as advance:
-        report, text = measure(asked, advance)
-    print(json.dumps(report, indent=2) if as_json else text)
+        report = evaluate_chain(
+            loaded,
+            data,
+            out,
+            split=split,
+            where=rows,
+            seeds=seeds,
+            seed=seed,
+            tagger=Tagger.bundled(torch_device),
+            keep=keep,
+            progress=advance,
+        )
+    print(json.dumps(report, indent=2) if as_json else chain_markdown(report))
+
+
+@evaluate_app.command()
+def retrieval(
+    data: DataOption,
+    model: ModelArgument = None,
+    split: SplitOption = "test",
+    device: DeviceOption = "auto",
+    out: OutOption = OUT,
+    as_json: JsonFlag = False,
+) -> None:
+    """Retrieve sounds by caption and captions by sound. Needs only the CLAP of a model."""
+    from soundcrafter.evaluate.retrieval import evaluate_retrieval, retrieval_markdown
+    from soundcrafter.hub import find_model
+    from soundcrafter.store import open_folder
+
+    folder = open_folder(find_model(model))
+    with progress("evaluating", show=not as_json) as advance:
+        report = evaluate_retrieval(folder, data, out, split=split, device=device, progress=advance)
+    print(json.dumps(report, indent=2) if as_json else retrieval_markdown(report))
+
+
+@evaluate_app.command()
+def composition(
+    data: DataOption,
+    model: ModelArgument = None,
+    split: SplitOption = "test",
+    limit: Annotated[
+        int | None, typer.Option(help="Use only the first pairs of each kind, this many.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Sounds per scene.")] = 1,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    out: OutOption = OUT,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure prompts for two sounds at once, and for one sound after the other.
+
+    The detection thresholds always come from the split dev of the data.
+    """
+    from soundcrafter.evaluate.composition import composition_markdown, evaluate_composition
+    from soundcrafter.evaluate.tagger import Tagger
+    from soundcrafter.pipeline import SoundCrafter
+
+    loaded = SoundCrafter.from_pretrained(model, device, precision="fp32")
+    with progress("evaluating", show=not as_json) as advance:
+        report = evaluate_composition(
+            loaded,
+            data,
+            out,
+            split=split,
+            seeds=seeds,
+            seed=seed,
+            limit=limit,
+            tagger=Tagger.bundled(loaded.device),
+            progress=advance,
+        )
+    print(json.dumps(report, indent=2) if as_json else composition_markdown(report))
+
+
+@evaluate_app.command()
+def folders(
+    generated: Annotated[Path, typer.Argument(help="Folder of generated sounds.")],
+    data: DataOrNone = None,
+    split: SplitOrNone = None,
+    reference: ReferenceOption = None,
+    mixed_rates: MixedRatesFlag = False,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="Require the same file names on both sides.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    embedder: EmbeddersOption = None,
+    checkpoint: CheckpointOption = None,
+    sha256: HashOption = None,
+    splits: SplitsOption = 10,
+    device: DeviceOption = "auto",
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = OUT,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare a folder of sounds with real ones: FD, KID, IS, KL, density, coverage."""
+    from soundcrafter.device import choose_device
+    from soundcrafter.evaluate.compare import compare_markdown
+    from soundcrafter.evaluate.run import evaluate_folders
+    from soundcrafter.evaluate.sounds import find_sounds
+
+    chosen, torch_device = choose_embedders(embedder, checkpoint, sha256), choose_device(device)
+    # with --data, --mixed-rates is about the generated sounds alone
+    real = find_real(data, split, reference, mixed_rates and reference is not None)
+    opened = [choice.open(torch_device) for choice in chosen]
+    made = find_sounds(generated, mixed_rates=mixed_rates)
+    with progress("evaluating", show=not as_json) as advance:
+        report = evaluate_folders(
+            made, real, opened, out, splits=splits, seed=seed, paired=paired, progress=advance
+        )
+    print(json.dumps(report, indent=2) if as_json else compare_markdown(report))
+
+
+evaluate_app.command("listen")(listen)
+evaluate_app.command("listen-results")(listen_results)

@@ -1,4 +1,4 @@
-"""The command that makes pages and tables of evaluations."""
+"""The command that writes pages and tables of evaluations."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +10,7 @@ from soundcrafter.cli.common import progress
 
 
 class TableFormat(StrEnum):
-    """How a table is written."""
+    """The format of a table."""
 
     md = "md"
     latex = "latex"
@@ -18,18 +18,19 @@ class TableFormat(StrEnum):
 
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders that evaluate --prompts wrote, a model each.")
+        list[Path], typer.Argument(help="Folders that `evaluate` wrote, one per model.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The page; report.html where no table is asked for.")
+        Path | None, typer.Option(help="The page; report.html unless --table is given.")
     ] = None,
     table: Annotated[
-        TableFormat | None, typer.Option(help="Print the models' figures as the paper's Tab. 3.")
+        TableFormat | None,
+        typer.Option(help="Print a table in the form of the paper's Tab. 3."),
     ] = None,
 ) -> None:
-    """A page to listen to and to look at, of one evaluation or several side by side."""
-    from soundcrafter.evaluate.html import write_html
-    from soundcrafter.evaluate.table import table_latex, table_markdown, table_rows
+    """Write one page with players, spectrograms and scores, of one or several evaluations."""
+    from soundcrafter.reports.html import write_html
+    from soundcrafter.reports.table import table_latex, table_markdown, table_rows
 
     if table is None or out is not None:
         page = out or Path("report.html")

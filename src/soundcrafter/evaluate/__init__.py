@@ -1,1 +1,1 @@
-"""Measures of generated sound: metrics, embedders, frozen prompts, the chain link by link."""
+"""What is measured of generated sound: metrics, embedders, frozen prompts, the chain."""

@@ -1,5 +1,5 @@
-"""aiSFX (Ma and Lerch, ISMIR 2022) as an embedder: it was trained on professional sound-effect
-libraries, not on AudioSet as PANNs was."""
+"""aiSFX (Ma and Lerch, ISMIR 2022) as an embedder. It was trained on professional sound-effect
+libraries; PANNs was trained on AudioSet."""
 
 from pathlib import Path
 
@@ -14,17 +14,17 @@ from soundcrafter.files import file_sha256
 from soundcrafter.models.aisfx import SAMPLE_RATE, FrontEnd
 
 _BLOCK, _HOP = 100, 50  # frames of a block (2.3 s), and from one to the next, as in its package
-_BATCH = 16  # blocks at once, so that a long sound fits in memory
+_BATCH = 16  # blocks per call, so that a long sound fits in memory
 
 
 class AiSFXEmbedder:
-    """The mean over blocks of aiSFX's 512 features; no classes (its heads have no names)."""
+    """The mean over blocks of aiSFX's 512 features; no classes, because its heads have no names."""
 
-    def __init__(self, checkpoint: Path | None = None, device: str = "cpu") -> None:
+    def __init__(self, checkpoint: Path | None = None, device: str | torch.device = "cpu") -> None:
         if checkpoint is None:
             raise ValueError(
                 "aisfx: its weights are not bundled; unpack the wheel that `pip download --no-deps "
-                "aisfx==0.1.2` fetches, and name its aisfx/models/checkpoint.pth with --checkpoint"
+                "aisfx==0.1.2` downloads, and give its aisfx/models/checkpoint.pth as --checkpoint"
             )
         self.network = load_aisfx(checkpoint).to(device)
         self.name, self.sha256 = "aisfx", file_sha256(checkpoint)

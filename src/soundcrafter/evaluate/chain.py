@@ -1,11 +1,11 @@
 """The chain, link by link: how recognisable sounds are after each part of the model.
 
-Real recordings, the vocoder on their mel, Griffin-Lim on the same mel, VAE and vocoder, and sounds
-generated for the frozen wordings, all judged by the same tagger: what a link loses is seen where
-it is lost.
+The same tagger classifies real recordings, the vocoder's output for their mel, Griffin-Lim's output
+for the same mel, the output of VAE and vocoder, and sounds generated for the frozen prompts. The
+accuracy of each link shows where the model loses information.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,35 @@ import numpy as np
 from soundcrafter.audio import audio_info, fit_length, normalize_peak, read_audio, resample
 from soundcrafter.data.manifest import Manifest, Recording, read_manifest
 from soundcrafter.evaluate.codec import Codec, resynthesise
+from soundcrafter.evaluate.generate import (
+    Batch,
+    PlannedSound,
+    check_seeds,
+    generate_batch,
+    plan_batches,
+)
 from soundcrafter.evaluate.kept import KeptSounds
-from soundcrafter.evaluate.ledger import Ledger
 from soundcrafter.evaluate.metrics import (
     log_mel_distance,
     log_spectral_distance,
     stft_distance,
     wilson_interval,
 )
-from soundcrafter.evaluate.prompts import Prompt, family_prompts
+from soundcrafter.evaluate.prompts import family_prompts
+from soundcrafter.evaluate.result_log import ResultLog
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.files import write_json, write_text
 from soundcrafter.mel import MelConfig
 from soundcrafter.pipeline import SoundCrafter
-from soundcrafter.progress import Progress
+from soundcrafter.progress import Progress, step_counter
+from soundcrafter.sound import Sound
 from soundcrafter.version import __version__
 
 LINKS = ("real", "vocoder", "griffin_lim", "vae_vocoder", "generated")
 RESYNTHESES = ("vocoder", "griffin_lim", "vae_vocoder")
 MAX_SECONDS = 10.24  # of a recording
 LEVEL = 0.5  # peak of a recording, as in training
-GENERATED_AT_ONCE = 8
-LEAST_SAMPLES = 2048  # what the spectral distances need
+MIN_SAMPLES = 2048  # that the spectral distances need
 LOW_BAND, HIGH_BAND = (0, 8000), (8000, 16_000)  # Hz, of the log-spectral distances
 DISTANCES = {
     "stft": "STFT",
@@ -62,17 +69,17 @@ def evaluate_chain(
     keep: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure every link of a model; writes chain.json, chain.md and figures.json, which a model
-    card takes, into `out` and returns the report. A Codec generates nothing: its last link has N 0.
+    """Measure every link of a model; writes chain.json, chain.md and figures.json (for a model
+    card) into `out` and returns the report. A Codec generates nothing: its last link has N 0.
 
     `data` is a manifest or folder whose `label_column` holds the tagger's classes; `where`: column
-    -> value of its rows that are read. `keep`: a folder that gets every judged sound at the model's
-    rate, <link>/<family>/<name>.wav. Called again after a kill it goes on where it was; what is
-    missing in `keep` is made again. Raises ValueError where the data has no recording of the scored
-    families and where `out` or `keep` holds results of another model or other settings.
+    -> value, to read only the rows with those values. `keep`: a folder for a copy of every measured
+    sound at the model's rate, <link>/<family>/<name>.wav. An interrupted call is resumed by the
+    same call; sounds missing in `keep` are made again. Raises ValueError where the data has no
+    recording of the scored families, and where `out` or `keep` holds results of another model or
+    other settings.
     """
-    if seeds < 1 or seed < 0:
-        raise ValueError(f"seeds, seed: got {seeds}, {seed}; at least 1 and 0")
+    check_seeds(seeds, seed)
     tagger = tagger or Tagger.bundled()
     scored = tagger.classes[:-1]
     manifest = read_manifest(data, split=split, label_column=label_column, where=where)
@@ -88,18 +95,19 @@ def evaluate_chain(
         "seeds": seeds,
         "seed": seed,
     }
-    ledger = Ledger(out / "chain.jsonl", identity)
-    results = _Results(ledger, KeptSounds(keep, identity), tagger, model.sample_rate)
+    log = ResultLog(out / "chain.jsonl", identity)
+    results = _Results(log, KeptSounds(keep, identity), tagger, model.sample_rate)
     generates = isinstance(model, SoundCrafter)
     prompts = [p for p in family_prompts() if generates and p.family in scored]
-    report_progress = counter(progress, len(recordings) + len(prompts) * seeds)
+    report_progress = step_counter(progress, len(recordings) + len(prompts) * seeds)
     for recording in recordings:
         _measure_recording(model, manifest, recording, results)
         report_progress(1)
     if isinstance(model, SoundCrafter):
-        for step in _measure_generated(model, prompts, range(seed, seed + seeds), results):
-            report_progress(step)
-    report = summarise(list(ledger.rows.values()), scored)
+        for batch in plan_batches(prompts, seeds, seed):
+            _measure_generated(model, batch, results)
+            report_progress(len(batch))
+    report = summarise(list(log.rows.values()), scored)
     report = {"version": __version__, **identity, **report}
     write_json(out / "chain.json", report)
     write_text(out / "chain.md", chain_markdown(report))
@@ -107,45 +115,32 @@ def evaluate_chain(
     return report
 
 
-def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """What counts steps up to `total`, however many at once, and reports them."""
-    done = 0
-
-    def add(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
-    return add
-
-
 @dataclass(frozen=True)
 class _Results:
-    """What is known of the sounds, each by its link, family and name, and the sounds themselves."""
+    """The results of the sounds, each by its link, family and name, and the sounds themselves."""
 
-    ledger: Ledger
+    log: ResultLog
     kept: KeptSounds
     tagger: Tagger
     sample_rate: int  # Hz, of every sound
 
     def has(self, link: str, family: str, name: str) -> bool:
-        return f"{link}/{name}" in self.ledger and self.kept.has(link, family, name)
+        return f"{link}/{name}" in self.log and self.kept.has(link, family, name)
 
     def add(self, link: str, family: str, name: str, wave: np.ndarray, **figures: float) -> None:
-        """Judge wave [N]. It is kept before its row is written: a row has its sound."""
+        """Classify wave [N]. It is kept before its row is written: each row has its sound."""
         self.kept.save(link, family, name, wave, self.sample_rate)
         probabilities = self.tagger(wave, self.sample_rate).probabilities
         assert probabilities is not None
-        heard = self.tagger.classes[int(probabilities.argmax())]
-        row = {"link": link, "family": family, "heard": heard, **figures}
-        self.ledger.add(f"{link}/{name}", row)
+        predicted = self.tagger.classes[int(probabilities.argmax())]
+        row = {"link": link, "family": family, "heard": predicted, **figures}
+        self.log.add(f"{link}/{name}", row)
 
 
 def _measure_recording(
     model: SoundCrafter | Codec, manifest: Manifest, recording: Recording, results: _Results
 ) -> None:
-    """Rows of one recording: as it is, and through each resynthesis."""
+    """Add the results of one recording, as it is and after each resynthesis."""
     family = recording.label
     assert family is not None
     name = manifest.name(recording) + (f"@{recording.start:g}" if recording.start else "")
@@ -157,11 +152,11 @@ def _measure_recording(
         rates = audio_info(recording.file).sample_rate, recording.sample_rate
     except ValueError as error:
         row = {"link": "skipped", "reason": str(error)}
-        results.ledger.add(f"skipped/{name}", row)
+        results.log.add(f"skipped/{name}", row)
         return
     wave = normalize_peak(wave, LEVEL)
     results.add("real", family, name, wave)
-    source_rate = min(rate for rate in rates if rate > 0)  # a table may state none
+    source_rate = min(rate for rate in rates if rate > 0)  # 0: the table states none
     mel = results.tagger.network.config.mel
     for link, made in resynthesise(model, wave).items():
         figures = distances(wave, made, model.sample_rate, source_rate, mel)
@@ -173,16 +168,16 @@ def distances(
 ) -> dict[str, float]:
     """Name -> distance of a resynthesis [N] from its recording [N], both at `sample_rate` Hz.
 
-    `log_mel` is of both at the rate of `mel`, so that models of different rates compare. The
-    log-spectral distances are of models above 16 kHz, and the upper band's is of recordings that
-    were made at a `source_rate` in Hz that can hold it.
+    `log_mel` is measured at the rate of `mel`, so that models of different rates are comparable.
+    The log-spectral distances are measured above a `sample_rate` of 16 kHz, and in the upper band
+    only where the `source_rate` of the recording in Hz can hold it.
     """
-    length = max(len(real), LEAST_SAMPLES)
+    length = max(len(real), MIN_SAMPLES)
     pair = fit_length(real, length), fit_length(made, length)
-    heard = [resample(wave, sample_rate, mel.sample_rate) for wave in pair]
+    resampled = [resample(wave, sample_rate, mel.sample_rate) for wave in pair]
     found = {
         "stft": stft_distance(*pair),
-        "log_mel": log_mel_distance(heard[0], heard[1], mel),
+        "log_mel": log_mel_distance(resampled[0], resampled[1], mel),
     }
     if sample_rate > LOW_BAND[1] * 2 and real.any():
         found["lsd_low"] = log_spectral_distance(*pair, sample_rate, *LOW_BAND)
@@ -191,25 +186,23 @@ def distances(
     return found
 
 
-def _measure_generated(
-    model: SoundCrafter, prompts: Sequence[Prompt], seeds: range, results: _Results
-) -> Iterator[int]:
-    """Rows of the sounds generated for the frozen wordings; yields how many were looked at."""
-    for seed in seeds:
-        for begin in range(0, len(prompts), GENERATED_AT_ONCE):
-            batch = prompts[begin : begin + GENERATED_AT_ONCE]
-            pairs = [(prompt, f"{prompt.text}/{seed}") for prompt in batch]
-            # the whole batch or nothing of it: batches of other sizes differ in the last bits
-            if not all(results.has("generated", p.family, name) for p, name in pairs):
-                texts = [prompt.text for prompt in batch]
-                sounds = model.generate(texts, seed=seed, batch_size=GENERATED_AT_ONCE)
-                for (prompt, name), sound in zip(pairs, sounds, strict=True):
-                    results.add("generated", prompt.family, name, sound.wave)
-            yield len(batch)
+def _measure_generated(model: SoundCrafter, batch: Batch, results: _Results) -> None:
+    """Add the results of sounds generated for the frozen prompts."""
+
+    def name(planned: PlannedSound) -> str:
+        return f"{planned.prompt.text}/{planned.seed}"
+
+    def exists(planned: PlannedSound) -> bool:
+        return results.has("generated", planned.prompt.family, name(planned))
+
+    def save(planned: PlannedSound, sound: Sound) -> None:
+        results.add("generated", planned.prompt.family, name(planned), sound.wave)
+
+    generate_batch(model, batch, exists=exists, save=save)
 
 
 def summarise(rows: Sequence[Row], families: Sequence[str]) -> dict[str, Any]:
-    """Pooled figures of each link, and hits by family, worst first."""
+    """The figures of each link, and the hits by family, worst first."""
     by_link = {link: [row for row in rows if row["link"] == link] for link in LINKS}
     real = _share(by_link["real"])
     links = {}
@@ -240,17 +233,6 @@ def summarise(rows: Sequence[Row], families: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def recognised(
-    probabilities: np.ndarray | None, families: Sequence[str], classes: Sequence[str]
-) -> dict[str, Any]:
-    """How many sounds [N, K] are taken for their family, with a 95% interval."""
-    assert probabilities is not None
-    pairs = zip(probabilities.argmax(1), families, strict=True)
-    hits = sum(classes[int(place)] == family for place, family in pairs)
-    interval = wilson_interval(hits, len(families))
-    return {"accuracy": hits / len(families), "interval": list(interval), "n": len(families)}
-
-
 def _share(rows: Sequence[Row]) -> float:
     return sum(row["heard"] == row["family"] for row in rows) / len(rows) if rows else 0.0
 
@@ -270,7 +252,7 @@ def _by_family(rows: Sequence[Row], families: Sequence[str]) -> dict[str, tuple[
 
 
 def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report's links as figures of a model card: name -> facts."""
+    """The report's links as figures for a model card: name -> facts."""
     facts = ("accuracy", "of_real", "n", "families_at_zero")
     return {
         f"taken for their family by the tagger, {_data(report)}, {link.replace('_', ' ')}": {
@@ -282,7 +264,7 @@ def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def chain_markdown(report: Mapping[str, Any]) -> str:
-    """The report as two tables: links, and families from the worst."""
+    """The report as two tables: the links, and the families, worst first."""
     links = report["links"].values()
     titles = {**DISTANCES, "n_lsd_high": "N of LSD 8 to 16 kHz"}
     titles = {n: title for n, title in titles.items() if any(found[n] for found in links)}
@@ -312,12 +294,12 @@ def chain_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _data(report: Mapping[str, Any]) -> str:
-    """The split, and what else chose its recordings."""
+    """The split, and the other conditions that its recordings meet."""
     return ", ".join([report["split"], *(f"{k} {value}" for k, value in report["where"].items())])
 
 
 def _cell(value: float | None) -> str:
-    """Three decimals of a figure, a count as it is, a dash for what was not measured."""
+    """A figure with three decimals, a count as it is, a dash for None."""
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""VAE and vocoder of a model: sound to latent and back, without any text."""
+"""The VAE and the vocoder of a model: sound to latent and back, without text."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from soundcrafter.audio import fit_length
+from soundcrafter.cpu.optimize import optimize
 from soundcrafter.mel import LogMel
 from soundcrafter.models.griffin_lim import griffin_lim
 from soundcrafter.models.vae import VAE
@@ -17,7 +18,7 @@ from soundcrafter.store import ModelFolder
 
 @dataclass(frozen=True)
 class Codec:
-    """The two parts, with the names that they have in a SoundCrafter."""
+    """The two parts, under the names that they have in a SoundCrafter."""
 
     vae: VAE
     vocoder: Vocoder
@@ -26,19 +27,22 @@ class Codec:
 
     @property
     def sample_rate(self) -> int:
-        """Samples a second of what the vocoder makes."""
+        """Samples per second of the vocoder's output."""
         return self.vocoder.config.mel.sample_rate
 
 
 def open_codec(folder: ModelFolder, device: str | torch.device = "cpu") -> Codec:
-    """VAE and vocoder of a folder in fp32; its other parts may not be there yet.
+    """The VAE and the vocoder of a folder in fp32; its other parts may be missing.
 
     Raises ValueError where one of the two is missing or damaged.
     """
     folder.require("vae", "vocoder")
+    vae, vocoder = (folder.load(name).to(device) for name in ("vae", "vocoder"))
+    if torch.device(device).type == "cpu":
+        vae, vocoder = optimize(vae), optimize(vocoder)
     return Codec(
-        vae=cast(VAE, folder.load("vae").to(device)),
-        vocoder=cast(Vocoder, folder.load("vocoder").to(device)),
+        vae=cast(VAE, vae),
+        vocoder=cast(Vocoder, vocoder),
         training_ids={name: folder.parts[name].training_id for name in ("vae", "vocoder")},
         device=torch.device(device),
     )
@@ -46,8 +50,8 @@ def open_codec(folder: ModelFolder, device: str | torch.device = "cpu") -> Codec
 
 @torch.inference_mode()
 def resynthesise(model: SoundCrafter | Codec, wave: np.ndarray) -> dict[str, np.ndarray]:
-    """Wave [N] at the model's rate -> the same sound by vocoder, Griffin-Lim, and VAE and vocoder,
-    [N] each."""
+    """Wave [N] at the model's rate -> its resyntheses [N]: by vocoder, by Griffin-Lim, and by VAE
+    and vocoder."""
     config = model.vae.config
     unit = config.mel.hop * config.stride[0]
     least = max(model.vocoder.config.min_frames, config.stride[0], config.mel.n_fft // unit + 1)

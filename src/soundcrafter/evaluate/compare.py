@@ -1,17 +1,12 @@
-"""Generated sounds against reference sounds, by every figure that an embedder allows."""
+"""Generated sounds against reference sounds, by every metric that an embedder allows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from soundcrafter.audio import AUDIO_SUFFIXES, audio_info, read_audio
-from soundcrafter.data.manifest import read_manifest
-from soundcrafter.evaluate.embedders import ClapEmbedder
-from soundcrafter.evaluate.embedding import Embedder
-from soundcrafter.evaluate.embeddings import Embedded, embed
+from soundcrafter.evaluate.embedding import Embedded, Embedder
 from soundcrafter.evaluate.metrics import (
     clap_score,
     density_coverage,
@@ -20,144 +15,96 @@ from soundcrafter.evaluate.metrics import (
     kernel_distance,
     kl_divergence,
 )
-from soundcrafter.progress import Progress
+from soundcrafter.evaluate.sounds import SoundFiles
 
 NEIGHBOURS = 5  # of density and coverage
 SUBSET_SIZE = 100  # of the kernel distance, or as many as there are
 
 
 @dataclass(frozen=True)
-class SoundFiles:
-    """The readable sounds of a folder, by file name below it without suffix."""
+class EmbeddedSounds:
+    """Sounds, and what the embedders made of them."""
 
-    files: Mapping[str, Path]
-    sample_rate: int  # Hz; 0 where rates may be mixed
-    skipped: Mapping[str, str]  # file -> reason
-
-
-def find_sounds(folder: Path, *, mixed_rates: bool = False) -> SoundFiles:
-    """The sounds below a folder. Files that cannot be read are passed over and counted.
-
-    Raises ValueError for a missing folder, one without readable sound, and mixed sample rates
-    where they are not allowed: resampling alone moves distances.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
-    files: dict[str, Path] = {}
-    rates: dict[int, str] = {}
-    skipped: dict[str, str] = {}
-    for file in sorted(f for f in folder.rglob("*") if f.suffix.lower() in AUDIO_SUFFIXES):
-        name = file.relative_to(folder)
-        try:
-            rate = audio_info(file).sample_rate
-            read_audio(file, rate)
-        except ValueError as error:
-            skipped[name.as_posix()] = str(error)
-            continue
-        files[name.with_suffix("").as_posix()] = file
-        rates.setdefault(rate, name.as_posix())
-    if not files:
-        raise ValueError(f"{folder}: no readable sound in it ({len(skipped)} skipped)")
-    if len(rates) > 1 and not mixed_rates:
-        found = ", ".join(f"{rate} Hz ({name})" for rate, name in sorted(rates.items()))
-        raise ValueError(f"{folder}: mixed sample rates: {found}; allow them by --mixed-rates")
-    return SoundFiles(files, next(iter(rates)) if len(rates) == 1 else 0, skipped)
-
-
-def find_recordings(data: Path, split: str) -> SoundFiles:
-    """The recordings of one split of a manifest, whatever their sample rates.
-
-    Raises ValueError as `read_manifest`, and for recordings that are stretches of longer files.
-    """
-    manifest = read_manifest(data, split=split)
-    part = next((manifest.name(r) for r in manifest.recordings if r.start > 0), None)
-    if part is not None:
-        raise ValueError(f"{data}: {part} is part of a longer file; cut it out first")
-    files = {manifest.stem(r): r.file for r in manifest.recordings}
-    return SoundFiles(files, 0, dict(manifest.skipped))
+    sounds: SoundFiles
+    embedded: Sequence[Embedded]  # by each embedder, in the order of the files
+    texts: Sequence[np.ndarray | None] = ()  # the prompts [N, E], by the embedders of texts
 
 
 def compare(
-    generated: SoundFiles,
-    reference: SoundFiles,
+    generated: EmbeddedSounds,
+    reference: EmbeddedSounds,
     embedders: Sequence[Embedder],
     *,
-    prompts: Mapping[str, str] | None = None,
     splits: int = 10,
     seed: int = 0,
-    paired: bool = False,
-    kept: Path | None = None,
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """All figures of generated against reference sounds, by embedder.
+    """All metrics of generated against reference sounds, by embedder.
 
-    `prompts` (file stem -> text) allow a CLAP score. KL needs sounds of equal names; `paired`
-    insists on them. Every distance stands beside its floor: halves of the reference, drawn by
-    `seed`, against each other, and the generated ones at that N, for distances depend on N. `kept`
-    is a folder of embeddings, see `embed_file`.
-    Raises ValueError where names have no partner but `paired` asks for it.
+    The texts of the generated sounds allow a CLAP score, and names that both sides have allow KL.
+    Every distance is reported with its floor: two halves of the reference, drawn by `seed`, against
+    each other, and the generated sounds at that N, because distances depend on N.
     """
-    names = [name for name in generated.files if name in reference.files]
-    lonely = sorted(set(generated.files) ^ set(reference.files))
-    if paired and lonely:
-        raise ValueError(f"{len(lonely)} sounds have no partner, the first: {lonely[0]}")
-    results = [
-        _figures(embedder, generated, reference, names, prompts or {}, splits, seed, kept, progress)
-        for embedder in embedders
-    ]
+    made, real = generated.sounds, reference.sounds
+    names = [name for name in made.files if name in real.files]
+    places = [list(made.files).index(name) for name in names]
+    partners = [list(real.files).index(name) for name in names]
+    texts = generated.texts or [None] * len(embedders)
+    sides = zip(embedders, generated.embedded, reference.embedded, texts, strict=True)
     return {
-        "generated": len(generated.files),
-        "reference": len(reference.files),
+        "generated": len(made.files),
+        "reference": len(real.files),
         "pairs": len(names),
-        "sample_rates": {"generated": generated.sample_rate, "reference": reference.sample_rate},
+        "sample_rates": {"generated": made.sample_rate, "reference": real.sample_rate},
         "resampler": "soxr HQ",
         "seed": seed,
-        "skipped": {"generated": generated.skipped, "reference": reference.skipped},
-        "embedders": results,
+        "skipped": {"generated": made.skipped, "reference": real.skipped},
+        "embedders": [
+            {
+                "embedder": embedder.name,
+                "sha256": embedder.sha256,
+                "sample_rate": embedder.sample_rate,
+                **_distances(x, y, seed),
+                **_class_metrics(x, y, places, partners, splits, seed),
+                **_text_metrics(x, text),
+            }
+            for embedder, x, y, text in sides
+        ],
     }
 
 
-def _figures(
-    embedder: Embedder,
-    generated: SoundFiles,
-    reference: SoundFiles,
-    names: Sequence[str],
-    prompts: Mapping[str, str],
+def _class_metrics(
+    made: Embedded,
+    real: Embedded,
+    places: Sequence[int],
+    partners: Sequence[int],
     splits: int,
     seed: int,
-    kept: Path | None,
-    progress: Progress | None,
 ) -> dict[str, Any]:
-    made, real = (
-        embed(embedder, side.files.values(), kept=kept, progress=progress)
-        for side in (generated, reference)
-    )
-    result: dict[str, Any] = {
-        "embedder": embedder.name,
-        "sha256": embedder.sha256,
-        "sample_rate": embedder.sample_rate,
-        **_distances(made, real, seed),
+    """Inception score, and KL of the sounds at `places` from their partners; nothing without
+    class probabilities."""
+    if made.probabilities is None or real.probabilities is None:
+        return {}
+    used = min(splits, len(made.probabilities))
+    mean, std = inception_score(made.probabilities, used, seed)
+    most = len(made.probabilities) / used
+    found: dict[str, Any] = {
+        "is": {"mean": mean, "std": std, "splits": used, "n_over_splits": most}
     }
-    if made.probabilities is not None and real.probabilities is not None:
-        used = min(splits, len(made.probabilities))
-        mean, std = inception_score(made.probabilities, used, seed)
-        most = len(made.probabilities) / used
-        result["is"] = {"mean": mean, "std": std, "splits": used, "n_over_splits": most}
-        places = [list(generated.files).index(name) for name in names]
-        partners = [list(reference.files).index(name) for name in names]
-        if names:
-            pair = made.probabilities[places], real.probabilities[partners]
-            result["kl"] = {"mean": kl_divergence(pair[1], pair[0]), "pairs": len(names)}
-    said = [place for place, name in enumerate(generated.files) if name in prompts]
-    if isinstance(embedder, ClapEmbedder) and said:
-        texts = embedder.embed_text([prompts[list(generated.files)[place]] for place in said])
-        audio = np.concatenate([made.rows[place] for place in said])
-        result["clap"] = {"mean": clap_score(texts, audio), "n": len(said)}
-    return result
+    if places:
+        kl = kl_divergence(real.probabilities[partners], made.probabilities[places])
+        found["kl"] = {"mean": kl, "pairs": len(places)}
+    return found
+
+
+def _text_metrics(made: Embedded, texts: np.ndarray | None) -> dict[str, Any]:
+    """The CLAP score of sounds and their texts [N, E]."""
+    if texts is None:
+        return {}
+    return {"clap": {"mean": clap_score(texts, made.features), "n": len(texts)}}
 
 
 def _distances(made: Embedded, real: Embedded, seed: int) -> dict[str, Any]:
-    """FD, kernel distance, density and coverage; the floor and the FD at the floor's N."""
+    """FD, kernel distance, density and coverage, the floor, and the FD at the N of the floor."""
     x, y = made.features, real.features
     result: dict[str, Any] = {"rows": {"generated": len(x), "reference": len(y)}}
     if min(len(x), len(y)) < 2:
@@ -174,8 +121,8 @@ def _distances(made: Embedded, real: Embedded, seed: int) -> dict[str, Any]:
 
 
 def _floor(made: Embedded, real: Embedded, seed: int) -> dict[str, Any] | None:
-    """FD of half the reference against the other half, and of generated sounds against a half, at
-    one N of sounds; None where that would be below 2."""
+    """FD between two halves of the reference, and of generated sounds to one half, all at the same
+    N of sounds; None where that would be below 2."""
     n = min(len(made.rows), len(real.rows) // 2)
     if n < 2:
         return None
@@ -194,7 +141,7 @@ def _rows(embedded: Embedded, places: np.ndarray) -> np.ndarray:
 
 
 def compare_markdown(report: Mapping[str, Any]) -> str:
-    """The report as a table, a row an embedder."""
+    """The report as a table, one row per embedder."""
     rates = report["sample_rates"]
     skipped = {side: len(found) for side, found in report["skipped"].items()}
     lines = [
@@ -229,7 +176,7 @@ def compare_markdown(report: Mapping[str, Any]) -> str:
 
 
 def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report as figures of a model card: name -> facts."""
+    """The report as figures for a model card: name -> facts."""
     of = f", {report['split']}" if report.get("split") else ""
     figures: dict[str, Any] = {}
     for found in report["embedders"]:
@@ -255,7 +202,7 @@ def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _families_markdown(report: Mapping[str, Any]) -> list[str]:
-    """What is known of sounds whose prompts name families: a line a figure."""
+    """The metrics of sounds whose prompts name families, one line each."""
     lines = []
     if found := report.get("recognised"):
         low, high = found["interval"]

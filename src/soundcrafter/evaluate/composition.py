@@ -1,13 +1,11 @@
-"""The composition suite: two sources at once and two in order, which the paper shows to fail
-(Fig. 5), as numbers.
+"""The composition suite: two sources at once and two in order, where the paper reports failures
+(Fig. 5).
 
-Scenes are the frozen ones of `prompts.composition_prompts`; the tagger says what is in a sound, see
-`presence`. Beside the model on the plain prompt stand mixes and sequences made by hand of two real
-recordings and of two single generations, and what chance gives, see `composition_report`.
+The scenes are the frozen ones of `prompts.composition_prompts`; the tagger detects the sources, see
+`presence`. The model on the plain prompt is compared with mixes and sequences made by hand from two
+real recordings and from two single generations, and with chance, see `composition_report`.
 """
 
-import copy
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,8 @@ import numpy as np
 
 from soundcrafter.audio import Wave, fit_length, limit_peak, normalize_peak, read_audio, write_audio
 from soundcrafter.data.manifest import Manifest, Recording, read_manifest
-from soundcrafter.evaluate.chain import counter
 from soundcrafter.evaluate.composition_report import composition_markdown, summarise
-from soundcrafter.evaluate.generate import AT_ONCE, generate_prompts
-from soundcrafter.evaluate.ledger import Ledger
+from soundcrafter.evaluate.generate import BATCH_SIZE, check_seeds, generate_prompts
 from soundcrafter.evaluate.mixing import at_once, in_order
 from soundcrafter.evaluate.presence import (
     Array,
@@ -34,10 +30,11 @@ from soundcrafter.evaluate.prompts import (
     composition_prompts,
     family_prompts,
 )
+from soundcrafter.evaluate.result_log import ResultLog
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.pipeline import SoundCrafter
-from soundcrafter.progress import Progress
+from soundcrafter.progress import Progress, step_counter
 from soundcrafter.version import __version__
 
 SECONDS = 10.0  # of every sound: room for two events
@@ -62,57 +59,56 @@ def evaluate_composition(
     """Measure a model on two sources at once and in order; writes composition.json and
     composition.md into `out`, the sounds below out/generated, and returns the report.
 
-    `data` is a manifest or folder whose column family holds the tagger's classes: its `split`
-    gives the real recordings, its dev the thresholds. `limit`: the first so many pairs of each
-    kind. Called again after a kill it goes on where it was. Raises ValueError where the data lacks
-    a family, and where `out` holds results of another model or other settings.
+    `data` is a manifest or folder whose column family holds the tagger's classes: the real
+    recordings come from its `split`, the thresholds from its dev split. `limit`: only this many
+    pairs of each kind. An interrupted call is resumed by the same call. Raises ValueError where
+    the data lacks a family, and where `out` holds results of another model or other settings.
     """
-    if seeds < 1 or seed < 0:
-        raise ValueError(f"seeds, seed: got {seeds}, {seed}; at least 1 and 0")
+    check_seeds(seeds, seed)
     tagger = tagger or Tagger.bundled()
     scenes = _scenes(limit)
     recordings = _families(read_manifest(data, split=split, label_column="family"))
     for family in sorted({family for scene in scenes for family in (scene.first, scene.second)}):
         if family not in recordings:
             raise ValueError(f"{data}: no recording of {family} in {split}")
-    maker = copy.copy(model)
-    maker.sampling = dataclasses.replace(model.sampling, seconds=SECONDS)
     identity = {
         "model": dict(model.training_ids),
-        "sampling": vars(maker.sampling),
+        "sampling": {**vars(model.sampling), "seconds": SECONDS},
         "tagger": tagger.sha256,
         "split": split,
         "seeds": seeds,
         "seed": seed,
         "limit": limit,
     }
-    ledger = Ledger(out / "composition.jsonl", identity)
-    judge = Judge(tagger, _thresholds(tagger, data, ledger), ledger)
-    advance = counter(progress, seeds * (3 * len(scenes) + sum(map(_batches, _prompts(scenes)))))
+    log = ResultLog(out / "composition.jsonl", identity)
+    results = SceneResults(tagger, _thresholds(tagger, data, log), log)
+    advance = step_counter(
+        progress, seeds * (3 * len(scenes) + sum(map(_batches, _prompts(scenes))))
+    )
     for own in range(seed, seed + seeds):
         folder = out / "generated" / str(own)
         for scene in scenes:
-            _measure_real(judge, scene, recordings, model.sample_rate, own, folder)
+            _measure_real(results, scene, recordings, model.sample_rate, own, folder)
             advance(1)
-        _measure_generated(judge, maker, scenes, own, folder, advance)
-    report = {"version": __version__, **identity, **summarise(list(ledger.rows.values()))}
+        _measure_generated(results, model, scenes, own, folder, advance)
+    report = {"version": __version__, **identity, **summarise(list(log.rows.values()))}
     write_json(out / "composition.json", report)
     write_text(out / "composition.md", composition_markdown(report))
     return report
 
 
-class Judge:
-    """Writes down what the tagger hears in the sounds of scenes."""
+class SceneResults:
+    """Measures the sounds of scenes with the tagger, and logs the results."""
 
-    def __init__(self, tagger: Tagger, thresholds: Array, ledger: Ledger) -> None:
-        self.tagger, self.thresholds, self.ledger = tagger, thresholds, ledger
+    def __init__(self, tagger: Tagger, thresholds: Array, log: ResultLog) -> None:
+        self.tagger, self.thresholds, self.log = tagger, thresholds, log
 
     def margins(self, scene: Scene, wave: Wave, sample_rate: int) -> list[float]:
-        """How far the scene's two families are above their thresholds in wave [N]."""
+        """How far the scores of the scene's two families exceed their thresholds in wave [N]."""
         above = source_scores(self.tagger, wave, sample_rate) - self.thresholds
         return [float(above[place]) for place in self._places(scene)]
 
-    def hear(
+    def add_sound(
         self,
         baseline: str,
         scene: Scene,
@@ -121,22 +117,22 @@ class Judge:
         sample_rate: int,
         starts: tuple[float, float] | None = None,
     ) -> None:
-        """A row of a sound that should hold both; `starts`: when they begin, where it is known."""
+        """Log a sound that should hold both families; `starts`: their true onsets, if known."""
         row: dict[str, Any] = {"margins": self.margins(scene, wave, sample_rate)}
         if scene.kind == "order":
             places = self._places(scene)
             row["onsets"] = source_onsets(self.tagger, wave, sample_rate, places)
             if starts is not None:
                 row["starts"] = list(starts)
-        self.note(baseline, scene, seed, row)
+        self.add(baseline, scene, seed, row)
 
-    def note(self, baseline: str, scene: Scene, seed: int, row: dict[str, Any]) -> None:
-        """A row that was measured elsewhere."""
+    def add(self, baseline: str, scene: Scene, seed: int, row: dict[str, Any]) -> None:
+        """Log a result."""
         head = {"baseline": baseline, "kind": scene.kind, "name": scene.name, "seed": seed}
-        self.ledger.add(_key(baseline, scene, seed), {**head, **row})
+        self.log.add(_key(baseline, scene, seed), {**head, **row})
 
     def has(self, baseline: str, scene: Scene, seed: int) -> bool:
-        return _key(baseline, scene, seed) in self.ledger
+        return _key(baseline, scene, seed) in self.log
 
     def _places(self, scene: Scene) -> list[int]:
         return [self.tagger.classes.index(family) for family in (scene.first, scene.second)]
@@ -164,9 +160,9 @@ def _families(manifest: Manifest) -> Families:
     return found
 
 
-def _thresholds(tagger: Tagger, data: Path, ledger: Ledger) -> Array:
-    """The threshold of each class [K], set once on single recordings as long as a scene."""
-    if "thresholds" not in ledger:
+def _thresholds(tagger: Tagger, data: Path, log: ResultLog) -> Array:
+    """The threshold of each class [K], set once from single recordings as long as a scene."""
+    if "thresholds" not in log:
         rate, scores, places = tagger.sample_rate, [], []
         for family, found in _families(
             read_manifest(data, split=DEV, label_column="family")
@@ -178,8 +174,8 @@ def _thresholds(tagger: Tagger, data: Path, ledger: Ledger) -> Array:
                 places.append(tagger.classes.index(family))
         rows = np.stack(scores) if scores else np.empty((0, len(tagger.classes)))
         found_thresholds = presence_thresholds(rows, np.array(places))
-        ledger.add("thresholds", {"values": list(found_thresholds), "n": len(places)})
-    return np.array(ledger.rows["thresholds"]["values"])
+        log.add("thresholds", {"values": list(found_thresholds), "n": len(places)})
+    return np.array(log.rows["thresholds"]["values"])
 
 
 def _read(recording: Recording, sample_rate: int) -> Wave:
@@ -188,23 +184,23 @@ def _read(recording: Recording, sample_rate: int) -> Wave:
 
 
 def _measure_real(
-    judge: Judge, scene: Scene, recordings: Families, rate: int, seed: int, folder: Path
+    results: SceneResults, scene: Scene, recordings: Families, rate: int, seed: int, folder: Path
 ) -> None:
-    """Two real recordings: put together, each for itself, and each for itself taken for both."""
-    if judge.has("real", scene, seed):
+    """Log two real recordings: combined, each alone, and each alone measured for both families."""
+    if results.has("real", scene, seed):
         return
     pair = _draw(scene, recordings, rate, seed)
     layers, starts = _layers(scene, pair, rate)
-    (own, other), (strange, second) = (judge.margins(scene, layer, rate) for layer in layers)
-    judge.note("apart", scene, seed, {"margins": [own, second]})
-    judge.note("first alone", scene, seed, {"margins": [own, other]})
-    judge.note("second alone", scene, seed, {"margins": [strange, second]})
+    first, second = (results.margins(scene, layer, rate) for layer in layers)
+    results.add("apart", scene, seed, {"margins": [first[0], second[1]]})
+    results.add("first alone", scene, seed, {"margins": first})
+    results.add("second alone", scene, seed, {"margins": second})
     mixed = _save(layers, folder / "real" / f"{scene.name}.wav", rate)
-    judge.hear("real", scene, seed, mixed, rate, starts)
+    results.add_sound("real", scene, seed, mixed, rate, starts)
 
 
 def _draw(scene: Scene, recordings: Families, rate: int, seed: int) -> Pair:
-    """A recording of each of a scene's families, the same for a scene and its reversal."""
+    """One recording of each of a scene's families, the same for a scene and its reversal."""
     name = scene.name.removesuffix(REVERSED)
     rng = np.random.default_rng([seed, *name.encode()])
     waves = {
@@ -219,13 +215,16 @@ def _first_readable(recordings: Sequence[Recording], rate: int) -> Wave:
     for recording in recordings:
         try:
             return _read(recording, rate)
-        except ValueError:  # one corrupt file must not end it
+        except ValueError:  # one corrupt file must not end the run
             continue
-    raise ValueError(f"{recordings[0].file}: neither it nor another of {recordings[0].label} opens")
+    raise ValueError(
+        f"{recordings[0].file}: neither this nor another recording of {recordings[0].label} is "
+        "readable"
+    )
 
 
 def _layers(scene: Scene, pair: Pair, rate: int) -> tuple[Pair, tuple[float, float] | None]:
-    """The layers of a scene made by hand, and when its sources begin where it has an order."""
+    """The layers of a scene made by hand, and the onsets of its sources if it has an order."""
     if scene.kind == "overlap":
         return at_once(*pair, rate, SECONDS), None
     first, second, starts = in_order(*pair, rate, SECONDS)
@@ -233,7 +232,7 @@ def _layers(scene: Scene, pair: Pair, rate: int) -> tuple[Pair, tuple[float, flo
 
 
 def _save(layers: Pair, file: Path, rate: int) -> Wave:
-    """Write the sum of layers to listen to; returns it."""
+    """Write the sum of the layers, for listening, and return it."""
     mixed = limit_peak(layers[0] + layers[1])
     make_folder(file.parent)
     write_audio(file, mixed, rate)
@@ -241,7 +240,7 @@ def _save(layers: Pair, file: Path, rate: int) -> Wave:
 
 
 def _prompts(scenes: Sequence[Scene]) -> tuple[list[Prompt], list[Prompt]]:
-    """What to generate: each scene, and each of its families alone by its first frozen wording."""
+    """The prompts to generate: each scene, and the first frozen prompt of each of its families."""
     wanted = {family for scene in scenes for family in (scene.first, scene.second)}
     singles: dict[str, Prompt] = {}
     for prompt in family_prompts():
@@ -252,31 +251,38 @@ def _prompts(scenes: Sequence[Scene]) -> tuple[list[Prompt], list[Prompt]]:
 
 
 def _batches(prompts: Sequence[Prompt]) -> int:
-    return -(-len(prompts) // AT_ONCE)
+    return -(-len(prompts) // BATCH_SIZE)
 
 
 def _measure_generated(
-    judge: Judge,
+    results: SceneResults,
     model: SoundCrafter,
     scenes: Sequence[Scene],
     seed: int,
     folder: Path,
     advance: Callable[[int], None],
 ) -> None:
-    """Rows of the plain prompts, and of single generations put together by hand."""
+    """Log the plain prompts, and single generations combined by hand."""
     plain, singles = _prompts(scenes)
     for prompts, name in ((plain, "prompt"), (singles, "single")):
-        generate_prompts(model, prompts, folder / name, seed=seed, progress=lambda *_: advance(1))
+        generate_prompts(
+            model,
+            prompts,
+            folder / name,
+            seed=seed,
+            seconds=SECONDS,
+            progress=lambda *_: advance(1),
+        )
     rate = model.sample_rate
     files = {prompt.family: folder / "single" / f"{prompt.name}.wav" for prompt in singles}
     for scene in scenes:
-        if not judge.has("prompt", scene, seed):
+        if not results.has("prompt", scene, seed):
             wave = read_audio(folder / "prompt" / f"{scene.name}.wav", rate)
-            judge.hear("prompt", scene, seed, wave, rate)
+            results.add_sound("prompt", scene, seed, wave, rate)
         advance(1)
-        if not judge.has("singles", scene, seed):
+        if not results.has("singles", scene, seed):
             pair = read_audio(files[scene.first], rate), read_audio(files[scene.second], rate)
             layers, starts = _layers(scene, pair, rate)
             mixed = _save(layers, folder / "singles" / f"{scene.name}.wav", rate)
-            judge.hear("singles", scene, seed, mixed, rate, starts)
+            results.add_sound("singles", scene, seed, mixed, rate, starts)
         advance(1)

@@ -1,4 +1,4 @@
-"""The figures and tables of the composition suite, from its rows."""
+"""The figures and tables of the composition suite, from its logged results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,37 +12,37 @@ from soundcrafter.evaluate.prompts import REVERSED
 Row = Mapping[str, Any]
 
 BASELINES = {
-    "apart": "two real recordings, each heard for itself (ceiling)",
+    "apart": "two real recordings, each measured alone (ceiling)",
     "real": "two real recordings, by hand",
     "singles": "two single generations, by hand",
     "prompt": "the plain prompt",
-    "alone": "one real recording, taken for both (floor)",
-    "reversed": "the reversed prompt, judged as the plain one (floor)",
+    "alone": "one real recording, measured for both (floor)",
+    "reversed": "the reversed prompt, measured as the plain one (floor)",
 }
 _ROWS_OF = {"alone": ("first alone", "second alone"), "reversed": ("prompt",)}
 MADE = ("real", "singles", "prompt")  # sounds that should hold both sources
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """Rows of the ledger -> for each kind of scene the figures of each baseline, the thresholds'
-    recordings, and the sounds that should hold both sources, the worst margins first."""
-    heard = [row for row in rows if "baseline" in row]
+    """Logged results -> for each kind of scene the figures of each baseline, the number of
+    recordings behind the thresholds, and the sounds that should hold both sources, worst first."""
+    measured = [row for row in rows if "baseline" in row]
     kinds = {
         kind: {
             baseline: _figures(found)
             for baseline in BASELINES
-            if (found := list(_of(heard, kind, baseline)))
+            if (found := list(_of(measured, kind, baseline)))
         }
         for kind in ("overlap", "order")
     }
-    made = [row for row in heard if row["baseline"] in MADE]
+    made = [row for row in measured if row["baseline"] in MADE]
     sounds = sorted(made, key=lambda row: (min(row["margins"]), row["key"]))
     recordings = next((row["n"] for row in rows if row["key"] == "thresholds"), 0)
     return {**kinds, "threshold_recordings": recordings, "sounds": sounds}
 
 
 def _of(rows: Sequence[Row], kind: str, baseline: str) -> Iterator[Row]:
-    """The rows of a baseline; the floors are made of those of others."""
+    """The rows of a baseline; the floors reuse those of other baselines."""
     names = _ROWS_OF.get(baseline, (baseline,))
     for row in rows:
         if row["kind"] != kind or row["baseline"] not in names:
@@ -54,13 +54,13 @@ def _of(rows: Sequence[Row], kind: str, baseline: str) -> Iterator[Row]:
 
 
 def _figures(rows: Sequence[Row]) -> dict[str, Any]:
-    """The figures of a baseline's rows of one kind."""
+    """The figures of one baseline and kind of scene."""
     both = [row for row in rows if min(row["margins"]) > 0]
     figures: dict[str, Any] = {"both": _share(len(both), len(rows))}
     for place, name in enumerate(("first", "second")):
         figures[name] = sum(row["margins"][place] > 0 for row in rows) / len(rows)
     if rows[0]["kind"] == "overlap":
-        if rows[0]["baseline"] != "apart":  # these are not in one sound
+        if rows[0]["baseline"] != "apart":  # there the sources are not in one sound
             balances = [-abs(level_balance(row["margins"])) for row in rows]
             figures["balance"] = float(np.median(balances))
         return figures
@@ -92,8 +92,8 @@ def composition_markdown(report: Mapping[str, Any]) -> str:
     """The report as two tables, one for each kind of scene."""
     lines = [
         f"Tagger {report['tagger'][:12]}, split {report['split']}, seed {report['seed']}, "
-        f"{report['seeds']} a scene; thresholds from {report['threshold_recordings']} recordings "
-        "of dev. Balance and onsets are what the tagger hears, see evaluate/presence.py.",
+        f"{report['seeds']} per scene; thresholds from {report['threshold_recordings']} recordings "
+        "of dev. Balance and onsets are the tagger's estimates, see evaluate/presence.py.",
         "",
         "Two at once:",
         "",
@@ -108,7 +108,7 @@ def composition_markdown(report: Mapping[str, Any]) -> str:
         "One after the other, each pair in both orders:",
         "",
         "| made of | both present | 95% interval | N | of these in order | 95% interval | N "
-        "| both and in order | begin at, median s | onset error, median s |",
+        "| both and in order | onsets, median s | onset error, median s |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for baseline, found in report["order"].items():

@@ -1,39 +1,33 @@
-"""The embedders by name: what turns a sound into features and class probabilities."""
+"""The embedders by name."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import torch
 
-from soundcrafter.audio import resample
 from soundcrafter.evaluate.aisfx import AiSFXEmbedder
-from soundcrafter.evaluate.embedding import Embedder, Embedding
+from soundcrafter.evaluate.clap_embedder import ClapEmbedder
+from soundcrafter.evaluate.embedding import Embedder
 from soundcrafter.evaluate.panns import PUBLISHED, Panns
 from soundcrafter.evaluate.tagger import Tagger
 from soundcrafter.evaluate.vggish import VGGish
-from soundcrafter.pipeline import SoundCrafter
 
 EMBEDDERS = ("tagger", "clap", "panns-16k", "panns-32k", "vggish", "aisfx")
 
 
-class ClapEmbedder:
-    """The CLAP of a model: unit-norm audio embeddings [1, E], and text embeddings beside them."""
+@dataclass(frozen=True)
+class EmbedderChoice:
+    """An embedder that was asked for, and its weights."""
 
-    def __init__(self, model: SoundCrafter) -> None:
-        self.name = "clap"
-        self.classes: tuple[str, ...] = ()
-        self.sha256 = model.part_sha256["clap_audio"]
-        self.sample_rate = model.clap.audio.config.mel.sample_rate
-        self._clap = model.clap
+    name: str  # one of EMBEDDERS
+    checkpoint: Path | None = None  # a file; for tagger and clap a model folder
+    sha256: str | None = None  # that the weights must have, or its beginning
 
-    def __call__(self, wave: np.ndarray, sample_rate: int) -> Embedding:
-        """wave [N] -> features [1, E]."""
-        own = resample(wave, sample_rate, self.sample_rate)
-        return Embedding(self._clap.embed_audio(own, self.sample_rate).cpu().numpy(), None)
-
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts -> unit-norm embeddings [N, E]."""
-        return self._clap.embed_text(list(texts)).cpu().numpy()
+    def open(self, device: str | torch.device = "cpu") -> Embedder:
+        """Load it onto a device. Raises ValueError as `open_embedder`."""
+        return open_embedder(
+            self.name, checkpoint=self.checkpoint, sha256=self.sha256, device=device
+        )
 
 
 def open_embedder(
@@ -41,19 +35,19 @@ def open_embedder(
     *,
     checkpoint: Path | None = None,
     sha256: str | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
 ) -> Embedder:
-    """An embedder of EMBEDDERS, its weights bundled (tagger; clap: of the bundled model), given
-    (`checkpoint`: a file, for tagger and clap a model folder) or fetched (aisfx must be given).
+    """One of EMBEDDERS. Its weights are `checkpoint` (a file; for tagger and clap a model folder),
+    bundled (tagger, clap) or downloaded (PANNs, VGGish); aisfx needs a checkpoint.
 
-    Raises ValueError for an unknown name and a checkpoint that is missing or of the wrong layout
-    or hash.
+    Raises ValueError for an unknown name, and for a checkpoint that is missing or has another
+    layout or hash.
     """
     embedder: Embedder
     if name == "tagger":
-        embedder = Tagger(checkpoint, device=device) if checkpoint else Tagger.bundled()
+        embedder = Tagger(checkpoint, device=device) if checkpoint else Tagger.bundled(device)
     elif name == "clap":
-        embedder = ClapEmbedder(SoundCrafter.from_pretrained(checkpoint, device, precision="fp32"))
+        embedder = ClapEmbedder(checkpoint, device)
     elif name in PUBLISHED:
         return Panns(name, checkpoint, sha256, device)
     elif name == "vggish":

@@ -1,8 +1,9 @@
-"""Sounds for a list of prompts in a folder, made once, whatever interrupts the making."""
+"""Sounds for a list of prompts. Those that exist already are kept, so that an interrupted run can
+be resumed."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,22 @@ from soundcrafter.evaluate.prompts import Prompt
 from soundcrafter.files import make_folder, read_json, write_json
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
+from soundcrafter.sound import Sound
 
 INDEX = "prompts.json"
-AT_ONCE = 8
+BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
-class Planned:
-    """One sound to be made."""
+class PlannedSound:
+    """A sound to be generated."""
 
     stem: str  # its file below the folder, without suffix
     prompt: Prompt
     seed: int
 
 
-Batch = tuple[Planned, ...]  # of one seed
+Batch = tuple[PlannedSound, ...]  # of one seed
 
 
 def generate_prompts(
@@ -38,29 +40,28 @@ def generate_prompts(
     *,
     seeds: int = 1,
     seed: int = 0,
+    seconds: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Prompt]:
     """Write a wav for each prompt and seed; returns file stem -> prompt.
 
-    With one seed, prompts that are captions of recordings get their recordings' names.
-
-    Sounds that are there are kept. Raises ValueError where the folder holds sounds of another
-    model, other prompts or seeds, or made otherwise.
+    With one seed, prompts that are captions of recordings get their recordings' names. `seconds`
+    is the length of each sound, by default the model's own. Existing sounds are kept. Raises
+    ValueError where the folder holds sounds of another model, other prompts or other settings.
     """
     batches = plan_batches(prompts, seeds, seed)
-    claim_folder(model, batches, folder, torch.get_num_threads())
+    claim_folder(model, batches, folder, torch.get_num_threads(), seconds)
     for done, batch in enumerate(batches, 1):
-        make_batch(model, batch, folder)
+        generate_files(model, batch, folder, seconds)
         if progress is not None:
             progress(done, len(batches))
     return {planned.stem: planned.prompt for batch in batches for planned in batch}
 
 
 def draw_prompts(prompts: Sequence[Prompt], limit: int | None, seed: int = 0) -> tuple[Prompt, ...]:
-    """The first `limit` of the prompts as `seed` shuffles them, in their own order; None: all.
+    """`limit` prompts drawn by `seed`, in their own order; None: all of them.
 
-    What is drawn with a lower limit is among what is drawn with a higher one. Raises ValueError
-    for a limit below 1.
+    A higher limit draws the same prompts and more. Raises ValueError for a limit below 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit: got {limit}; at least 1")
@@ -68,38 +69,50 @@ def draw_prompts(prompts: Sequence[Prompt], limit: int | None, seed: int = 0) ->
     return tuple(prompts[place] for place in sorted(chosen))
 
 
-def plan_batches(prompts: Sequence[Prompt], seeds: int = 1, seed: int = 0) -> list[Batch]:
-    """All sounds, seed by seed in the order of the prompts, as they are made at once.
-
-    A prompt that comes again, as captions do, gets other seeds: else its sounds would be one sound,
-    counted twice. Raises ValueError for no seeds and a negative one.
-    """
+def check_seeds(seeds: int, seed: int) -> None:
+    """Raise ValueError for no seeds and for a negative one."""
     if seeds < 1 or seed < 0:
         raise ValueError(f"seeds, seed: got {seeds}, {seed}; at least 1 and 0")
+
+
+def plan_batches(prompts: Sequence[Prompt], seeds: int = 1, seed: int = 0) -> list[Batch]:
+    """All sounds, seed by seed in the order of the prompts, in batches of BATCH_SIZE.
+
+    A prompt that occurs again, as captions do, gets other seeds: otherwise one sound would be
+    counted twice. Raises ValueError as `check_seeds`.
+    """
+    check_seeds(seeds, seed)
     before: Counter[str] = Counter()
-    rounds: dict[int, list[Planned]] = defaultdict(list)
+    rounds: dict[int, list[PlannedSound]] = defaultdict(list)
     for number, prompt in enumerate(prompts, 1):
         first = seed + seeds * before[prompt.text]
         before[prompt.text] += 1
         for own in range(first, first + seeds):
             stem = _stem(number, prompt, own, alone=seeds == 1)
-            rounds[own].append(Planned(stem, prompt, own))
+            rounds[own].append(PlannedSound(stem, prompt, own))
     return [
-        tuple(sounds[i : i + AT_ONCE])
+        tuple(sounds[i : i + BATCH_SIZE])
         for _, sounds in sorted(rounds.items())
-        for i in range(0, len(sounds), AT_ONCE)
+        for i in range(0, len(sounds), BATCH_SIZE)
     ]
 
 
-def claim_folder(model: SoundCrafter, batches: Sequence[Batch], folder: Path, threads: int) -> None:
-    """Make a folder, and write into it what its sounds are made of, `threads` that compute them
-    included: another number of them gives other last bits.
+def claim_folder(
+    model: SoundCrafter,
+    batches: Sequence[Batch],
+    folder: Path,
+    threads: int,
+    seconds: float | None = None,
+) -> None:
+    """Create a folder, and record in it how its sounds are made. That includes the number of
+    threads, because another number changes the last bits.
 
-    Raises ValueError where it holds sounds of something else.
+    Raises ValueError where it holds sounds that were made otherwise.
     """
+    sampling = vars(model.sampling)
     identity: dict[str, Any] = {
         "model": dict(model.training_ids),
-        "sampling": vars(model.sampling),
+        "sampling": sampling if seconds is None else {**sampling, "seconds": seconds},
         "device": model.device.type,
         "precision": model.precision,
         "threads": threads,
@@ -110,40 +123,68 @@ def claim_folder(model: SoundCrafter, batches: Sequence[Batch], folder: Path, th
     others = [name for name, value in identity.items() if before.get(name) != value]
     if others == ["threads"]:
         raise ValueError(
-            f"{folder}: holds sounds made with {before.get('threads')} threads a process, not "
-            f"{threads}; give other --processes or use another folder"
+            f"{folder}: holds sounds made with {before.get('threads')} threads per process, not "
+            f"{threads}; change --processes or use another folder"
         )
     if others:
-        raise ValueError(f"{folder}: holds sounds of other {', '.join(others)}; use another folder")
+        raise ValueError(
+            f"{folder}: holds sounds that differ in {', '.join(others)}; use another folder"
+        )
     write_json(file, identity)
 
 
-def make_batch(model: SoundCrafter, batch: Batch, folder: Path) -> bool:
-    """Write the sounds of a batch, where one of them is missing; returns whether it was so."""
-    files = sound_files(batch, folder)
-    # the whole batch or nothing of it: batches of other sizes differ in the last bits
-    if all(file.is_file() for file in files):
+def generate_batch(
+    model: SoundCrafter,
+    batch: Batch,
+    *,
+    exists: Callable[[PlannedSound], bool],
+    save: Callable[[PlannedSound, Sound], None],
+    seconds: float | None = None,
+) -> bool:
+    """Generate and save the sounds of a batch unless all of them exist; returns whether it did.
+
+    The whole batch is generated even if one sound is missing: batches of other sizes differ in the
+    last bits.
+    """
+    if all(exists(planned) for planned in batch):
         return False
     texts = [planned.prompt.text for planned in batch]
-    sounds = model.generate(texts, seed=batch[0].seed, batch_size=AT_ONCE)
-    for file, sound in zip(files, sounds, strict=True):
-        make_folder(file.parent)
-        sound.save(file)
+    sounds = model.generate(texts, seed=batch[0].seed, seconds=seconds, batch_size=BATCH_SIZE)
+    for planned, sound in zip(batch, sounds, strict=True):
+        save(planned, sound)
     return True
 
 
-def sound_files(batch: Batch, folder: Path) -> tuple[Path, ...]:
-    """Where the sounds of a batch are, or will be."""
-    return tuple(folder / f"{planned.stem}.wav" for planned in batch)
+def generate_files(
+    model: SoundCrafter, batch: Batch, folder: Path, seconds: float | None = None
+) -> bool:
+    """`generate_batch` to the files of a folder, see `sound_file`."""
+
+    def save(planned: PlannedSound, sound: Sound) -> None:
+        file = sound_file(planned, folder)
+        make_folder(file.parent)
+        sound.save(file)
+
+    return generate_batch(
+        model,
+        batch,
+        exists=lambda planned: sound_file(planned, folder).is_file(),
+        save=save,
+        seconds=seconds,
+    )
+
+
+def sound_file(planned: PlannedSound, folder: Path) -> Path:
+    """The file of a sound, whether it exists or not."""
+    return folder / f"{planned.stem}.wav"
 
 
 def _stem(number: int, prompt: Prompt, seed: int, *, alone: bool) -> str:
-    """The file's name without suffix."""
     if prompt.name:
         return prompt.name if alone else f"{prompt.name}-{seed}"
     return f"{number:04d}-{slug(prompt.text)}-{seed}"
 
 
 def slug(text: str) -> str:
-    """The letters a to z and digits of a text, for a file name; what it leaves out becomes "-"."""
+    """A text for a file name: the letters a to z and digits, everything else replaced by "-"."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "sound"

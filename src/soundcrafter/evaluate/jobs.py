@@ -1,4 +1,4 @@
-"""Generating and embedding for an evaluation, in this process or shared out among several."""
+"""Sounds for prompts, generated and embedded in this process or by several."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -7,13 +7,18 @@ from pathlib import Path
 
 import torch
 
-from soundcrafter.evaluate.embedders import open_embedder
-from soundcrafter.evaluate.embedding import Embedder
-from soundcrafter.evaluate.embeddings import embed_file
-from soundcrafter.evaluate.generate import AT_ONCE, Batch, claim_folder, make_batch, sound_files
-from soundcrafter.evaluate.ledger import Ledger
+from soundcrafter.evaluate.embedders import EmbedderChoice
+from soundcrafter.evaluate.embedding import Embedded, Embedder, Embedding, collect, embed_file
+from soundcrafter.evaluate.generate import (
+    BATCH_SIZE,
+    Batch,
+    claim_folder,
+    generate_files,
+    sound_file,
+)
+from soundcrafter.evaluate.result_log import ResultLog
 from soundcrafter.pipeline import SoundCrafter
-from soundcrafter.progress import Progress
+from soundcrafter.progress import Progress, step_counter
 from soundcrafter.workers import Workers
 
 GENERATED, EMBEDDINGS = "generated", "embeddings"  # folders of an evaluation
@@ -22,15 +27,25 @@ TIMES = "times.jsonl"
 
 @dataclass(frozen=True)
 class Tools:
-    """What makes sounds, and what listens to them."""
+    """The model that generates, and the embedders of what it generates."""
 
     model: SoundCrafter
     embedders: tuple[Embedder, ...]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a process does at once: make a batch, then embed its files, or files that are there."""
+class Results:
+    """The embeddings of both sides, by each embedder, and the time that generating took."""
+
+    generated: list[Embedded]
+    reference: list[Embedded]  # of the files that could be read
+    unreadable: dict[Path, str]  # the other files of the reference, with the reason
+    seconds_per_clip: float | None  # None where it is not known
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One step of a process: generate a batch and embed its files, or embed existing files."""
 
     out: Path  # the evaluation's folder
     files: tuple[Path, ...]
@@ -38,70 +53,80 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What became of a job."""
+class _Done:
+    """The result of a job."""
 
-    job: Job
-    seconds: float | None  # that making the batch took; None where it was there
+    job: _Job
+    embeddings: dict[Path, list[Embedding]]  # of each file, by each embedder
+    unreadable: dict[Path, str]  # file -> reason
+    seconds: float | None  # that generating the batch took; None where it existed
 
 
-def open_tools(
-    model: str | None, device: str, embedders: Sequence[tuple[str, Path | None, str | None]]
-) -> Tools:
-    """A model by name, and embedders by name, checkpoint and sha256 (see `open_embedder`)."""
+def open_tools(model: str | None, device: str, embedders: Sequence[EmbedderChoice]) -> Tools:
+    """Load a model by name, and embedders, onto one device."""
     crafter = SoundCrafter.from_pretrained(model, device, precision="fp32")
-    listeners = [
-        open_embedder(name, checkpoint=checkpoint, sha256=sha256)
-        for name, checkpoint, sha256 in embedders
-    ]
-    return Tools(crafter, tuple(listeners))
+    return Tools(crafter, tuple(choice.open(crafter.device) for choice in embedders))
 
 
-def make_and_embed(
+def generate_and_embed(
     tools: Tools,
     batches: Sequence[Batch],
     reference: Iterable[Path],
     out: Path,
     workers: Workers[Tools] | None = None,
     progress: Progress | None = None,
-) -> float | None:
-    """Write what is missing of out/generated and out/embeddings, in this process by `tools`, or by
-    `workers`, which open the same.
+) -> Results:
+    """Write what is missing in out/generated and out/embeddings, with `tools` in this process, or
+    by `workers`, which open the same tools; returns all embeddings.
 
-    Returns the seconds a sound that making took, in this run and those that were cut short: of the
-    machine, so that two processes take half of each one's. None where that is not known.
+    The seconds per clip cover earlier runs that were interrupted too. They are those of the whole
+    machine: two processes that generate one clip each in 2 s count as 1 s per clip.
     """
     processes = workers.processes if workers else 1
     folder = out / GENERATED
     claim_folder(tools.model, batches, folder, threads_of(workers))
-    jobs = [Job(out, sound_files(batch, folder), batch) for batch in batches]
+    jobs = [_Job(out, tuple(sound_file(p, folder) for p in batch), batch) for batch in batches]
     real = list(reference)
-    # last: they are short, so that no process is left alone with a long one at the end
-    jobs += [Job(out, tuple(real[i : i + AT_ONCE])) for i in range(0, len(real), AT_ONCE)]
-    times = Ledger(out / TIMES, {"seconds": "of the machine, by first sound of a batch"})
-    finished, total = 0, sum(len(job.files) for job in jobs)
+    # last, because they are short: no process is left alone with a long job at the end
+    jobs += [_Job(out, tuple(real[i : i + BATCH_SIZE])) for i in range(0, len(real), BATCH_SIZE)]
+    times = ResultLog(out / TIMES, {"seconds": "of the machine, by first sound of a batch"})
+    report_progress = step_counter(progress, sum(len(job.files) for job in jobs))
+    found: dict[Path, list[Embedding]] = {}
+    unreadable: dict[Path, str] = {}
     for done in workers.map(_do, jobs) if workers else (_do(tools, job) for job in jobs):
+        files = done.job.files
+        found |= done.embeddings
+        unreadable |= done.unreadable
         if done.seconds is not None:
-            row = {"sounds": len(done.job.files), "seconds": done.seconds / processes}
-            times.add(done.job.files[0].relative_to(folder).as_posix(), row)
-        finished += len(done.job.files)
-        if progress is not None:
-            progress(finished, total)
+            row = {"sounds": len(files), "seconds": done.seconds / processes}
+            times.add(files[0].relative_to(folder).as_posix(), row)
+        report_progress(len(files))
     rows = times.rows.values()
-    return sum(r["seconds"] for r in rows) / sum(r["sounds"] for r in rows) if rows else None
+    made = [sound_file(planned, folder) for batch in batches for planned in batch]
+    return Results(
+        collect(tools.embedders, [found[file] for file in made]),
+        collect(tools.embedders, [found[file] for file in real if file not in unreadable]),
+        unreadable,
+        sum(r["seconds"] for r in rows) / sum(r["sounds"] for r in rows) if rows else None,
+    )
 
 
 def threads_of(workers: Workers[Tools] | None) -> int:
-    """The threads a process that computes sounds has; without workers, this one."""
+    """The threads of each process that generates: of the workers, or else of this process."""
     return workers.threads if workers else torch.get_num_threads()
 
 
-def _do(tools: Tools, job: Job) -> Done:
-    began, made = time.perf_counter(), False
+def _do(tools: Tools, job: _Job) -> _Done:
+    began, generated = time.perf_counter(), False
     if job.batch is not None:
-        made = make_batch(tools.model, job.batch, job.out / GENERATED)
+        generated = generate_files(tools.model, job.batch, job.out / GENERATED)
     seconds = time.perf_counter() - began
+    embeddings, unreadable = {}, {}
     for file in job.files:
-        for embedder in tools.embedders:
-            embed_file(embedder, file, job.out / EMBEDDINGS)
-    return Done(job, seconds if made else None)
+        try:
+            embeddings[file] = embed_file(tools.embedders, file, job.out / EMBEDDINGS)
+        except ValueError as error:
+            if job.batch is not None:
+                raise
+            unreadable[file] = str(error)
+    return _Done(job, embeddings, unreadable, seconds if generated else None)

@@ -1,4 +1,4 @@
-"""Sounds that were judged, kept as wav files in a folder of each family, for an outside judge."""
+"""Copies of the measured sounds as wav files in one folder per family, for an external judge."""
 
 import hashlib
 import shutil
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from soundcrafter.audio import Wave, write_audio
-from soundcrafter.evaluate.generate import Batch, claim_folder, slug, sound_files
-from soundcrafter.evaluate.ledger import Ledger
+from soundcrafter.evaluate.generate import Batch, claim_folder, slug, sound_file
+from soundcrafter.evaluate.result_log import ResultLog
 from soundcrafter.files import make_folder, replacing
 from soundcrafter.pipeline import SoundCrafter
 
-IDENTITY = "kept.jsonl"  # says what the sounds of a folder are made of
+IDENTITY = "kept.jsonl"  # records how the sounds of a folder were made
 
 
 class KeptSounds:
@@ -22,15 +22,15 @@ class KeptSounds:
         """Raises ValueError where the folder holds sounds of another identity."""
         self._folder = folder
         if folder is not None:
-            Ledger(folder / IDENTITY, identity)
+            ResultLog(folder / IDENTITY, identity)
 
     def has(self, link: str, family: str, name: str) -> bool:
-        """Whether there is nothing left to save: the sound is there, or none is wanted."""
+        """Whether there is nothing left to save: the sound exists, or none is kept."""
         file = self._file(link, family, name)
         return file is None or file.is_file()
 
     def save(self, link: str, family: str, name: str, wave: Wave, sample_rate: int) -> None:
-        """Write wave [N] as 16-bit PCM, whole or not at all."""
+        """Write wave [N] as 16-bit PCM, completely or not at all."""
         file = self._file(link, family, name)
         if file is not None:
             make_folder(file.parent)
@@ -39,28 +39,27 @@ class KeptSounds:
     def _file(self, link: str, family: str, name: str) -> Path | None:
         if self._folder is None:
             return None
-        return self._folder / link / family / f"{file_stem(name)}.wav"
+        return self._folder / link / family / f"{_file_stem(name)}.wav"
 
 
-def file_stem(name: str) -> str:
-    """A file name for any text: its letters and digits, and a hash that tells texts apart."""
+def _file_stem(name: str) -> str:
+    """A file name for any text: its letters and digits, and a hash that keeps names apart."""
     return f"{slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def claim_families(
     model: SoundCrafter, batches: Sequence[Batch], folder: Path, threads: int
 ) -> None:
-    """Check, before any sound is made, that `keep_by_family` can put these into `folder`, and
-    write into it what they are made of.
+    """Check, before any sound is generated, that `keep_by_family` can copy these to `folder`, and
+    record in it how they are made.
 
-    Raises ValueError for prompts without a family, for a family that cannot be a folder's name,
-    and where the folder holds sounds of something else.
+    Raises ValueError for prompts without a family, for a family that cannot be a folder name, and
+    where the folder holds sounds that were made otherwise.
     """
     families = {planned.prompt.family for batch in batches for planned in batch}
     if "" in families:
         raise ValueError(
-            "--keep: these prompts have no family to be sorted by; allowed: --prompts families, "
-            "free, or a csv with a family in each row"
+            "--keep: these prompts have no family to sort them by; it needs a family in each row"
         )
     odd = sorted(name for name in families if name in (".", "..") or set(name) & set("/\\\0"))
     if odd:
@@ -71,8 +70,8 @@ def claim_families(
 def keep_by_family(batches: Sequence[Batch], generated: Path, folder: Path) -> None:
     """Copy the sounds of `generated` to <family>/<the same name>.wav below `folder`."""
     for batch in batches:
-        for planned, file in zip(batch, sound_files(batch, generated), strict=True):
-            copy = folder / planned.prompt.family / f"{planned.stem}.wav"
+        for planned in batch:
+            copy = sound_file(planned, folder / planned.prompt.family)
             make_folder(copy.parent)
             with replacing(copy) as temporary:
-                shutil.copyfile(file, temporary)
+                shutil.copyfile(sound_file(planned, generated), temporary)

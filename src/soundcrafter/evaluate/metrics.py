@@ -1,4 +1,4 @@
-"""The figures of the field as pure functions of numpy arrays, computed in float64."""
+"""The metrics, as pure functions of numpy arrays, computed in float64."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
 
     |mu_x - mu_y|^2 + Tr(S_x) + Tr(S_y) - 2 Tr (S_x S_y)^1/2 (Heusel et al. 2017, 1706.08500). With
     A = centred features / sqrt(N - 1) the last trace is the sum of the singular values of
-    A_x A_y^T: no imaginary part, and exact for N below D too. Its expectation depends on N.
+    A_x A_y^T: it has no imaginary part, and is exact for N < D too. Its expectation depends on N.
     Raises ValueError for fewer than two rows, different D, and values that are not finite.
     """
     x, y = _features("x", x, 2), _features("y", y, 2)
@@ -34,8 +34,8 @@ def inception_score(probs: np.ndarray, splits: int = 10, seed: int = 0) -> tuple
     """Inception score of class probabilities [N, K]: mean and standard deviation over splits.
 
     exp(mean KL(p || mean p)) in each split (Salimans et al. 2016, 1606.03498), after a shuffle by
-    `seed`; from 1 to the smaller of K and N / splits. Raises ValueError for rows that are no
-    distributions and fewer rows than splits.
+    `seed`; from 1 to the smaller of K and N / splits. Raises ValueError for rows that are not
+    distributions, and for fewer rows than splits.
     """
     probs = _distributions("probs", probs)
     if not 1 <= splits <= len(probs):
@@ -51,8 +51,8 @@ def inception_score(probs: np.ndarray, splits: int = 10, seed: int = 0) -> tuple
 def kl_divergence(reference: np.ndarray, generated: np.ndarray) -> float:
     """Mean KL(reference || generated) of paired class probabilities [N, K], in nats; 0 or more.
 
-    Probabilities of `generated` count as at least 1e-7; zeros of `reference` add nothing. Raises
-    ValueError for different shapes and rows that are no distributions.
+    Probabilities of `generated` count as at least 1e-7; zeros of `reference` contribute nothing.
+    Raises ValueError for different shapes and rows that are not distributions.
     """
     reference, generated = _distributions("reference", reference), _distributions("gen", generated)
     _same_shape(reference, generated)
@@ -64,8 +64,9 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Kernel distance (KID) of features x [N, D] and y [M, D]: mean and std over subsets.
 
-    The unbiased MMD^2 with kernel (a.b / D + 1)^3 (Binkowski et al. 2018, 1801.01401); about 0 for
-    equal distributions, and below 0 by chance. Raises ValueError for subsets larger than N or M.
+    The unbiased MMD^2 with kernel (a.b / D + 1)^3 (Binkowski et al. 2018, 1801.01401). It is about
+    0 for equal distributions, and may be slightly negative. Raises ValueError for subsets larger
+    than N or M.
     """
     x, y = _features("x", x, 2), _features("y", y, 2)
     _same_width(x, y)
@@ -98,16 +99,17 @@ def clap_score(text: np.ndarray, audio: np.ndarray) -> float:
 def density_coverage(
     real: np.ndarray, fake: np.ndarray, neighbours: int = 5
 ) -> tuple[float, float]:
-    """Density (0 up, 1 where alike) and coverage (0 to 1) of fake [M, D] around real [N, D].
+    """Density (0 or more, 1 for equal distributions) and coverage (0 to 1) of fake [M, D] around
+    real [N, D].
 
-    By balls around real samples that reach to their k-th neighbour (Naeem et al. 2020, 2002.09797,
-    eq. 3 and 4). Raises ValueError for fewer real rows than `neighbours` + 1.
+    Both use balls around the real samples that reach to their k-th neighbour (Naeem et al. 2020,
+    2002.09797, eq. 3 and 4). Raises ValueError for fewer real rows than `neighbours` + 1.
     """
     real, fake = _features("real", real, 1), _features("fake", fake, 1)
     _same_width(real, fake)
     if not 1 <= neighbours < len(real):
         raise ValueError(f"neighbours: got {neighbours}; allowed: 1 to {len(real) - 1}")
-    radii = np.sort(_distances(real, real), axis=1)[:, neighbours]  # place 0 is the point itself
+    radii = np.sort(_distances(real, real), axis=1)[:, neighbours]  # column 0 is the point itself
     inside = _distances(real, fake) <= radii[:, None]
     return float(inside.sum() / (neighbours * len(fake))), float(inside.any(1).mean())
 
@@ -135,13 +137,13 @@ def log_mel_distance(real: np.ndarray, fake: np.ndarray, mel: MelConfig) -> floa
 def log_spectral_distance(
     real: np.ndarray, fake: np.ndarray, sample_rate: int, low: float, high: float
 ) -> float:
-    """Log-spectral distance of waves [N] at `sample_rate` Hz in the band from `low` up to, and
-    without, `high` Hz; in dB, 0 or more.
+    """Log-spectral distance of waves [N] at `sample_rate` Hz in the band from `low` (included) to
+    `high` (excluded) Hz; in dB, 0 or more.
 
     The mean over frames of sqrt(mean over the band's bins of (20 log10 |R| / |F|)^2) (Gray and
     Markel 1976), |R| and |F| the magnitudes of an STFT with a Hann window of 2048 samples and hop
     512, centred frames. Magnitudes of both count as at least 1e-4 of the largest one of `real` in
-    any bin and frame, 80 dB below it. Raises ValueError for different lengths, waves of 1024
+    any bin and frame (80 dB below it). Raises ValueError for different lengths, waves of 1024
     samples or fewer, a silent `real` and a band without a bin.
     """
     pair = _waves(real, fake)
@@ -158,13 +160,13 @@ def log_spectral_distance(
     ]  # [bins, frames] each
     floor = float(spectra[0].max()) * 1e-4
     if floor == 0:
-        raise ValueError("real: it is silent, so that no magnitude is 80 dB below its largest")
+        raise ValueError("real: it is silent, so its largest magnitude is 0")
     levels = [20.0 * spectrum[inside].clamp(min=floor).log10() for spectrum in spectra]
     return float((levels[0] - levels[1]).square().mean(0).sqrt().mean())
 
 
 def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The interval that holds a share with 95% confidence (Wilson 1927), after hits of total.
+    """Wilson's score interval (1927) of the share hits / total, by default at 95% confidence.
 
     Raises ValueError where total is 0 or hits are not between 0 and total.
     """
@@ -177,16 +179,16 @@ def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, floa
 
 
 def retrieval(similarity: np.ndarray, relevant: np.ndarray) -> dict[str, tuple[float, float]]:
-    """How well queries find their hits: name -> (figure, what chance gives).
+    """How well queries find their hits: metric -> (value, expected value by chance).
 
     similarity [Q, C] of queries and candidates, higher is nearer; relevant [Q, C] bool: the hits.
     r1, r5, r10: the share of queries with a hit among the first K candidates. map10: the mean over
     queries of average precision in the first 10, the sum of precision at each hit over
-    min(hits, 10), which 10 hits in front bring to 1. median_rank: of the first hit, from 1.
-    Ties count against the model: a hit stands behind every wrong candidate of the same score, so
-    that a model which gives all pairs one score finds nothing by luck of the order. Chance is
-    exact for an order drawn at random: the expectation, and for median_rank the lowest rank at
-    which half of the queries or more have found a hit.
+    min(hits, 10). median_rank: of the first hit, counted from 1.
+    Ties count against the model: a hit ranks behind every wrong candidate of the same score, so
+    that a model which gives all pairs the same score finds nothing by luck. Chance is exact for a
+    random order: the expectation, and for median_rank the lowest rank at which at least half of
+    the queries have found a hit.
     Raises ValueError for other shapes, values that are not finite and a query without a hit.
     """
     similarity, relevant = _features("similarity", similarity, 1), np.asarray(relevant)
@@ -213,10 +215,10 @@ def _retrieval_by_chance(hits: np.ndarray, candidates: int) -> dict[str, float]:
     counts, queries = np.unique(hits, return_counts=True)
     weights, hits = queries / queries.sum(), counts[:, None]  # [R], [R, 1]
     before = np.arange(candidates)
-    # no hit in the first k: each of them is drawn from the wrong ones among those that are left
+    # no hit in the first k: each is drawn from the wrong candidates among those left
     missed = np.cumprod((candidates - hits - before).clip(min=0) / (candidates - before), axis=1)
     within = 1.0 - weights @ missed  # [C], a hit among the first 1, 2, ...
-    # a hit at place i, and how many of the places before it are hits too
+    # a hit at rank i, and the expected number of hits before it
     earlier = before[:10] * (hits - 1) / max(candidates - 1, 1)
     precision = hits / candidates * (1.0 + earlier) / (before[:10] + 1)
     chance = {f"r{k}": float(within[min(k, candidates) - 1]) for k in (1, 5, 10)}

@@ -1,20 +1,20 @@
-"""Two sounds put together by hand, as a sound designer would: at once, or one after the other."""
+"""Two sounds combined as a sound designer would: at once, or one after the other."""
 
 import numpy as np
 
 from soundcrafter.audio import Wave, fit_length, normalize_peak
 
 GAP = 0.3  # seconds of silence before each of two sounds in order
-LEVEL = 0.1  # root mean square of each sound: two of them seldom pass full scale
-ACTIVE = 1e-3  # frames with less than this share of the loudest one's power are pauses
-EVENT = 0.1  # an event begins and ends where it passes this share of its highest level
+LEVEL = 0.1  # root mean square of each sound; the sum of two seldom exceeds full scale
+ACTIVE = 1e-3  # frames with less power than this, relative to the loudest one, are pauses
+EVENT = 0.1  # an event begins and ends where it crosses this share of its highest level
 _FRAME = 0.02  # seconds
 
 
 def at_once(first: Wave, second: Wave, sample_rate: int, seconds: float) -> tuple[Wave, Wave]:
-    """Two waves -> two layers [N] of equal level that last all the time; their sum is the mix.
+    """Two waves -> two layers [N] of equal level and full length; their sum is the mix.
 
-    A shorter sound starts again until the time is over.
+    A shorter sound is repeated.
     """
     length = round(seconds * sample_rate)
     pair = (fit_length(normalize_peak(wave), length, "repeat") for wave in (first, second))
@@ -25,11 +25,11 @@ def at_once(first: Wave, second: Wave, sample_rate: int, seconds: float) -> tupl
 def in_order(
     first: Wave, second: Wave, sample_rate: int, seconds: float
 ) -> tuple[Wave, Wave, tuple[float, float]]:
-    """Two waves -> two layers [N] of equal level, whose sum is the sequence, and when each begins,
+    """Two waves -> two layers [N] of equal level, whose sum is the sequence, and the onset of each
     in seconds.
 
-    Each is cut to its event, GAP after the start and after the first one's end, and to half of the
-    time.
+    Each is trimmed to its event and to half of the time. The first begins after GAP, the second
+    GAP after the end of the first.
     """
     length, gap = round(seconds * sample_rate), round(GAP * sample_rate)
     most = (length - 2 * gap) // 2
@@ -45,14 +45,14 @@ def in_order(
 
 
 def _equal(wave: Wave, sample_rate: int) -> Wave:
-    """wave [N] at the root mean square LEVEL, pauses not counted."""
+    """wave [N] scaled to the root mean square LEVEL, not counting pauses."""
     powers = _powers(wave, sample_rate)
     level = np.sqrt(powers[powers >= ACTIVE * powers.max()].mean())
     return wave if level == 0 else (wave * (LEVEL / level)).astype(np.float32)
 
 
 def _event(wave: Wave, sample_rate: int) -> Wave:
-    """wave [N] without the quiet before and after its event."""
+    """wave [N] without the quiet parts before and after its event."""
     powers = _powers(wave, sample_rate)
     loud = np.flatnonzero(powers >= EVENT**2 * powers.max())
     frame = len(wave) // len(powers)
@@ -60,6 +60,6 @@ def _event(wave: Wave, sample_rate: int) -> Wave:
 
 
 def _powers(wave: Wave, sample_rate: int) -> np.ndarray:
-    """Mean power of each frame of wave [N], at least one."""
+    """The mean power of each frame of wave [N]; at least one frame."""
     frame = min(round(_FRAME * sample_rate), len(wave))
     return np.square(wave[: len(wave) // frame * frame].reshape(-1, frame)).mean(1)

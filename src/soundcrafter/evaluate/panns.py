@@ -1,5 +1,5 @@
-"""PANNs Cnn14 (Kong et al. 2020, 1912.10211): the tagger in whose features FD, IS and KL are
-usually stated. Our own code for the published checkpoints' layout."""
+"""PANNs Cnn14 (Kong et al. 2020, 1912.10211): the tagger that FD, IS and KL are usually computed
+with. Our own code for the layout of the published checkpoints."""
 
 from pathlib import Path
 
@@ -58,15 +58,15 @@ class Cnn14(nn.Module):
 
 
 class Panns:
-    """Cnn14 as an embedder: 2048 features after the ReLU of fc1; the softmax over 527 logits, as
-    audioldm_eval takes it for IS and KL (Cnn14 itself ends in sigmoids)."""
+    """Cnn14 as an embedder: 2048 features after the ReLU of fc1, and the softmax over 527 logits,
+    which audioldm_eval uses for IS and KL (Cnn14 itself ends in sigmoids)."""
 
     def __init__(
         self,
         name: str = "panns-16k",
         checkpoint: Path | None = None,
         sha256: str | None = None,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
     ) -> None:
         path = find_checkpoint(PUBLISHED[name], checkpoint, sha256)
         state = read_state(path)
@@ -90,7 +90,7 @@ class Panns:
     @torch.inference_mode()
     def __call__(self, wave: np.ndarray, sample_rate: int) -> Embedding:
         """wave [N] -> features [1, 2048], probabilities [527]. Sounds of less than 64 frames
-        (.64 s) are padded with silence."""
+        (0.64 s) are padded with silence."""
         own = resample(wave, sample_rate, self.sample_rate)
         short = max(_MIN_FRAMES * self._hop - len(own), 0)
         features, logits = self.network(self.log_mel(np.pad(own, (0, short))))

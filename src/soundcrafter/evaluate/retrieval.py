@@ -1,38 +1,37 @@
-"""Whether a model's CLAP finds sounds by their captions, and captions by their sounds."""
+"""Retrieval with a model's CLAP: sounds by their captions, and captions by their sounds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from soundcrafter.audio import audio_info, normalize_peak, read_audio
 from soundcrafter.data.manifest import Recording, normalize_caption, read_manifest
 from soundcrafter.device import choose_device
+from soundcrafter.evaluate.clap_embedder import load_clap
 from soundcrafter.evaluate.metrics import retrieval, wilson_interval
 from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.models.clap import Clap
-from soundcrafter.models.clap_audio import ClapAudio
-from soundcrafter.models.clap_text import ClapText
 from soundcrafter.progress import Progress
 from soundcrafter.store import ModelFolder
 from soundcrafter.version import __version__
 
 LEVEL = 0.5  # peak of a recording, as in training
-TEXTS_AT_ONCE = 256
-DECIMALS = 6  # of a cosine: beyond them float32 embeddings say nothing, and equal ones are a tie
+TEXT_BATCH_SIZE = 256
+DECIMALS = 6  # of a cosine: float32 embeddings are no more precise, and equal ones must tie
 DIRECTIONS = ("text_to_audio", "audio_to_text")
 FIGURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "map10": "mAP@10", "median_rank": "median rank"}
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One sound with all that is said of it."""
+    """One sound with all its captions."""
 
     name: str  # of its file, the same on every machine
     recording: Recording
-    captions: Mapping[str, str]  # normalised -> as written, where it came first
+    captions: Mapping[str, str]  # normalised -> as first written
 
 
 def evaluate_retrieval(
@@ -47,28 +46,24 @@ def evaluate_retrieval(
     """Measure retrieval on a split of a manifest with captions; writes report.json and report.md
     into `out` and returns the report.
 
-    Queries and candidates are the clips and the distinct captions (`normalize_caption`); rows of
-    one stretch of a file are captions of one clip. A clip is a hit for a caption, and the caption
-    for the clip, where one of the clip's captions is equal to it. Only the folder's CLAP is loaded.
-    Similarities are held whole, clips times captions. Raises ValueError where the folder has no
-    CLAP, where the data has no captions, and where no clip can be read.
+    Queries and candidates are the clips and the distinct captions (`normalize_caption`). Rows with
+    the same section of a file are captions of one clip. A clip and a caption are relevant to each
+    other where the clip has that caption. Only the folder's CLAP is loaded. All similarities, clips
+    times captions, are held in memory. Raises ValueError where the folder has no CLAP, where the
+    data has no captions, and where no clip can be read.
     """
     folder.require("clap_audio", "clap_text")
     clips, skipped = read_clips(data, split)
-    clap = Clap(
-        cast(ClapAudio, folder.load("clap_audio")),
-        cast(ClapText, folder.load("clap_text")),
-        folder.load_tokenizer(),
-    ).to(choose_device(device))
+    clap = load_clap(folder, choose_device(device))
     audio, clips, unread = embed_clips(clap, clips, progress)
     skipped |= unread
     if not clips:
         raise ValueError(f"{data}: no readable recording with a caption ({len(skipped)} skipped)")
     captions: dict[str, str] = {}
     for clip in reversed(clips):
-        captions |= clip.captions  # as the first clip that has it writes it
+        captions |= clip.captions  # reversed: the wording of the first clip wins
     texts = _embed_texts(clap, list(captions.values()))
-    said = np.array([[caption in clip.captions for caption in captions] for clip in clips])
+    relevant = np.array([[caption in clip.captions for caption in captions] for clip in clips])
     report = {
         "version": __version__,
         "model": {name: folder.parts[name].training_id for name in ("clap_audio", "clap_text")},
@@ -78,9 +73,9 @@ def evaluate_retrieval(
         "level": LEVEL,
         "clips": len(clips),
         "captions": len(captions),
-        "pairs": int(said.sum()),
+        "pairs": int(relevant.sum()),
         "skipped": skipped,
-        **retrieval_both_ways(audio, texts, said),
+        **retrieval_both_ways(audio, texts, relevant),
     }
     make_folder(out)
     write_json(out / "report.json", report)
@@ -89,21 +84,21 @@ def evaluate_retrieval(
 
 
 def read_clips(data: Path, split: str) -> tuple[list[Clip], dict[str, str]]:
-    """The clips of a split with their captions, and what was left out: file -> reason.
+    """The clips of a split with their captions, and the skipped files: file -> reason.
 
     Raises ValueError as `read_manifest`.
     """
     manifest = read_manifest(data, split=split, need_caption=True)
     skipped = dict(manifest.skipped)
-    stretches: dict[tuple[Path, float, float], list[Recording]] = {}
+    sections: dict[tuple[Path, float, float], list[Recording]] = {}
     for recording in manifest.recordings:
         if normalize_caption(recording.caption or ""):
-            place = recording.file, recording.start, recording.seconds
-            stretches.setdefault(place, []).append(recording)
+            section = recording.file, recording.start, recording.seconds
+            sections.setdefault(section, []).append(recording)
         else:
-            skipped[manifest.name(recording)] = "its caption holds nothing but stop-words"
+            skipped[manifest.name(recording)] = "its caption holds nothing but stop words"
     clips = []
-    for rows in stretches.values():
+    for rows in sections.values():
         written = [row.caption or "" for row in reversed(rows)]
         captions = {normalize_caption(text): text for text in written}
         clips.append(Clip(manifest.name(rows[0]), rows[0], captions))
@@ -113,9 +108,9 @@ def read_clips(data: Path, split: str) -> tuple[list[Clip], dict[str, str]]:
 def embed_clips(
     clap: Clap, clips: Sequence[Clip], progress: Progress | None = None
 ) -> tuple[np.ndarray, list[Clip], dict[str, str]]:
-    """Embeddings [N, E] of the clips that can be read, those clips, and file -> reason of others.
+    """Embeddings [N, E] of the clips that can be read, those clips, and the others: file -> reason.
 
-    Each is read at its own rate, levelled to a peak of LEVEL and embedded alone and whole.
+    Each is read at its own rate, normalised to a peak of LEVEL, and embedded in full length.
     """
     rows: list[np.ndarray] = []
     kept: list[Clip] = []
@@ -137,23 +132,25 @@ def embed_clips(
 
 def _embed_texts(clap: Clap, texts: Sequence[str]) -> np.ndarray:
     """Texts -> embeddings [M, E]."""
-    batches = [texts[i : i + TEXTS_AT_ONCE] for i in range(0, len(texts), TEXTS_AT_ONCE)]
+    batches = [texts[i : i + TEXT_BATCH_SIZE] for i in range(0, len(texts), TEXT_BATCH_SIZE)]
     return np.concatenate([clap.embed_text(batch).cpu().numpy() for batch in batches])
 
 
-def retrieval_both_ways(audio: np.ndarray, texts: np.ndarray, said: np.ndarray) -> dict[str, Any]:
+def retrieval_both_ways(
+    audio: np.ndarray, texts: np.ndarray, relevant: np.ndarray
+) -> dict[str, Any]:
     """The figures of both directions.
 
-    audio [N, E] and texts [M, E]: unit-norm rows; said [N, M] bool: the captions of each clip.
+    audio [N, E] and texts [M, E]: unit-norm rows; relevant [N, M] bool: the captions of each clip.
     Raises ValueError as `metrics.retrieval`.
     """
     cosines = np.round(audio.astype(np.float64) @ texts.astype(np.float64).T, DECIMALS)
-    pairs = {"text_to_audio": (cosines.T, said.T), "audio_to_text": (cosines, said)}
+    pairs = {"text_to_audio": (cosines.T, relevant.T), "audio_to_text": (cosines, relevant)}
     return {name: _direction(*pairs[name]) for name in DIRECTIONS}
 
 
 def _direction(similarity: np.ndarray, relevant: np.ndarray) -> dict[str, Any]:
-    """Figures of queries [Q] over candidates [C]; shares with their 95% intervals."""
+    """The figures of Q queries over C candidates [Q, C]; shares have a 95% interval."""
     queries, candidates = relevant.shape
     found: dict[str, Any] = {"queries": queries, "candidates": candidates}
     for name, (value, chance) in retrieval(similarity, relevant).items():
@@ -164,7 +161,7 @@ def _direction(similarity: np.ndarray, relevant: np.ndarray) -> dict[str, Any]:
 
 
 def retrieval_markdown(report: Mapping[str, Any]) -> str:
-    """The report as a table, a row a figure."""
+    """The report as a table, one row per figure."""
     parts = ", ".join(f"{name} {identity}" for name, identity in report["model"].items())
     lines = [
         f"Model {parts}; split {report['split']}: {report['clips']} clips, {report['captions']} "

@@ -1,34 +1,22 @@
-"""What the command `soundcrafter evaluate` does: folders, a model on prompts, the chain."""
+"""Evaluations against real sounds: of a folder of sounds, and of a model on prompts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from soundcrafter.audio import audio_info
-from soundcrafter.evaluate.chain import recognised
-from soundcrafter.evaluate.compare import (
-    SoundFiles,
-    card_figures,
-    compare,
-    compare_markdown,
-    find_sounds,
-)
-from soundcrafter.evaluate.embedders import ClapEmbedder
-from soundcrafter.evaluate.embedding import Embedder
-from soundcrafter.evaluate.embeddings import embed
-from soundcrafter.evaluate.generate import Batch, draw_prompts, plan_batches
-from soundcrafter.evaluate.html import write_html
-from soundcrafter.evaluate.jobs import EMBEDDINGS, GENERATED, Tools, make_and_embed, threads_of
+from soundcrafter.evaluate.clap_embedder import ClapEmbedder
+from soundcrafter.evaluate.compare import EmbeddedSounds, card_figures, compare, compare_markdown
+from soundcrafter.evaluate.embedding import Embedded, Embedder, embed_files
+from soundcrafter.evaluate.generate import PlannedSound, draw_prompts, plan_batches, sound_file
+from soundcrafter.evaluate.jobs import GENERATED, Tools, generate_and_embed, threads_of
 from soundcrafter.evaluate.kept import claim_families, keep_by_family
 from soundcrafter.evaluate.metrics import clap_score
-from soundcrafter.evaluate.prompts import (
-    Prompt,
-    caption_prompts,
-    family_prompts,
-    free_prompts,
-    read_prompts,
-)
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.prompts import Prompt
+from soundcrafter.evaluate.sounds import SoundFiles
+from soundcrafter.evaluate.tagger import Tagger, recognition
 from soundcrafter.evaluate.variety import variety_report
 from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.pipeline import SoundCrafter
@@ -38,7 +26,7 @@ from soundcrafter.workers import Workers
 
 
 def evaluate_folders(
-    generated: Path,
+    generated: SoundFiles,
     reference: SoundFiles,
     embedders: Sequence[Embedder],
     out: Path,
@@ -46,20 +34,29 @@ def evaluate_folders(
     splits: int = 10,
     seed: int = 0,
     paired: bool = False,
-    mixed_rates: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compare a folder with real sounds; writes report.json and report.md into `out`."""
-    report = compare(
-        find_sounds(generated, mixed_rates=mixed_rates),
-        reference,
-        embedders,
-        splits=splits,
-        seed=seed,
-        paired=paired,
-        progress=progress,
+    """Compare sounds with real ones; writes report.json and report.md into `out` and returns the
+    report. Files that cannot be decoded are skipped and counted.
+
+    Raises ValueError where no sound can be decoded, and where `paired` is set and a sound has no
+    partner of the same name.
+    """
+    sides = [_embed(sounds, embedders, progress) for sounds in (generated, reference)]
+    names = [set(side.sounds.files) for side in sides]
+    if paired and (lonely := sorted(names[0] ^ names[1])):
+        raise ValueError(f"sounds without a partner: {len(lonely)}, the first: {lonely[0]}")
+    return _write(out, compare(sides[0], sides[1], embedders, splits=splits, seed=seed))
+
+
+def _embed(
+    sounds: SoundFiles, embedders: Sequence[Embedder], progress: Progress | None
+) -> EmbeddedSounds:
+    unreadable: dict[Path, str] = {}
+    embedded = embed_files(
+        embedders, sounds.files.values(), skip=unreadable.__setitem__, progress=progress
     )
-    return _write(out, report)
+    return EmbeddedSounds(sounds.without(unreadable), embedded)
 
 
 def evaluate_prompts(
@@ -78,36 +75,40 @@ def evaluate_prompts(
     splits: int = 10,
     workers: Workers[Tools] | None = None,
     machine: Mapping[str, Any] | None = None,
-    page: bool = True,
     keep: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Generate for prompts into out/generated, compare with real sounds; where the
-    prompts name families, the tagger says how many it recognises, and with the manifest `data`
-    how varied they are, and how many are copies of its training recordings.
+    """Generate sounds for prompts into out/generated and compare them with real sounds.
 
-    Writes report.json, report.md, figures.json (for a model card), timing.json and, unless `page`
-    is False, report.html. `name` is the model's in tables; `limit`: see `draw_prompts`; `workers`
-    open the same model and embedders; `machine`: facts for timing.json; `keep`: a folder that gets
-    a copy of each sound, <family>/<name>.wav. Called again after a kill it goes on where it was,
-    and writes the same report. Raises ValueError where `out` or `keep` holds sounds of another
-    model or other prompts, and for `keep` with prompts that name no family.
+    Where all prompts name families that the tagger knows, the report also says how many sounds it
+    recognises, and with the manifest `data` how varied they are and how many are copies of its
+    training recordings. Writes report.json, report.md, figures.json (for a model card) and
+    timing.json, and returns the report.
+
+    `name`: the model's in tables; `limit`: see `draw_prompts`; `workers`: processes that open the
+    same model and embedders; `machine`: facts for timing.json; `keep`: a folder for a copy of each
+    sound, <family>/<name>.wav. An interrupted call is resumed by the same call, and writes the same
+    report. Raises ValueError where `out` or `keep` holds sounds of another model or other prompts,
+    and for `keep` with prompts that name no family.
     """
     batches = plan_batches(draw_prompts(prompts, limit, seed), seeds, seed)
-    tools = Tools(model, tuple(embedders))
+    planned = [one for batch in batches for one in batch]
     if keep is not None:
         claim_families(model, batches, keep, threads_of(workers))
-    seconds = make_and_embed(tools, batches, reference.files.values(), out, workers, progress)
+    tools = Tools(model, tuple(embedders))
+    files = reference.files.values()
+    results = generate_and_embed(tools, batches, files, out, workers, progress)
+    reference = reference.without(results.unreadable)
     if keep is not None:
         keep_by_family(batches, out / GENERATED, keep)
-    stems = {planned.stem: planned.prompt for batch in batches for planned in batch}
-    made = SoundFiles({s: out / GENERATED / f"{s}.wav" for s in stems}, model.sample_rate, {})
-    kept = out / EMBEDDINGS
-    texts = {stem: prompt.text for stem, prompt in stems.items()}
-    figures = compare(
-        made, reference, embedders, prompts=texts, splits=splits, seed=seed, kept=kept
+    made = {one.stem: sound_file(one, out / GENERATED) for one in planned}
+    texts = [one.prompt.text for one in planned]
+    generated = EmbeddedSounds(
+        SoundFiles(made, model.sample_rate, {}),
+        results.generated,
+        [e.embed_text(texts) if isinstance(e, ClapEmbedder) else None for e in embedders],
     )
-    families = [prompt.family for prompt in stems.values()]
+    real = EmbeddedSounds(reference, results.reference)
     report = _write(
         out,
         {
@@ -116,48 +117,47 @@ def evaluate_prompts(
             "parameters": _parameters(model),
             "split": None if data is None else split,
             "limit": limit,
-            **figures,
-            **_by_family(tools, families, made, kept, data, split),
-            "sounds": _rows(batches, made, reference, embedders, kept),
+            **compare(generated, real, embedders, splits=splits, seed=seed),
+            **_by_family(tools, planned, generated, data, split),
+            "sounds": _sound_rows(planned, generated, reference, embedders),
         },
     )
     write_json(out / "figures.json", card_figures(report))
-    write_json(out / "timing.json", _timing(model, seconds, workers, machine or {}))
-    if page:
-        write_html([out], out / "report.html", progress)
+    timing = _timing(model, results.seconds_per_clip, workers, machine or {})
+    write_json(out / "timing.json", timing)
     return report
 
 
 def _by_family(
     tools: Tools,
-    families: Sequence[str],
-    made: SoundFiles,
-    kept: Path,
+    planned: Sequence[PlannedSound],
+    generated: EmbeddedSounds,
     data: Path | None,
     split: str,
 ) -> dict[str, Any]:
-    """How many sounds are taken for their family, and with `data` their variety and how many are
-    copies; nothing where no tagger knows the families [N]."""
-    tagger = next((found for found in tools.embedders if isinstance(found, Tagger)), None)
-    if tagger is None or not set(families) <= set(tagger.classes):
-        return {}
-    files = list(made.files.values())
-    heard = embed(tagger, files, kept=kept).probabilities
-    report: dict[str, Any] = {"recognised": recognised(heard, families, tagger.classes)}
-    if data is not None:
-        report |= variety_report(tools.model.clap.audio, files, families, data, split)
-    return report
+    """How many sounds are recognised as their family, and with `data` their variety and how many
+    are copies; nothing where no tagger knows the families."""
+    families = [one.prompt.family for one in planned]
+    for embedder, embedded in zip(tools.embedders, generated.embedded, strict=True):
+        if isinstance(embedder, Tagger):
+            if not set(families) <= set(embedder.classes):
+                return {}
+            shares = embedded.probabilities
+            report: dict[str, Any] = {"recognised": recognition(shares, families, embedder.classes)}
+            if data is not None:
+                files = list(generated.sounds.files.values())
+                report |= variety_report(tools.model.clap.audio, files, families, data, split)
+            return report
+    return {}
 
 
-def _rows(
-    batches: Sequence[Batch],
-    made: SoundFiles,
+def _sound_rows(
+    planned: Sequence[PlannedSound],
+    generated: EmbeddedSounds,
     reference: SoundFiles,
     embedders: Sequence[Embedder],
-    kept: Path,
 ) -> list[dict[str, Any]]:
-    """What is known of each sound, in the order in which they were planned."""
-    planned = [one for batch in batches for one in batch]
+    """The facts and scores of each sound, in the order in which they were planned."""
     partners = {stem: f"{stem}{file.suffix}" for stem, file in reference.files.items()}
     rows: list[dict[str, Any]] = [
         {
@@ -165,29 +165,39 @@ def _rows(
             "prompt": one.prompt.text,
             "family": one.prompt.family,
             "seed": one.seed,
-            "seconds": audio_info(made.files[one.stem]).seconds,
+            "seconds": audio_info(generated.sounds.files[one.stem]).seconds,
             "reference": partners.get(one.prompt.name or one.stem),
             **dict.fromkeys(("clap", "heard", "probability", "expected")),
         }
         for one in planned
     ]
-    for embedder in embedders:
-        found = embed(embedder, made.files.values(), kept=kept)
-        if isinstance(embedder, ClapEmbedder):
-            texts = embedder.embed_text([one.prompt.text for one in planned])
-            for row, text, audio in zip(rows, texts, found.rows, strict=True):
-                row["clap"] = clap_score(text[None], audio)
-        if isinstance(embedder, Tagger) and found.probabilities is not None:
-            for row, shares in zip(rows, found.probabilities, strict=True):
-                shown = dict(zip(embedder.classes, shares.tolist(), strict=True))
-                row["heard"] = max(shown, key=shown.__getitem__)
-                row["probability"] = shown[row["heard"]]
-                row["expected"] = shown.get(row["family"])
+    sides = zip(embedders, generated.embedded, generated.texts, strict=True)
+    for embedder, embedded, texts in sides:
+        if texts is not None:
+            _add_clap_scores(rows, texts, embedded)
+        if isinstance(embedder, Tagger) and embedded.probabilities is not None:
+            _add_predictions(rows, embedder.classes, embedded.probabilities)
     return rows
 
 
+def _add_clap_scores(rows: list[dict[str, Any]], texts: np.ndarray, embedded: Embedded) -> None:
+    for row, text, audio in zip(rows, texts, embedded.rows, strict=True):
+        row["clap"] = clap_score(text[None], audio)
+
+
+def _add_predictions(
+    rows: list[dict[str, Any]], classes: Sequence[str], probabilities: np.ndarray
+) -> None:
+    """The class with the highest of the probabilities [N, K], and that of the sound's family."""
+    for row, shares in zip(rows, probabilities, strict=True):
+        named = dict(zip(classes, shares.tolist(), strict=True))
+        row["heard"] = max(named, key=named.__getitem__)
+        row["probability"] = named[row["heard"]]
+        row["expected"] = named.get(row["family"])
+
+
 def _parameters(model: SoundCrafter) -> int:
-    """The parameters of all parts that make a sound from a text."""
+    """The number of parameters of all parts that turn a text into a sound."""
     parts = (model.clap.text, model.unet, model.vae, model.vocoder)
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
@@ -205,16 +215,6 @@ def _timing(
         "threads": threads_of(workers),
         "device": machine.get("gpu") or model.device.type,
     }
-
-
-def prompts_named(name: str, data: Path | None, split: str) -> tuple[Prompt, ...]:
-    """The frozen prompts `families` or `free`, the `captions` of a split of `data`, or a file's."""
-    if name == "captions":
-        if data is None:
-            raise ValueError("--prompts captions: needs --data, whose captions they are")
-        return caption_prompts(data, split)
-    known = {"families": family_prompts, "free": free_prompts}
-    return known[name]() if name in known else read_prompts(name)
 
 
 def _write(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,31 +1,35 @@
-"""The shipped tagger as an embedder: which of the scored families a sound of any length is."""
+"""The bundled tagger as an embedder: it classifies a sound of any length into families."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from soundcrafter.audio import fit_length, normalize_peak, resample
 from soundcrafter.evaluate.embedding import Embedding
+from soundcrafter.evaluate.metrics import wilson_interval
 from soundcrafter.mel import LogMel
 from soundcrafter.models.tagger import Tagger as Network
 from soundcrafter.store import open_folder
 
-WINDOW = 2.56  # seconds, the length of its training crops
-QUIET = 0.05  # windows whose peak is below this share of the sound's own are silence beside it
+WINDOW = 2.56  # seconds, the length of the crops that it was trained on
+QUIET = 0.05  # windows with a lower peak, relative to the peak of the sound, do not count
 
 
 class Tagger:
     """Probabilities and features of a sound, averaged over half-overlapping windows of 2.56 s.
 
-    A sound is levelled to a peak of .5 and a short one padded with silence, as in its training.
+    A sound is normalised to a peak of 0.5 and padded with silence if it is short, as in training.
     Windows more than 26 dB below the loudest one do not count.
     """
 
-    def __init__(self, folder: Path, name: str = "tagger", device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, name: str = "tagger", device: str | torch.device = "cpu"
+    ) -> None:
         opened = open_folder(folder)
         opened.require("tagger")
         self.name = name
@@ -37,18 +41,18 @@ class Tagger:
         self._device = device
 
     @classmethod
-    def bundled(cls) -> "Tagger":
-        """The frozen tagger that comes with the package."""
-        return _bundled()
+    def bundled(cls, device: str | torch.device = "cpu") -> "Tagger":
+        """The frozen tagger that comes with the package; loaded once for each device."""
+        return _bundled(str(device))
 
     @torch.inference_mode()
     def __call__(self, wave: np.ndarray, sample_rate: int) -> Embedding:
         """wave [N] at `sample_rate` Hz -> features [1, D] and probabilities [K].
 
         Probabilities are the softmax of the windows' mean logits. Raises ValueError for a wave
-        that is empty or not one finite dimension.
+        that is empty, has other dimensions, or is not finite.
         """
-        windows, loud = self._windows(self._levelled(wave, sample_rate), WINDOW, WINDOW / 2)
+        windows, loud = self._windows(self._prepared(wave, sample_rate), WINDOW, WINDOW / 2)
         features = self._features(windows[loud])
         logits = self.network.logits(features).mean(0)
         return Embedding(
@@ -66,22 +70,22 @@ class Tagger:
     ) -> np.ndarray:
         """wave [N] at `sample_rate` Hz -> ln of each class's probability in each window [R, K].
 
-        Window r begins at r * hop s and is `seconds` long, padded with silence to WINDOW; -inf in
-        those that do not count. Raises ValueError as a call does, and for windows longer than
-        WINDOW or a hop of nothing.
+        Window r begins at r * hop s and is `seconds` long, padded with silence to WINDOW. Windows
+        that do not count hold -inf. Raises ValueError as a call does, and for windows longer than
+        WINDOW and a hop that is not above 0.
         """
         if not 0 < seconds <= WINDOW or hop <= 0:
             raise ValueError(
                 f"seconds, hop: got {seconds:g}, {hop:g}; allowed: 0 to {WINDOW:g}, and above 0"
             )
-        windows, loud = self._windows(self._levelled(wave, sample_rate), seconds, hop)
+        windows, loud = self._windows(self._prepared(wave, sample_rate), seconds, hop)
         found = np.full((len(windows), len(self.classes)), -np.inf, dtype=np.float32)
         logits = self.network.logits(self._features(windows[loud]))
         found[loud] = logits.log_softmax(1).cpu().numpy()
         return found
 
-    def _levelled(self, wave: np.ndarray, sample_rate: int) -> np.ndarray:
-        """wave [N] as the network was trained to hear it: its rate, a peak of .5."""
+    def _prepared(self, wave: np.ndarray, sample_rate: int) -> np.ndarray:
+        """wave [N] at the network's rate and with a peak of 0.5, as in training."""
         wave = np.asarray(wave, dtype=np.float32)
         if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
             raise ValueError(f"wave: got shape {wave.shape}; expected finite samples [N], N >= 1")
@@ -103,6 +107,19 @@ class Tagger:
         return windows, peaks >= QUIET * peaks.max()
 
 
-@lru_cache(maxsize=1)
-def _bundled() -> Tagger:
-    return Tagger(Path(str(resources.files("soundcrafter"))) / "assets" / "tagger")
+def recognition(
+    probabilities: np.ndarray | None, families: Sequence[str], classes: Sequence[str]
+) -> dict[str, Any]:
+    """How many sounds are recognised as their family, by probabilities [N, K], with a 95%
+    interval."""
+    assert probabilities is not None
+    pairs = zip(probabilities.argmax(1), families, strict=True)
+    hits = sum(classes[int(place)] == family for place, family in pairs)
+    interval = wilson_interval(hits, len(families))
+    return {"accuracy": hits / len(families), "interval": list(interval), "n": len(families)}
+
+
+@lru_cache(maxsize=2)
+def _bundled(device: str) -> Tagger:
+    folder = Path(str(resources.files("soundcrafter"))) / "assets" / "tagger"
+    return Tagger(folder, device=device)

@@ -1,4 +1,4 @@
-"""Whether generated sounds differ from each other, and from what the model was trained on."""
+"""Variety: how much generated sounds differ from each other and from the training recordings."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,14 +14,14 @@ from soundcrafter.data.manifest import Recording, read_manifest
 from soundcrafter.mel import LogMel
 from soundcrafter.models.clap_audio import ClapAudio
 
-SECONDS = 5.12  # of a sound that are compared; a shorter one is followed by silence
-POOL = 4  # mel frames averaged: a copy that is moved by a frame or two stays near
-PERCENTILE = 1.0  # of how near test recordings come to the training's
+SECONDS = 5.12  # of a sound that are compared; a shorter one is padded with silence
+POOL = 4  # mel frames averaged, so that a copy shifted by a frame or two stays close
+PERCENTILE = 1.0  # of the distances from test recordings to the nearest training recording
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What sounds are compared by."""
+    """The features that sounds are compared by."""
 
     clap: np.ndarray  # [N, E], unit-norm CLAP audio embeddings
     mel: np.ndarray  # [N, D], log-mels of SECONDS, POOL frames averaged
@@ -29,7 +29,7 @@ class Fingerprints:
 
 @torch.inference_mode()
 def fingerprints(audio: ClapAudio, waves: Iterable[np.ndarray]) -> Fingerprints:
-    """Waves [N_i] at the tower's rate -> their fingerprints; each is levelled to a peak of .5."""
+    """Waves [N_i] at the tower's rate -> fingerprints; each wave is normalised to a peak of 0.5."""
     config = audio.config.mel
     log_mel, length = LogMel(config), round(SECONDS * config.sample_rate)
     clap, mel = [], []
@@ -45,7 +45,7 @@ def fingerprints(audio: ClapAudio, waves: Iterable[np.ndarray]) -> Fingerprints:
 def variety(clap: np.ndarray, families: Sequence[str]) -> dict[str, float]:
     """Family -> mean cosine distance (1 - cosine) of its pairs of sounds.
 
-    clap [N, E] unit-norm rows, families [N]. Families of one sound have no pair and are left out.
+    clap [N, E] unit-norm rows, families [N]. Families with one sound have no pair and are left out.
     """
     places: dict[str, list[int]] = defaultdict(list)
     for place, family in enumerate(families):
@@ -59,10 +59,11 @@ def variety(clap: np.ndarray, families: Sequence[str]) -> dict[str, float]:
 
 
 def copies(made: Fingerprints, test: Fingerprints, train: Fingerprints) -> dict[str, Any]:
-    """How many of `made` stand nearer to a training recording than test recordings do.
+    """How many of the generated sounds `made` are copies of training recordings.
 
-    A copy is nearer both in log-mel (root mean square, nats) and in CLAP (1 - cosine) than the
-    PERCENTILE-th percentile of the distances from each test recording to its nearest in training.
+    A copy is closer to a training recording than nearly all test recordings are to theirs: below
+    the PERCENTILE-th percentile of the test recordings' nearest distances, both in log-mel (root
+    mean square, nats) and in CLAP (1 - cosine).
     """
     nearest = {name: _nearest(sounds, train) for name, sounds in (("made", made), ("test", test))}
     limits = {kind: float(np.percentile(nearest["test"][kind], PERCENTILE)) for kind in _KINDS}
@@ -85,8 +86,8 @@ def variety_report(
     """Variety and copies of generated sounds, files [N] of `families` [N].
 
     `data` is a manifest whose column `family` holds the families, with the splits `split` and
-    train. Variety is over the families that have two sounds on both sides. What the manifest has no
-    recordings for is left out.
+    train. Variety is over the families that have two sounds on both sides. A figure that the
+    manifest has no recordings for is left out.
     """
     rate = audio.config.mel.sample_rate
     recordings = [r for r in _recordings(data, split) if r.label in set(families)]
@@ -114,7 +115,7 @@ def variety_report(
 
 
 def _recordings(data: Path, split: str) -> Sequence[Recording]:
-    """The recordings of a split with their families; none where the manifest has not got them."""
+    """The recordings of a split with their families; none where the manifest lacks them."""
     try:
         return read_manifest(data, split=split, label_column="family").recordings
     except ValueError:
@@ -130,7 +131,7 @@ _KINDS = ("clap", "mel")
 
 
 def _nearest(sounds: Fingerprints, train: Fingerprints) -> dict[str, np.ndarray]:
-    """The distance of each sound to the nearest of train, [N] by kind."""
+    """The distances [N] of each sound to the nearest one of train, by kind."""
     clap = 1 - (sounds.clap @ train.clap.T).max(1)
     mel = torch.cdist(torch.from_numpy(sounds.mel), torch.from_numpy(train.mel)).amin(1)
     return {"clap": clap, "mel": mel.numpy() / sounds.mel.shape[1] ** 0.5}

@@ -19,8 +19,8 @@ PUBLISHED = Published(  # the file's name carries the beginning of its hash
     "10086976",
 )
 _RATE, _SIZE, _HOP, _FFT, _MELS = 16_000, 400, 160, 512, 64  # Hz, samples, samples, bins, bands
-_FRAMES = 96  # of an example, .96 s
-_POOLED = (0, 3, 8, 13)  # convolutions that a max-pooling follows
+_FRAMES = 96  # of an example, 0.96 s
+_POOLED = (0, 3, 8, 13)  # convolutions that are followed by max-pooling
 
 
 class _Network(nn.Module):
@@ -44,11 +44,14 @@ class _Network(nn.Module):
 
 
 class VGGish:
-    """VGGish as an embedder: 128 features every .96 s, before the last ReLU and without PCA, as
-    FAD tools take them; no classes."""
+    """VGGish as an embedder: 128 features every 0.96 s, before the last ReLU and without PCA, as
+    FAD tools compute them; no classes."""
 
     def __init__(
-        self, checkpoint: Path | None = None, sha256: str | None = None, device: str = "cpu"
+        self,
+        checkpoint: Path | None = None,
+        sha256: str | None = None,
+        device: str | torch.device = "cpu",
     ) -> None:
         path = find_checkpoint(PUBLISHED, checkpoint, sha256)
         state = {k: v for k, v in read_state(path).items() if not k.startswith("pproc.")}
@@ -84,7 +87,7 @@ class VGGish:
 
     @torch.inference_mode()
     def __call__(self, wave: np.ndarray, sample_rate: int) -> Embedding:
-        """wave [N] -> features [R, 128], one row for each whole .96 s; shorter ones are padded
+        """wave [N] -> features [R, 128], one row for each whole 0.96 s. A shorter sound is padded
         with silence to one row."""
         own = resample(wave, sample_rate, _RATE)
         least = (_FRAMES - 1) * _HOP + _SIZE

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from soundcrafter.files import write_text
+from soundcrafter.files import append_json_line, read_json_lines, write_text
 from soundcrafter.train.stage import Samples
 
 # of an entry: what differs from run to run on one machine
@@ -58,8 +58,7 @@ class Log:
         self._append(self.scores, {"step": step, **figures, "seconds": seconds})
 
     def _append(self, file: Path, entry: Mapping[str, Any]) -> None:
-        with open(file, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        append_json_line(file, entry)
         if self._board is not None:
             group = "" if file == self.file else "score/"
             for name, value in entry.items():
@@ -86,12 +85,7 @@ class Log:
 
 def read_log(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
     """The entries of a run's `log.jsonl`, or `scores.jsonl`; empty where there is none."""
-    file = run / name
-    if not file.exists():
-        return []
-    # the last line may be half written after a kill: it has no line end
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_json_lines(run / name)
 
 
 def logged_runs(model: Path) -> dict[str, Path]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from soundcrafter.config import GENERATOR_PARTS
-from soundcrafter.evaluate.compare import find_recordings
 from soundcrafter.evaluate.embedders import open_embedder
 from soundcrafter.evaluate.prompts import caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
+from soundcrafter.evaluate.sounds import find_recordings
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.store import open_folder
 
@@ -79,7 +79,6 @@ class Scorer:
             out,
             seed=self.options.seed,
             splits=1,  # the bound of the score is N / splits, and N is small
-            page=False,  # training waits; `soundcrafter report` makes one
         )
         return {**_figures(report), "scoring_seconds": round(time.perf_counter() - began, 2)}
 

@@ -1,4 +1,4 @@
-"""The listening test: one page for blind comparison in pairs or for grades, and the key to it."""
+"""A listening test: one page for blind comparisons in pairs or for grades, and the key to it."""
 
 import hashlib
 import itertools
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from soundcrafter.audio import Wave, audio_info, read_audio
-from soundcrafter.evaluate.listen_answers import KEY_COLUMNS, QUESTIONS, RESULT_COLUMNS, read_key
-from soundcrafter.evaluate.listen_sounds import Stimulus, equally_loud, match_sounds
-from soundcrafter.evaluate.page import beside, document, wave_uri
 from soundcrafter.files import make_folder, write_csv, write_text
+from soundcrafter.listening.answers import KEY_COLUMNS, QUESTIONS, RESULT_COLUMNS, read_key
+from soundcrafter.listening.stimuli import Stimulus, equally_loud, match_sounds
+from soundcrafter.reports.page import document, package_text, wave_uri
 
 PAGE, KEY = "index.html", "key.csv"
 
@@ -23,12 +23,12 @@ _WORDS = {
     "quality": "How good is the quality of this sound?",
     "relevance": "How well does this sound match the text?",
 }
-_OF_TEXT = ("match", "relevance")
+_TEXT_QUESTIONS = ("match", "relevance")
 _SHOWN = {  # answers from left to right; the grades are those of ITU-T P.800
     "pairs": {"A": "A is better", "tie": "No preference", "B": "B is better"},
     "mos": {"1": "Bad", "2": "Poor", "3": "Fair", "4": "Good", "5": "Excellent"},
 }
-_DECIDING = 4.0  # seconds a question, in the time that the page foretells
+_DECISION_SECONDS = 4.0  # per question, in the estimate of the test's length
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class _Sound:
     wave: Wave
 
 
-_Item = tuple[_Sound, ...]  # a pair, or one alone
+_Item = tuple[_Sound, ...]  # a pair, or a single sound
 
 
 def write_listening_test(
@@ -50,19 +50,18 @@ def write_listening_test(
     questions: Sequence[str] | None = None,
     sample_rate: int | None = None,
 ) -> dict[str, Any]:
-    """Write out/index.html, which listeners get, and out/key.csv, which they do not; returns what
-    is in the test.
+    """Write out/index.html for the listeners and out/key.csv for the analysis; returns a summary.
 
-    `folders` maps a system's name to an evaluation's folder or a folder of sounds, see
-    `match_sounds`; real recordings as one more system are a hidden reference. "pairs" asks which of
+    `folders` maps the name of a system to the folder of an evaluation or of sounds, see
+    `match_sounds`. Real recordings as one more system are a hidden reference. "pairs" asks which of
     two systems' sounds for a prompt is better, for each pair of systems; "mos" asks for a grade
-    from 1 to 5 of each sound. `count` prompts are drawn by `seed`, by default all are taken.
-    `questions` are some of QUESTIONS[kind], by default all. The sounds of a prompt are made equally
-    loud, and all get one `sample_rate` in Hz, by default the highest among them.
+    from 1 to 5 for each sound. `count` prompts are drawn by `seed`, by default all are used.
+    `questions` are some of QUESTIONS[kind], by default all. The sounds of a prompt get equal
+    loudness, and all sounds one `sample_rate` in Hz, by default the highest among them.
 
-    Neither names nor order in the page tell the systems apart. The same call gives the same test.
-    Raises ValueError for settings that are not allowed, sounds that do not match or cannot be read,
-    questions of a text that is not known, and an `out` that holds the key of another test.
+    Nothing in the page reveals the systems. The same call writes the same test. Raises ValueError
+    for settings that are not allowed, sounds that do not match or cannot be read, questions about
+    a text that is not known, and an `out` that holds the key of another test.
     """
     asked = _check(folders, kind, count, questions)
     prompts = match_sounds(folders)
@@ -70,19 +69,21 @@ def write_listening_test(
         if count > len(prompts):
             raise ValueError(f"count: got {count}; all systems have only {len(prompts)} sounds")
         prompts = random.Random(seed).sample(prompts, count)
-    if set(asked) & set(_OF_TEXT):
+    if set(asked) & set(_TEXT_QUESTIONS):
         _check_texts(prompts)
     rate = sample_rate or max(
         audio_info(stimulus.file).sample_rate for row in prompts for stimulus in row.values()
     )
     size = 2 if kind == "pairs" else 1
-    items = [item for row in prompts for item in itertools.combinations(_level(row, rate), size)]
+    items = [
+        item for row in prompts for item in itertools.combinations(_equalised(row, rate), size)
+    ]
     test, key = _blind(items, rate, f"{kind} {seed} {asked}")
     seconds = sum(len(sound.wave) / rate for item in items for sound in item)
     test |= {
         "kind": kind,
         "columns": RESULT_COLUMNS,
-        "minutes": max(round((seconds + _DECIDING * len(asked) * len(items)) / 60), 1),
+        "minutes": max(round((seconds + _DECISION_SECONDS * len(asked) * len(items)) / 60), 1),
         "questions": [
             {"name": name, "text": _WORDS[name], "answers": list(_SHOWN[kind].items())}
             for name in asked
@@ -113,17 +114,17 @@ def _check(
 
 
 def _check_texts(prompts: Sequence[Mapping[str, Stimulus]]) -> None:
-    """No question of a text that the page cannot show."""
+    """Raise ValueError where a question needs a text that is not known."""
     for stimulus in (next(iter(row.values())) for row in prompts):
         if not stimulus.prompt:
             raise ValueError(
-                f"questions: {' and '.join(_OF_TEXT)} need texts, and {stimulus.file} has none; "
-                "leave them out, or give an evaluation, whose prompts are the texts"
+                f"questions: {' and '.join(_TEXT_QUESTIONS)} need texts, but {stimulus.file} has "
+                "none; leave them out, or give an evaluation, which knows its prompts"
             )
 
 
-def _level(row: Mapping[str, Stimulus], rate: int) -> list[_Sound]:
-    """The sounds of one prompt, equally loud."""
+def _equalised(row: Mapping[str, Stimulus], rate: int) -> list[_Sound]:
+    """The sounds of one prompt, at equal loudness."""
     waves = equally_loud([read_audio(stimulus.file, rate) for stimulus in row.values()], rate)
     return [_Sound(stimulus, wave) for stimulus, wave in zip(row.values(), waves, strict=True)]
 
@@ -131,10 +132,10 @@ def _level(row: Mapping[str, Stimulus], rate: int) -> list[_Sound]:
 def _blind(
     items: Sequence[_Item], rate: int, settings: str
 ) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
-    """Sounds and items under drawn names and sorted by them, and the rows of the key.
+    """The test with sounds and items under random names and sorted by them, and its key.
 
-    The names are drawn by a hash of the test, so that answers to another test do not pass for
-    answers to this one, and begin with a letter, so that no spreadsheet takes them for numbers.
+    The names are drawn by a hash of the test, so that answers to another test are not mistaken for
+    answers to this one. They begin with a letter, so that no spreadsheet reads them as numbers.
     """
     digest = hashlib.sha256(f"{settings} {rate}".encode())
     for sound in itertools.chain(*items):
@@ -160,16 +161,17 @@ def _blind(
 
 
 def _write(out: Path, test: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> None:
-    """The key before the page: a page whose key is lost is worthless."""
+    """Write the key before the page: a page without its key is worthless."""
     key = make_folder(out) / KEY
     if key.is_file() and set(read_key(key)) != {row[0] for row in rows}:
         raise ValueError(f"{key}: the key of another listening test; use another folder")
     write_csv(key, KEY_COLUMNS, rows)
-    data = json.dumps(test).replace("<", "\\u003c")  # no prompt ends the element
+    data = json.dumps(test).replace("<", "\\u003c")  # so that no prompt can end the element
     body = (
         '<main id="app"><noscript>This page needs JavaScript.</noscript></main>\n'
         f'<script id="test" type="application/json">{data}</script>'
     )
-    script = beside("listen_session.js") + beside("listen.js")
-    page = document("Listening test", body, script=script, style=beside("listen.css"))
+    script = package_text("listening/session.js") + package_text("listening/screens.js")
+    style = package_text("listening/page.css")
+    page = document("Listening test", body, script=script, style=style)
     write_text(out / PAGE, page)

@@ -10,7 +10,7 @@ const rows = [...body.rows].map((row) => ({
 }));
 let down = false;
 
-// Sorting: rows without a value stay last, whichever way.
+// Sorting: rows without a value come last in both directions.
 
 function compare(a, b) {
   return typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b;
@@ -42,7 +42,7 @@ for (const heading of headings) {
   });
 }
 
-// Filter: rows that hold all words.
+// Filter: show the rows that contain all words.
 
 filter.addEventListener("input", () => {
   const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -52,7 +52,7 @@ filter.addEventListener("input", () => {
 });
 document.getElementById("controls").addEventListener("submit", (event) => event.preventDefault());
 
-// Players: one sounds at a time; a line runs over its picture.
+// Players: one plays at a time; a line moves over its picture.
 
 let playing = null;
 

@@ -1,6 +1,6 @@
-"""The HTML report of one evaluation or several, side by side: one page to listen to and to look at.
+"""The HTML report of one evaluation, or of several side by side, with players and spectrograms.
 
-It is made of the folders that `soundcrafter evaluate` wrote, and holds its sounds and pictures.
+It is made from folders that `soundcrafter evaluate` wrote, and contains their sounds.
 """
 
 import json
@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from soundcrafter.audio import audio_info, read_audio
-from soundcrafter.evaluate.page import beside, document, image_uri, wave_uri
-from soundcrafter.evaluate.side_by_side import (
+from soundcrafter.files import write_text
+from soundcrafter.plots import mel_thumbnail
+from soundcrafter.progress import Progress
+from soundcrafter.reports.page import document, image_uri, package_text, wave_uri
+from soundcrafter.reports.side_by_side import (
     SCORES,
     Key,
     Model,
@@ -21,22 +24,19 @@ from soundcrafter.evaluate.side_by_side import (
     read_models,
     scores_of,
 )
-from soundcrafter.evaluate.table import COLUMNS, TableRow, table_notes, table_rows
-from soundcrafter.files import write_text
-from soundcrafter.plots import mel_thumbnail
-from soundcrafter.progress import Progress
+from soundcrafter.reports.table import COLUMNS, TableRow, table_notes, table_rows
 
 _WIDTHS = {"expected": 4.4, "clap": 4.0, "heard": 8.6, "probability": 4.4}  # of a column, in rem
 _HINT = (
-    "Pictures are log-mel spectrograms of whole sounds, from 0 Hz to half the sample rate, over "
-    "80 dB. Click into one to hear the sound from there."
+    "Pictures are log-mel spectrograms of whole sounds, from 0 Hz to half the sample rate, with a "
+    "range of 80 dB. Click one to play the sound from there."
 )
 
 
 def write_html(outs: Sequence[Path], path: Path, progress: Progress | None = None) -> None:
-    """Write the page of evaluation folders, their sounds matched by prompt and seed.
+    """Write the page of evaluation folders. Their sounds are matched by prompt and seed.
 
-    The worst sounds stand first, see `orders_of`. Raises ValueError as `read_models` and
+    The worst sounds come first, see `orders_of`. Raises ValueError as `read_models` and
     `read_audio`.
     """
     models = read_models(outs)
@@ -65,12 +65,12 @@ def write_html(outs: Sequence[Path], path: Path, progress: Progress | None = Non
             "</tbody></table>",
         ]
     )
-    style, script = beside("report.css"), beside("report.js")
+    style, script = package_text("reports/report.css"), package_text("reports/report.js")
     write_text(path, document(title, body, script=script, style=style))
 
 
 def _columns(models: int, scores: Sequence[str]) -> str:
-    """What the sheet of styles must know: whatever scores there are, pictures are equally wide."""
+    """Variables for the style sheet: pictures have one width, whatever scores there are."""
     widths = [_WIDTHS[score] for score in scores[:-1]]
     whole = sum(_WIDTHS.values())
     tracks = " ".join(f"{width:.1f}rem" for width in [*widths, whole - sum(widths)])
@@ -80,11 +80,11 @@ def _columns(models: int, scores: Sequence[str]) -> str:
 
 
 def _overall(models: Sequence[Model], rows: Sequence[TableRow]) -> str:
-    """The models' figures as a table, and folded away: others' figures and how ours were got."""
+    """The models' figures as a table; published figures and notes on the method are collapsed."""
     measured = [row for row in rows if row.source == "measured"]
     cited = [row for row in rows if row.source != "measured"]
     families = [_recognised(model.report) for model in models]
-    head = ("model", "taken for their family", *COLUMNS, "judged by")
+    head = ("model", "recognised as their family", *COLUMNS, "measured with")
     lines = [
         [row.method, family, *row.cells, row.detail]
         for row, family in zip(measured, families, strict=True)
@@ -94,7 +94,7 @@ def _overall(models: Sequence[Model], rows: Sequence[TableRow]) -> str:
     return "\n".join(
         [
             f'<div class="panel">{_table(head, lines)}</div>',
-            "<details><summary>Beside published figures, and how these were measured</summary>",
+            "<details><summary>Published figures, and how these were measured</summary>",
             f'<div class="panel">{_table(("method", *COLUMNS, "source"), others)}</div>',
             *(f'<p class="quiet">{escape(note)}</p>' for note in notes),
             "</details>",
@@ -111,21 +111,21 @@ def _recognised(report: Mapping[str, Any]) -> str:
 
 
 def _method(model: Model) -> str:
-    """What the model's figures were made with, in a sentence."""
+    """How the model's figures were measured, in a sentence."""
     report = model.report
-    judges = ", ".join(
+    embedders = ", ".join(
         f"{entry['embedder']} {entry['sha256'][:12]} at {entry['sample_rate']} Hz"
         for entry in report["embedders"]
     )
     return (
-        f"{model.name}: {report['generated']} sounds beside {report['reference']} recordings, "
+        f"{model.name}: {report['generated']} sounds and {report['reference']} recordings, "
         f"seed {report['seed']}, resampler {report['resampler']}, soundcrafter "
-        f"{report['version']}; embedders {judges}."
+        f"{report['version']}; embedders {embedders}."
     )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Plain cells as a table: the first and the last column are words, the others numbers."""
+    """Plain cells as a table: the first and last columns are text, the others numbers."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         kinds = ["", *(' class="number"' for _ in cells[2:]), ""]
@@ -145,15 +145,15 @@ def _controls(orders: Sequence[Order], count: int) -> str:
     return (
         '<form id="controls"><label>Sort by '
         f'<select id="order">{options}</select></label>'
-        '<button type="button" id="turn" aria-label="Turn the order round">&#9650;</button>'
-        '<input type="search" id="filter" placeholder="Filter: prompt, family, heard as" '
+        '<button type="button" id="turn" aria-label="Reverse the order">&#9650;</button>'
+        '<input type="search" id="filter" placeholder="Filter: prompt, family, predicted" '
         f'aria-label="Filter"><output id="count">{count} of {count}</output></form>\n'
         f'<p class="quiet">{escape(_HINT)}</p>'
     )
 
 
 def _head(models: Sequence[Model], scores: Sequence[str], orders: Sequence[Order]) -> str:
-    """Two lines of headings: models over their columns, which sort."""
+    """Two rows of headings: the models, and below them their columns, which sort."""
     places = {order.column: place for place, order in enumerate(orders)}
 
     def sorting(column: tuple[int, str], heading: str, what: str) -> str:
@@ -168,7 +168,7 @@ def _head(models: Sequence[Model], scores: Sequence[str], orders: Sequence[Order
         f'<th scope="colgroup" class="group" colspan="{len(scores) + 1}">{escape(model.name)}</th>'
         for model in models
     ]
-    columns = [sorting((-1, "prompt"), "prompt", "what was asked for")]
+    columns = [sorting((-1, "prompt"), "prompt", "text that was asked for")]
     for place in range(len(models)):
         columns.append('<th scope="col" class="listen">sound</th>')
         columns += [sorting((place, score), *SCORES[score]) for score in scores]
@@ -179,14 +179,14 @@ def _head(models: Sequence[Model], scores: Sequence[str], orders: Sequence[Order
 
 
 def _row(models: Sequence[Model], key: Key, scores: Sequence[str], values: Sequence[Value]) -> str:
-    """One prompt and seed, with the sound of each model that has one."""
+    """The row of one prompt and seed, with the sound of each model that has one."""
     sounds = [model.sounds.get(key) for model in models]
     first = next(sound for sound in sounds if sound is not None)
     facts = [first.get("family"), f"seed {first['seed']}"]
     if first.get("reference"):
         facts.append(f"recording {first['reference']}")
-    heard = [sound["heard"] for sound in sounds if sound is not None and sound.get("heard")]
-    words = " ".join([first["prompt"], first.get("family") or "", *heard]).lower()
+    predicted = [sound["heard"] for sound in sounds if sound is not None and sound.get("heard")]
+    words = " ".join([first["prompt"], first.get("family") or "", *predicted]).lower()
     cells = [_cells(model, sound, scores) for model, sound in zip(models, sounds, strict=True)]
     return (
         f'<tr data-values="{escape(json.dumps(list(values)))}" data-words="{escape(words)}">'
@@ -197,14 +197,14 @@ def _row(models: Sequence[Model], key: Key, scores: Sequence[str], values: Seque
 
 
 def _cells(model: Model, sound: Mapping[str, Any] | None, scores: Sequence[str]) -> str:
-    """A cell to listen to and a cell a score; of a sound that is not there they are empty."""
+    """A cell with the player and one per score; they are empty where the sound is missing."""
     show: dict[str, Callable[[Any], str]] = {
         "expected": _share,
         "clap": lambda value: f"{value:.3f}",
-        "heard": lambda value: _heard(value, (sound or {}).get("family") or ""),
+        "heard": lambda value: _prediction(value, (sound or {}).get("family") or ""),
         "probability": _share,
     }
-    player = '<p class="quiet">no such sound</p>' if sound is None else _player(model, sound)
+    player = '<p class="quiet">no sound</p>' if sound is None else _player(model, sound)
     cells = [f'<td class="listen" data-model="{escape(model.name)}">{player}</td>']
     for score in scores:
         value = None if sound is None else sound.get(score)
@@ -214,7 +214,7 @@ def _cells(model: Model, sound: Mapping[str, Any] | None, scores: Sequence[str])
 
 
 def _player(model: Model, sound: Mapping[str, Any]) -> str:
-    """Picture and player; what the browser shows of the player without scripts is its own."""
+    """Picture and player; without scripts the browser shows its own player."""
     file = model.out / sound["file"]
     rate = audio_info(file).sample_rate
     wave = read_audio(file, rate)
@@ -234,9 +234,9 @@ def _share(value: float) -> str:
     return f'<span class="share" style="--share:{value:.3f}">{value:.3f}</span>'
 
 
-def _heard(heard: str, family: str) -> str:
-    """The class, with a tick or a cross where a family was wanted."""
+def _prediction(predicted: str, family: str) -> str:
+    """The predicted class, with a tick or a cross if the prompt has a family."""
     if not family:
-        return escape(heard)
-    kind, sign = ("good", "&#10003;") if heard == family else ("bad", "&#10007;")
-    return f'<span class="{kind}">{sign}</span> {escape(heard)}'
+        return escape(predicted)
+    kind, sign = ("good", "&#10003;") if predicted == family else ("bad", "&#10007;")
+    return f'<span class="{kind}">{sign}</span> {escape(predicted)}'

@@ -1,8 +1,7 @@
-// The screens of a listening test: start, an item at a time, end. The session is in
-// listen_session.js, which comes before this.
+// The screens of a listening test: start, one item at a time, end. session.js comes before this.
 
 const app = document.getElementById("app");
-let keys = {}; // what each key does on this screen
+let keys = {}; // the action of each key on this screen
 
 function make(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
@@ -14,7 +13,7 @@ function button(id, text, onclick, className = "") {
   return make("button", { type: "button", id, onclick, className }, text);
 }
 
-// The name of a key, for those who see it; the help at the start names them all.
+// The name of a key, hidden from screen readers; the start screen lists all keys.
 function keyHint(name) {
   const hint = make("kbd", {}, name);
   hint.ariaHidden = "true";
@@ -25,14 +24,14 @@ function count(number, noun) {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-// A button that plays or stops, as `active` says; its label is what it does.
+// A button that stops if `active`, and plays otherwise; its label says which.
 function drawPlay(node, active, label, hint) {
   const sign = make("span", { className: "sign" }, active ? "■" : "▶");
   sign.ariaHidden = "true";
   node.replaceChildren(sign, label, ...(hint ? [" ", keyHint(hint)] : []));
 }
 
-// One sound with its button. Of all players one plays at a time, from the sound's beginning.
+// One sound with its button. One player plays at a time, from the beginning of its sound.
 class Player {
   static current = null;
 
@@ -54,7 +53,7 @@ class Player {
     else this.play();
   }
 
-  // `then` is called at the end of the sound, not where it is stopped.
+  // `then` is called at the end of the sound, but not if it is stopped.
   play(then = () => {}) {
     Player.current?.stop();
     Player.current = this;
@@ -83,7 +82,7 @@ class Player {
   fail() {
     this.stop();
     this.note.hidden = false;
-    this.note.textContent = "This browser cannot play the sound. Please use another one.";
+    this.note.textContent = "This browser cannot play the sound. Please use another browser.";
   }
 
   follow() {
@@ -102,11 +101,11 @@ class Player {
     drawPlay(this.button, active, `${active ? "Stop" : "Play"} ${this.name}`, this.hint);
     this.card.classList.toggle("active", active);
     this.card.classList.toggle("done", this.heard);
-    this.note.textContent = this.heard ? "Heard to the end" : "Not yet heard to the end";
+    this.note.textContent = this.heard ? "Played to the end" : "Not yet played to the end";
   }
 }
 
-// Replaces the screen: a head that says where the listener is, then the nodes.
+// Replaces the screen: a header with the progress, then the nodes.
 function show(title, newKeys, ...nodes) {
   Player.current?.stop();
   keys = newKeys;
@@ -126,8 +125,8 @@ function show(title, newKeys, ...nodes) {
 }
 
 function keptNote() {
-  const kept = "Answers are kept in this browser: you may close the page and go on later.";
-  const lost = "This browser keeps nothing: save the results before you close the page.";
+  const kept = "Answers are stored in this browser: you can close the page and continue later.";
+  const lost = "This browser stores nothing: save the results before you close the page.";
   return make("p", { className: store.works ? "quiet" : "warning" }, store.works ? kept : lost);
 }
 
@@ -136,20 +135,20 @@ function showStart() {
     ? "You will hear pairs of sounds, A and B, and say which of the two is better."
     : "You will hear one sound at a time and grade it from 1 to 5.";
   const hasText = order.some((item) => item.prompt);
-  const text = hasText ? " The text that a sound was made for stands above it." : "";
+  const text = hasText ? " The text that a sound was made for is shown above it." : "";
   const steps = [
     "Use headphones, in a quiet place.",
     "Set a comfortable volume with the sound below, then leave it as it is.",
-    "Play each sound to its end before you answer; play it again as often as you like.",
+    "Play each sound to its end before you answer. You can play it as often as you like.",
     pairs
-      ? "Where you have no preference, say so: that is an answer too."
+      ? "If you have no preference, say so: that is an answer too."
       : "Use the whole scale, from 1 for the worst sounds to 5 for the best.",
   ];
   const noun = pairs ? "pair" : "sound";
   const volume = new Player(order.at(-1).sounds[0], "a sound to set the volume", "");
   volume.note.hidden = true;
   const begin = () => goOn(0);
-  const label = Object.keys(answers).length ? "Go on" : "Start";
+  const label = Object.keys(answers).length ? "Continue" : "Start";
   show("Listening test", { Enter: begin },
     make("section", { className: "panel" },
       make("p", { className: "lead" }, what + text),
@@ -167,13 +166,13 @@ function keyTable() {
     ...(pairs ? [["A, B", "play that sound, or stop it"]] : []),
     ["Space", pairs ? "play A, then B, or stop" : "play the sound, or stop it"],
     [`1 to ${test.questions[0].answers.length}`, "answer the marked question, from left to right"],
-    ["Enter", "go on"],
+    ["Enter", "continue"],
   ];
   const cells = ([name, what]) => [make("dt", {}, make("kbd", {}, name)), make("dd", {}, what)];
   return make("dl", { className: "keys" }, ...rows.flatMap(cells));
 }
 
-// To the first item from `place` on that is not answered, from the beginning again after the last.
+// Shows the next item from `place` on that is not answered, wrapping around, or the end.
 function goOn(place) {
   const open = [...order.keys()].filter((other) => !isDone(order[other]));
   if (open.length) new ItemScreen(open.find((other) => other >= place) ?? open[0]).show();
@@ -236,14 +235,14 @@ class ItemScreen {
     return found;
   }
 
-  // Stops what plays, or plays all sounds one after the other.
+  // Stops the player, or plays all sounds one after the other.
   playOrStop() {
     const [first, second] = this.players;
     if (Player.current) Player.current.stop();
     else first.play(() => second?.play());
   }
 
-  // Marks the question that digits answer.
+  // Marks the question that number keys answer.
   mark(number) {
     this.marked = number;
     this.forms.forEach((form, other) => form.classList.toggle("marked", other === number));
@@ -279,8 +278,8 @@ class ItemScreen {
 }
 
 function showEnd() {
-  const text = `All is answered. Save the results, and send the file results-${listener}.csv to
-    whoever asked you.`;
+  const text = `You have answered everything. Save the results, and send the file results-${listener}.csv
+    to the person who invited you.`;
   show("Thank you", { Enter: saveResults },
     make("section", { className: "panel" }, make("p", { className: "lead" }, text)),
     make("div", { className: "row spread" },
@@ -293,8 +292,8 @@ document.addEventListener("keydown", (event) => {
   const { key, target } = event;
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   const pressed = key === " " || key === "Enter";
-  if (pressed && target.tagName === "BUTTON") return; // the browser presses it
-  if (key === " " && target.checked === false) return; // the browser chooses it
+  if (pressed && target.tagName === "BUTTON") return; // the browser handles it
+  if (key === " " && target.checked === false) return; // the browser handles it
   const act = keys[key.length === 1 ? key.toLowerCase() : key];
   if (!act) return;
   event.preventDefault();

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing but itself: sounds and pictures in it, one sheet of styles."""
+"""Self-contained HTML pages: sounds, pictures, styles and scripts are in the page itself."""
 
 import base64
 import io
@@ -9,9 +9,9 @@ from pathlib import Path
 from soundcrafter.audio import Wave, resample
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
-_BLOCK = 65_536  # as in audio.py: encoders are not given minutes at once
+_BLOCK = 65_536  # as in audio.py: encoders do not get minutes of sound at once
 
-# The browser itself refuses whatever would come from elsewhere.
+# With this the browser loads nothing from elsewhere.
 _POLICY = (
     "default-src 'none'; img-src data:; media-src data:; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -19,12 +19,12 @@ _POLICY = (
 
 
 def document(title: str, body: str, *, script: str = "", style: str = "") -> str:
-    """A whole HTML5 page: a title in plain text, a body in HTML, a script that runs at its end.
+    """A complete HTML5 page: a title in plain text, a body in HTML, a script that runs at its end.
 
-    `style` is added to the sheet that all pages share, whose colours are variables that follow the
-    reader's light or dark mode: --ground, --panel, --ink, --quiet, --line, --accent, --tint,
-    --good, --bad. Pictures and sounds must be data: URIs; the page forbids its browser to load
-    anything else.
+    `style` is appended to the style sheet that all pages share. Its colours are variables that
+    follow the reader's light or dark mode: --ground, --panel, --ink, --quiet, --line, --accent,
+    --tint, --good, --bad. Pictures and sounds must be data: URIs; the page forbids the browser to
+    load anything else.
     """
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -34,7 +34,7 @@ def document(title: str, body: str, *, script: str = "", style: str = "") -> str
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <title>{escape(title)}</title>
-<style>{beside("page.css")}{style}</style>
+<style>{package_text("reports/page.css")}{style}</style>
 </head>
 <body>
 {body}
@@ -45,10 +45,10 @@ def document(title: str, body: str, *, script: str = "", style: str = "") -> str
 
 
 def wave_uri(wave: Wave, sample_rate: int) -> str:
-    """Wave [N] as a data: URI: MP3, which every browser plays, at its best quality.
+    """Wave [N] as a data: URI: MP3 at the best quality, which every browser plays.
 
-    A sample rate that MP3 does not know becomes the next higher one it knows, or 48 kHz. Where
-    libsndfile has no MP3 it is Ogg Vorbis.
+    A sample rate that MP3 does not support becomes the next higher one, or 48 kHz. It is Ogg Vorbis
+    where libsndfile has no MP3.
     """
     import soundfile
 
@@ -67,13 +67,13 @@ def wave_uri(wave: Wave, sample_rate: int) -> str:
 
 
 def image_uri(png: Path | bytes) -> str:
-    """A PNG, a file or its bytes, as a data: URI."""
+    """A PNG (a file or its bytes) as a data: URI."""
     return _data_uri("image/png", png if isinstance(png, bytes) else png.read_bytes())
 
 
-def beside(name: str) -> str:
-    """The text of a file that lies beside this one: a style, a script, a table."""
-    return (resources.files("soundcrafter") / "evaluate" / name).read_text(encoding="utf-8")
+def package_text(name: str) -> str:
+    """The text of a file in this package, such as "reports/page.css"."""
+    return (resources.files("soundcrafter") / name).read_text(encoding="utf-8")
 
 
 def _data_uri(mime: str, content: bytes) -> str:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from soundcrafter.audio import write_audio
-from soundcrafter.evaluate.embedding import Embedding
-from soundcrafter.evaluate.embeddings import embed
+from soundcrafter.evaluate import embedding
+from soundcrafter.evaluate.embedding import Embedding, embed_files
 
 
 class Counting:
@@ -31,8 +31,8 @@ def files(tmp_path):
 @pytest.mark.parametrize("probabilities", [None, np.array([0.25, 0.75], np.float32)])
 def test_a_sound_is_embedded_once(files, tmp_path, probabilities):
     embedder, kept = Counting(probabilities=probabilities), tmp_path / "kept"
-    fresh = embed(embedder, files)
-    first, again = (embed(embedder, files, kept=kept) for _ in range(2))
+    (fresh,) = embed_files([embedder], files)
+    first, again = (embed_files([embedder], files, cache=kept)[0] for _ in range(2))
     assert embedder.calls == 6
     for found in (first, again):
         np.testing.assert_array_equal(found.features, fresh.features)
@@ -45,15 +45,43 @@ def test_a_sound_is_embedded_once(files, tmp_path, probabilities):
 
 def test_other_content_and_other_weights_are_embedded_anew(files, tmp_path):
     embedder, kept = Counting(), tmp_path / "kept"
-    embed(embedder, files, kept=kept)
+    embed_files([embedder], files, cache=kept)
     write_audio(files[1], np.full(800, 0.5, np.float32), 16_000)
-    assert embed(embedder, files, kept=kept).rows[1][0, 0] == pytest.approx(0.0, abs=1e-6)
+    assert embed_files([embedder], files, cache=kept)[0].rows[1][0, 0] == pytest.approx(
+        0.0, abs=1e-6
+    )
     assert embedder.calls == 4
     other = Counting("1" * 64)
-    embed(other, files, kept=kept)
+    embed_files([other], files, cache=kept)
     assert other.calls == 3
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.wav: no such file"):
-        embed(Counting(), [tmp_path / "gone.wav"], kept=tmp_path)
+        embed_files([Counting()], [tmp_path / "gone.wav"], cache=tmp_path)
+
+
+def test_a_file_is_read_and_hashed_once_for_all_embedders(files, tmp_path, monkeypatch):
+    calls = []
+    for name in ("read_audio", "file_sha256"):
+        whole = getattr(embedding, name)
+
+        def count(*arguments, name=name, whole=whole):
+            calls.append(name)
+            return whole(*arguments)
+
+        monkeypatch.setattr(embedding, name, count)
+    embedders = [Counting(), Counting("1" * 64), Counting("2" * 64)]
+    assert len(embed_files(embedders, files, cache=tmp_path / "kept")) == 3
+    assert sorted(calls) == ["file_sha256"] * 3 + ["read_audio"] * 3
+    embed_files(embedders, files, cache=tmp_path / "kept")
+    assert calls.count("read_audio") == 3
+
+
+def test_files_that_cannot_be_read_are_reported(files, tmp_path):
+    files[1].write_bytes(b"RIFF")
+    skipped = []
+    (found,) = embed_files([Counting()], files, skip=lambda file, reason: skipped.append(file))
+    assert (len(found.rows), skipped) == (2, [files[1]])
+    with pytest.raises(ValueError, match=r"1\.wav"):
+        embed_files([Counting()], files)

@@ -1,18 +1,19 @@
-"""The files of a listening test: the key that says what was heard, and what listeners saved."""
+"""The files of a listening test: the key to its sounds, and the answers that listeners saved."""
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from soundcrafter.data.manifest import read_table
+
 KEY_COLUMNS = ("item", "sound", "system", "prompt", "file")
 RESULT_COLUMNS = (
     *("listener", "item", "kind", "question", "answer"),
-    "seconds",  # from the item's appearance to the answer
+    "seconds",  # from when the item appeared to the answer
     "order",  # the item's place in this listener's session, from 1
-    "sounds",  # those of the item as this listener had them, side A first
+    "sounds",  # of the item in this listener's order, side A first
 )
 QUESTIONS = {"pairs": ("overall", "match"), "mos": ("quality", "relevance")}
 ANSWERS = {"pairs": ("A", "B", "tie"), "mos": ("1", "2", "3", "4", "5")}
@@ -20,7 +21,7 @@ ANSWERS = {"pairs": ("A", "B", "tie"), "mos": ("1", "2", "3", "4", "5")}
 
 @dataclass(frozen=True)
 class Item:
-    """What listeners are asked about: a pair of sounds, or one."""
+    """The subject of a question: a pair of sounds, or one sound."""
 
     prompt: str  # the item's own name where it has no text
     systems: Mapping[str, str]  # sound -> system
@@ -61,10 +62,11 @@ def read_key(path: Path) -> dict[str, Item]:
 
 
 def read_results(paths: Sequence[Path], items: Items) -> tuple[list[Answer], int]:
-    """The answers of several files, the last one where a listener answered a question twice, and
-    how many were overruled so.
+    """The answers in several files, and the number of duplicates. Of several answers by a listener
+    to the same question the last one counts.
 
-    Raises ValueError where a file cannot be read, a row is no answer to an item, or there is none.
+    Raises ValueError where a file cannot be read, a row is not an answer to an item, or there are
+    no answers.
     """
     answers: dict[tuple[str, str, str], Answer] = {}
     count = 0
@@ -80,15 +82,15 @@ def read_results(paths: Sequence[Path], items: Items) -> tuple[list[Answer], int
             count += 1
     if not answers:
         named = ", ".join(map(str, paths)) or "no file given"
-        raise ValueError(f"results: no answer in them ({named})")
+        raise ValueError(f"results: they hold no answer ({named})")
     return list(answers.values()), count - len(answers)
 
 
 def _answer(row: Mapping[str, str], items: Items) -> Answer:
-    """A row checked against the key. Raises ValueError saying what is wrong in it."""
+    """A row checked against the key. Raises ValueError for a row that does not fit it."""
     item = items.get(row["item"])
     if item is None:
-        raise ValueError(f"item: got {row['item']!r}, which the key does not know")
+        raise ValueError(f"item: got {row['item']!r}, which is not in the key")
     kind = "pairs" if len(item.systems) == 2 else "mos"
     sounds = tuple(row["sounds"].split())
     for name, allowed in (
@@ -127,19 +129,12 @@ def _seconds(text: str) -> float:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a csv file with the given columns among its own, each with its line."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise ValueError(f"{path}: it has no column {', '.join(missing)}")
-            for row in reader:
-                if None in row or None in row.values():
-                    count = len(reader.fieldnames or ())
-                    raise ValueError(f"{path}, line {reader.line_num}: expected {count} fields")
-                yield reader.line_num, {name: row[name].strip() for name in columns}
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a csv table: {error}") from None
+    """The given columns of a csv file row by row, each with its line number."""
+    present, rows = read_table(path)
+    missing = [name for name in columns if name not in present]
+    if missing:
+        raise ValueError(f"{path}: it has no column {', '.join(missing)}")
+    for line, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise ValueError(f"{path}, line {line}: expected {len(present)} fields")
+        yield line, {name: row[name].strip() for name in columns}

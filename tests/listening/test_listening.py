@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from soundcrafter.audio import read_audio, write_audio
-from soundcrafter.evaluate.listen import write_listening_test
-from soundcrafter.evaluate.listen_analysis import (
+from soundcrafter.evaluate.metrics import wilson_interval
+from soundcrafter.files import write_csv, write_json
+from soundcrafter.listening.analysis import (
     analyse_listening,
     listening_markdown,
     sign_test,
 )
-from soundcrafter.evaluate.listen_answers import KEY_COLUMNS, RESULT_COLUMNS
-from soundcrafter.evaluate.listen_sounds import PEAK, TARGET, equally_loud, loudness, match_sounds
-from soundcrafter.evaluate.metrics import wilson_interval
-from soundcrafter.files import write_csv, write_json
+from soundcrafter.listening.answers import KEY_COLUMNS, RESULT_COLUMNS
+from soundcrafter.listening.page import write_listening_test
+from soundcrafter.listening.stimuli import PEAK, TARGET, equally_loud, loudness, match_sounds
 
 RATE = 16_000
 PROMPTS = ("a dog barks </script>", "rain, heavy", "a bell $rings$")
@@ -164,7 +164,7 @@ class TestSounds:
             assert len({(sound.prompt, sound.file.name) for sound in row.values()}) == 1
 
     def test_nothing_in_common(self, evaluations, tmp_path, clips):
-        with pytest.raises(ValueError, match="no file name that all have"):
+        with pytest.raises(ValueError, match="no file name in common"):
             match_sounds({**evaluations, "real": clips / "audio"})
         (tmp_path / "old").mkdir()
         write_json(tmp_path / "old" / "report.json", {"embedders": {}})
@@ -346,7 +346,7 @@ class TestPairs:
 
     def test_markdown(self, pairs):
         text = listening_markdown(pairs.analyse())
-        assert "7 answers of 2 listeners to 3 items (3 prompts), median 2.0 s" in text
+        assert "7 answers by 2 listeners to 3 items (3 prompts), median 2.0 s" in text
         row = next(line for line in text.splitlines() if line.startswith("| overall | base"))
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[:7] == ["overall", "base", "ours", "2", "1", "3", "0.417"]
@@ -405,7 +405,7 @@ class TestWhatIsRejected:
         ("place", "value", "message"),
         [
             (0, "", "listener: it is empty"),
-            (1, "i9", "item: got 'i9', which the key does not know"),
+            (1, "i9", "item: got 'i9', which is not in the key"),
             (2, "mos", "kind: got 'mos'; allowed: pairs"),
             (3, "quality", "question: got 'quality'; allowed: overall, match"),
             (4, "C", "answer: got 'C'; allowed: A, B, tie"),
@@ -441,10 +441,10 @@ class TestWhatIsRejected:
         with pytest.raises(ValueError, match=r"gone\.csv: No such file"):
             analyse_listening([tmp_path / "gone.csv"], key)
         cut.write_bytes(b"\xff\xfe\x00")
-        with pytest.raises(ValueError, match=r"cut\.csv: not a csv table"):
+        with pytest.raises(ValueError, match=r"cut\.csv: not a \.csv table"):
             analyse_listening([cut], key)
         write_csv(cut, RESULT_COLUMNS, [])
-        with pytest.raises(ValueError, match="results: no answer in them"):
+        with pytest.raises(ValueError, match="results: they hold no answer"):
             analyse_listening([cut], key)
         write_csv(cut, KEY_COLUMNS, [("i1", f"s{n}", "x", "", "") for n in range(3)])
         with pytest.raises(ValueError, match="not the key of a listening test"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from soundcrafter.evaluate.table import table_latex, table_markdown, table_rows
+from soundcrafter.reports.table import table_latex, table_markdown, table_rows
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "paper.md"
 
@@ -56,7 +56,7 @@ def test_a_measured_row(tmp_path):
     assert row.origin == "measured, tagger, N 9"
     assert row.note == (
         "mini (bundled): FD of two halves of the recordings 9.5, N 20 each; IS over 2 splits; "
-        "CLAP by the weights 0123456789ab; clips of 5 s made on cpu, processes 2, threads 1."
+        "CLAP with the weights 0123456789ab; clips of 5 s generated on cpu, processes 2, threads 1."
     )
 
 
@@ -98,7 +98,17 @@ def test_markdown_marks_where_rows_are_from(tmp_path):
     text = table_markdown(table_rows([out]))
     head, rule, *lines = cells_of(text)
     assert head == [
-        *("method", "FD", "IS", "KL", "FAD", "CLAP", "parameters (M)", "seconds a clip", "source"),
+        *(
+            "method",
+            "FD",
+            "IS",
+            "KL",
+            "FAD",
+            "CLAP",
+            "parameters (M)",
+            "seconds per clip",
+            "source",
+        ),
     ]
     assert len(rule[0].split("|")) == len(head)
     assert {line[-1] for line in lines} == {
@@ -107,7 +117,7 @@ def test_markdown_marks_where_rows_are_from(tmp_path):
         "measured, tagger, N 9",
     }
     assert [line[0] for line in lines if line[0].startswith("**")] == ["**a\\|b**"]
-    assert "no ranking" in text.splitlines()[-1]
+    assert "do not rank" in text.splitlines()[-1]
 
 
 def test_latex_is_whole_and_harmless(tmp_path):
@@ -130,5 +140,5 @@ def test_faults(tmp_path):
     with pytest.raises(ValueError, match=r"report\.json: No such file"):
         table_rows([tmp_path])
     (tmp_path / "report.json").write_text('{"links": {}}')
-    with pytest.raises(ValueError, match=r"report\.json: is no comparison of sounds; allowed"):
+    with pytest.raises(ValueError, match=r"report\.json: is not a comparison of sounds; allowed"):
         table_rows([tmp_path])

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from soundcrafter.audio import AUDIO_SUFFIXES, audio_info, read_audio
-from soundcrafter.evaluate.page import beside, document, image_uri, wave_uri
+from soundcrafter.reports.page import document, image_uri, package_text, wave_uri
 
 
 def opened(uri: str) -> tuple[str, np.ndarray, int]:
@@ -76,5 +76,5 @@ def test_a_page_is_whole_and_asks_for_nothing():
     assert "<script" not in document("a", "b")
 
 
-def test_files_beside_the_code_are_read():
-    assert beside("page.css").lstrip().startswith(":root")
+def test_files_of_the_package_are_read():
+    assert package_text("reports/page.css").lstrip().startswith(":root")

@@ -1,4 +1,5 @@
-"""Sounds of several systems for the same prompts, made equally loud: what a listener compares."""
+"""The stimuli of a listening test: sounds of several systems for the same prompts, at equal
+loudness."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +8,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from soundcrafter.audio import Wave, fit_length
-from soundcrafter.evaluate.compare import find_sounds
+from soundcrafter.evaluate.sounds import find_readable
 from soundcrafter.files import read_json
 
 REPORT, GENERATED = "report.json", "generated"  # of an evaluation's folder
 TARGET = -23.0  # LUFS, the level of EBU R 128
-PEAK = 0.9  # lossy coding may add to a peak: room for it
+PEAK = 0.9  # headroom: lossy coding may raise a peak
 
 # ITU-R BS.1770-4, tables 1 and 2: (b0, b1, b2), (1, a1, a2) at 48 kHz
 _SHELF = (
@@ -37,19 +38,19 @@ class Stimulus:
 class _Found:
     prompt: str
     seed: int
-    stem: str  # of the file, as folders of sounds are matched by
+    stem: str  # of the file: folders of sounds are matched by it
     file: Path
 
 
 def match_sounds(folders: Mapping[str, Path]) -> list[dict[str, Stimulus]]:
-    """The sounds that all systems have, system -> stimulus for each prompt, in the first one's
-    order.
+    """The sounds that all systems have: system -> stimulus for each prompt, in the order of the
+    first system.
 
-    A folder is an evaluation's, whose report.json says which prompt and seed each sound is of, or
-    holds sounds alone. Where all are evaluations prompt and seed match their sounds, otherwise file
-    names below the folder without suffix (of an evaluation: below generated/) do. Of sounds that
-    match alike the first counts.
-    Raises ValueError where a folder has no sounds and where no sound is in all of them.
+    A folder is that of an evaluation, whose report.json lists the prompt and seed of each sound, or
+    just contains sounds. Sounds are matched by prompt and seed if all folders are evaluations, and
+    otherwise by file name without suffix, below the folder (for an evaluation: below generated/).
+    Of several matches the first counts. Raises ValueError where a folder has no sounds, and where
+    the folders have no sound in common.
     """
     reported = {name: (folder / REPORT).is_file() for name, folder in folders.items()}
     by_prompt = all(reported.values())
@@ -63,12 +64,12 @@ def match_sounds(folders: Mapping[str, Path]) -> list[dict[str, Stimulus]]:
     shared = [match for match in first if all(match in table for table in tables.values())]
     if not shared:
         kind = "prompt and seed" if by_prompt else "file name"
-        raise ValueError(f"{', '.join(map(str, folders.values()))}: no {kind} that all have")
+        raise ValueError(f"{', '.join(map(str, folders.values()))}: no {kind} in common")
     return [_stimuli({name: table[match] for name, table in tables.items()}) for match in shared]
 
 
 def _stimuli(sounds: Mapping[str, _Found]) -> dict[str, Stimulus]:
-    """The text of one is the text of all: sounds alone come without."""
+    """All get the text of the one that has it: sounds in a plain folder have none."""
     prompt = next((sound.prompt for sound in sounds.values() if sound.prompt), "")
     return {name: Stimulus(name, prompt, sound.file) for name, sound in sounds.items()}
 
@@ -78,7 +79,8 @@ def _of_report(folder: Path) -> list[_Found]:
     rows = report.get("sounds") if isinstance(report, dict) else None
     if not rows:
         raise ValueError(
-            f"{folder / REPORT}: it lists no sounds; evaluate the model with --prompts again"
+            f"{folder / REPORT}: it lists no sounds; allowed: the reports of soundcrafter evaluate "
+            "captions, families, free and prompts"
         )
     found = []
     for row in rows:
@@ -89,7 +91,7 @@ def _of_report(folder: Path) -> list[_Found]:
 
 
 def _of_folder(folder: Path) -> list[_Found]:
-    files = find_sounds(folder, mixed_rates=True).files
+    files = find_readable(folder).files
     return [_Found("", 0, stem, file) for stem, file in files.items()]
 
 
@@ -127,9 +129,9 @@ def _k_weighted(wave: Wave, sample_rate: int) -> np.ndarray:
 
 
 def equally_loud(waves: Sequence[Wave], sample_rate: int) -> list[Wave]:
-    """Waves [N] scaled to one loudness: TARGET, or the highest at which no peak passes PEAK.
+    """Waves [N] scaled to one loudness: TARGET, or less where a peak would exceed PEAK.
 
-    Silence stays silence and is not waited for.
+    Silence stays silence.
     """
     levels = [loudness(wave, sample_rate) for wave in waves]
     peaks = [float(np.abs(wave).max(initial=0.0)) for wave in waves]

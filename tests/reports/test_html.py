@@ -10,7 +10,7 @@ import pytest
 
 from soundcrafter.audio import write_audio
 from soundcrafter.cli import app
-from soundcrafter.evaluate.html import write_html
+from soundcrafter.reports.html import write_html
 
 FACTS = {
     "version": "0",
@@ -57,7 +57,7 @@ def options_of(page: Path) -> list[str]:
     return re.findall(r"<option .*?>(.*?)<", page.read_text(encoding="utf-8"))
 
 
-def test_the_worst_by_the_wanted_family_stand_first(tmp_path):
+def test_the_worst_by_the_family_come_first(tmp_path):
     sounds = [
         {"prompt": "rain", "expected": 0.5, "clap": 0.1},
         {"prompt": "no family", "clap": 0.0},
@@ -66,7 +66,7 @@ def test_the_worst_by_the_wanted_family_stand_first(tmp_path):
     out, page = evaluation(tmp_path / "a", "mini", sounds), tmp_path / "page.html"
     write_html([out], page)
     assert prompts_of(page) == ["dog", "rain", "no family"]
-    assert options_of(page)[0] == "probability of the wanted family"
+    assert options_of(page)[0] == "probability of the requested family"
     assert rows_of(page)[0][1] == [0.25, 2, "dog", 0.9]
 
 
@@ -112,8 +112,8 @@ def test_models_are_matched_by_prompt_and_seed(tmp_path):
         ("dog", [None, 1.0]),
     ]
     assert options_of(tmp_path / "page.html") == [
-        "worst of the models: CLAP: cosine of prompt and sound",
-        "models farthest apart: CLAP: cosine of prompt and sound",
+        "worst model: CLAP: cosine of prompt and sound",
+        "largest difference between models: CLAP: cosine of prompt and sound",
         "order of the prompts",
         "prompt",
         "ours: CLAP: cosine of prompt and sound",
@@ -122,7 +122,7 @@ def test_models_are_matched_by_prompt_and_seed(tmp_path):
     apart = [values[1] for _, values, _ in rows_of(tmp_path / "page.html")]
     assert apart == [0.5, None, 0.5, None]
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert text.count("no such sound") == 2
+    assert text.count(">no sound<") == 2
     assert text.count("<audio ") == 6
 
 
@@ -172,7 +172,7 @@ def test_faults(tmp_path):
     out = tmp_path / "a"
     out.mkdir()
     (out / "report.json").write_text(json.dumps(FACTS))
-    with pytest.raises(ValueError, match=r"report\.json: lists no sounds; allowed: .*--prompts"):
+    with pytest.raises(ValueError, match=r"report\.json: lists no sounds; allowed: .*captions"):
         write_html([out], tmp_path / "page.html")
     out = evaluation(tmp_path / "b", "mini", [{"prompt": "rain"}])
     (out / "generated" / "0.wav").unlink()

@@ -4,10 +4,10 @@ import re
 import pytest
 
 from soundcrafter.audio import read_audio, write_audio
-from soundcrafter.evaluate.listen import write_listening_test
-from soundcrafter.evaluate.listen_analysis import analyse_listening
-from soundcrafter.evaluate.listen_answers import RESULT_COLUMNS
 from soundcrafter.files import write_json
+from soundcrafter.listening.analysis import analyse_listening
+from soundcrafter.listening.answers import RESULT_COLUMNS
+from soundcrafter.listening.page import write_listening_test
 
 RATE = 16_000
 SYSTEMS = ("modelred", "modelblue")
@@ -131,7 +131,7 @@ def test_a_closed_page_loses_nothing(browser_page, tests_of, tmp_path):
     page.close()
     page = context.new_page()
     faults = open_test(page, folder)  # the listener is remembered too
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Continue").click()
     assert page.inner_text("h1") == "Sound 2 of 6"
     page.click("#back")  # what was heard and answered can be changed without hearing it again
     assert page.is_checked("input[name=quality][value='5']")

@@ -1,5 +1,5 @@
-"""What listeners answered: win rates and mean opinion scores, with intervals that allow for one
-listener's answers being alike, and one prompt's too."""
+"""The analysis of listening tests: win rates and mean opinion scores, with intervals that account
+for the correlation of answers by one listener or to one prompt."""
 
 import itertools
 import math
@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from soundcrafter.evaluate.listen_answers import Answer, Items, read_key, read_results
 from soundcrafter.evaluate.metrics import wilson_interval
+from soundcrafter.listening.answers import Answer, Items, read_key, read_results
 
 Rating = tuple[str, str, float]  # listener, prompt, value
 
 
 class _Resamples:
-    """Draws of listeners and of prompts, both with replacement: the pigeonhole bootstrap (Owen
-    2007, 0712.1111), which treats neither one listener's nor one prompt's answers as
+    """Listeners and prompts, both drawn with replacement: the pigeonhole bootstrap (Owen 2007,
+    0712.1111). It treats neither the answers of one listener nor those to one prompt as
     independent."""
 
     def __init__(self, answers: Sequence[Answer], items: Items, samples: int, seed: int) -> None:
@@ -33,7 +33,7 @@ class _Resamples:
         ]
 
     def means(self, ratings: Iterable[Rating]) -> np.ndarray:
-        """The mean in each draw, [S]; NaN in a draw that holds none of the ratings."""
+        """The mean in each draw [S]; NaN in a draw without any of the ratings."""
         sums = np.zeros((2, len(self._rows), len(self._columns)))
         for listener, prompt, value in ratings:
             sums[:, self._rows[listener], self._columns[prompt]] += value, 1.0
@@ -45,17 +45,17 @@ class _Resamples:
 def analyse_listening(
     results: Sequence[Path], key: Path, *, seed: int = 0, samples: int = 2000
 ) -> dict[str, Any]:
-    """What the saved results of a listening test say of its systems.
+    """The results of a listening test, from the csv files that its listeners saved.
 
-    Pairs: for each question and pair of systems wins, ties and losses; the win rate of each system,
-    ties as half a win, with a 95% interval by bootstrap over listeners and prompts (`samples`
-    draws); the share of wins among answers that are no tie, with Wilson's interval, and the
-    two-sided sign test, which both take all answers for independent.
-    MOS: for each question and system the mean with its interval by the same bootstrap, and how the
-    systems differ, draw by draw.
+    Pairs: for each question and pair of systems the wins, ties and losses; the win rate of each
+    system, with ties as half a win, and its 95% interval by bootstrap over listeners and prompts
+    (`samples` draws); the share of wins among answers without ties, with Wilson's interval, and the
+    two-sided sign test, which both assume independent answers.
+    MOS: for each question and system the mean with its interval by the same bootstrap, and the
+    differences between systems in the same draws.
 
-    Raises ValueError where a file cannot be read, naming file and line where a row is not an answer
-    to an item of the key. An answer given twice counts as it was given last.
+    Raises ValueError where a file cannot be read, and names file and line where a row is not an
+    answer to an item of the key. Of several answers to the same question the last one counts.
     """
     if samples < 1 or seed < 0:
         raise ValueError(f"samples, seed: got {samples}, {seed}; at least 1 and 0")
@@ -87,22 +87,22 @@ def analyse_listening(
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """The two-sided p of as uneven a split, or more uneven, where both were equally likely."""
+    """The two-sided p-value of wins and losses if both were equally likely."""
     total = wins + losses
     tail = sum(math.comb(total, count) for count in range(min(wins, losses) + 1))
     return min(2 * tail / 2**total, 1.0)
 
 
 def _first_side(answers: Sequence[Answer]) -> dict[str, Any]:
-    """How often side A was preferred: half, where listeners do not lean to a side."""
+    """How often side A was preferred: half the time if listeners favour neither side."""
     hits = sum(answer.answer == "A" for answer in answers)
     total = sum(answer.answer != "tie" for answer in answers)
     return {"share": hits / total if total else None, **_wilson(hits, total), "n": total}
 
 
 def _pairs(answers: Sequence[Answer], items: Items, draws: _Resamples) -> dict[str, Any]:
-    """The figures of one question: of each pair of systems, and of each system over all."""
-    scores: dict[tuple[str, str], list[Rating]] = defaultdict(list)  # of the first against
+    """The figures of one question: of each pair of systems, and of each system over all pairs."""
+    scores: dict[tuple[str, str], list[Rating]] = defaultdict(list)  # of the first system
     for answer in answers:
         item = items[answer.item]
         first, second = (item.systems[sound] for sound in answer.sounds)
@@ -127,7 +127,7 @@ def _pairs(answers: Sequence[Answer], items: Items, draws: _Resamples) -> dict[s
 
 
 def _against(ratings: Sequence[Rating], draws: _Resamples) -> dict[str, Any]:
-    """One system against one other, ratings of 1 for a win, .5 for a tie and 0 for a loss."""
+    """One system against another, with ratings of 1 for a win, 0.5 for a tie and 0 for a loss."""
     counts = Counter(value for _, _, value in ratings)
     wins, losses = counts[1.0], counts[0.0]
     rate = _mean(ratings, draws)
@@ -147,7 +147,7 @@ def _against(ratings: Sequence[Rating], draws: _Resamples) -> dict[str, Any]:
 
 
 def _mos(answers: Sequence[Answer], items: Items, draws: _Resamples) -> dict[str, Any]:
-    """The figures of one question: of each system, and of what each pair of them differs by."""
+    """The figures of one question: of each system, and the difference of each pair of systems."""
     ratings: dict[str, list[Rating]] = defaultdict(list)
     for answer in answers:
         item = items[answer.item]
@@ -186,7 +186,7 @@ def _mean(ratings: Sequence[Rating], draws: _Resamples) -> dict[str, Any]:
 
 
 def _interval(drawn: np.ndarray) -> list[float] | None:
-    """The middle 95% of the draws that hold a figure; None where no draw does."""
+    """The middle 95% of the draws that have a value; None if no draw has one."""
     drawn = drawn[~np.isnan(drawn)]
     return [float(bound) for bound in np.percentile(drawn, (2.5, 97.5))] if len(drawn) else None
 
@@ -196,15 +196,15 @@ def _wilson(hits: int, total: int) -> dict[str, Any]:
 
 
 def listening_markdown(report: Mapping[str, Any]) -> str:
-    """The report as tables, with how each interval was made."""
+    """The report as tables, with the method of each interval."""
     lines = [
-        f"{report['answers']} answers of {_count(report['listeners'], 'listener')} to "
+        f"{_count(report['answers'], 'answer')} by {_count(report['listeners'], 'listener')} to "
         f"{_count(report['items'], 'item')} ({_count(report['prompts'], 'prompt')}), median "
-        f"{report['median_seconds']:.1f} s an answer; "
-        f"{_count(report['duplicates'], 'answer')} given again, the last one counts."
+        f"{report['median_seconds']:.1f} s per answer; "
+        f"{_count(report['duplicates'], 'duplicate')}, of which the last one counts."
     ]
     if report["listeners"] < 2:
-        lines += ["", "One listener: the intervals say nothing of what others would hear."]
+        lines += ["", "One listener: the intervals do not apply to other listeners."]
     table = _mos_table if report["kind"] == "mos" else _pairs_table
     return "\n".join([*lines, "", *table(report)]) + "\n"
 
@@ -234,10 +234,10 @@ def _pairs_table(report: Mapping[str, Any]) -> list[str]:
         "",
         "A tie is half a win. Intervals of win rates: bootstrap over listeners and prompts, "
         f"{report['samples']} draws, seed {report['seed']}. Wilson's interval and the sign test "
-        "leave ties out and take all answers for independent, so they are too sure where few "
-        "listeners gave many.",
+        "leave out ties and assume independent answers, so they are too narrow where few listeners "
+        "gave many answers.",
         f"Side A was preferred in {_three(side['share'])} of {side['n']} answers without ties "
-        f"({_range(side['interval'])}); .5 is no leaning.",
+        f"({_range(side['interval'])}); without a bias it is 0.5.",
     ]
 
 

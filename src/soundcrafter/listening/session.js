@@ -1,11 +1,11 @@
 // A listener's session: the order of items and sides, the answers, and the way to save them.
-// All it needs is in the page; answers stay in this browser until they are saved.
+// Everything is in the page; answers stay in this browser until they are saved.
 "use strict";
 
 const test = JSON.parse(document.getElementById("test").textContent);
 const pairs = test.kind === "pairs";
 
-// What this browser keeps: nothing where it is told not to, then the page says so.
+// Storage in this browser. Where it is disabled, the page says so.
 const store = {
   works: true,
   get(name) {
@@ -38,7 +38,7 @@ function findListener() {
   return plain;
 }
 
-// Items and sides in an order that follows from the test and the listener alone.
+// Items and sides in an order that depends only on the test and the listener.
 function orderFor(name) {
   const draw = generator(`${test.id}/${name}`);
   const shuffled = (list) => {

@@ -1,0 +1,1 @@
+"""Blind listening tests: the page that listeners get, and the analysis of their answers."""
