@@ -37,12 +37,11 @@ from soundcrafter.train.stage import (
     PreparedBatch,
     Samples,
     Stage,
-    load_part,
     sample_noise,
     sample_uniform,
 )
 
-# purpose numbers of what is random for a sample (see stage.sample_noise)
+# purpose numbers of a sample's random draws (see stage.sample_noise)
 _POSTERIOR, _NOISE, _TIME, _TEXT, _DROP = 10, 20, 21, 22, 23
 
 
@@ -101,7 +100,7 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
         self.loss_modules = self.make_loss_modules()
 
     def make_loss_modules(self) -> dict[str, LossModule[Any, DiffusionBatch]]:
-        """The U-Net, from random weights."""
+        """The U-Net with random weights."""
         unet = UNet(self.model_config.unet)
         unet.checkpointing = self.config.checkpointing
         return {"unet": UNetLoss(unet, self.schedule)}
@@ -188,9 +187,6 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
             "files": batch["files"],
         }
 
-    def initialise(self, folder: Path) -> None:
-        load_part(self.network, folder, self.parts[0])
-
     def export(self, network: nn.Module, folder: Path) -> None:
         save_part(
             folder,
@@ -234,7 +230,7 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
 
     @cached_property
     def _decoders(self) -> tuple[VAE | None, Vocoder | None]:
-        """VAE and vocoder of the model folder; nothing where its VAE made other latents."""
+        """VAE and vocoder of the model folder; nothing if the latents are not from its VAE."""
         if not (self.folder / "config.json").is_file():
             return None, None
         parts, made_by = open_folder(self.folder), self.trained_against["vae"]
@@ -246,10 +242,10 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
         return vae, cast(Vocoder, parts.load("vocoder")) if "vocoder" in parts.parts else None
 
     def _time(self, index: int) -> float:
-        """The uniform number that chooses a sample's time step.
+        """The uniform number in [0, 1) that determines a sample's time step.
 
         Stratified over a batch (Kingma et al. 2021, appendix I): one draw a step, then equal
-        spacing: the loss varies less and each time step is as likely as before.
+        spacing. The loss varies less, and all time steps stay equally likely.
         """
         phase = self.curriculum.phase_of(index)
         step, place = phase.step_of(index)

@@ -1,4 +1,4 @@
-"""Encoding a manifest once with a model's VAE and CLAP, for training the U-Net from it."""
+"""Encodes a manifest with a model's VAE and CLAP, to train the U-Net on the result."""
 
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,11 @@ def encode_data(
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> Path:
-    """Write what the diffusion stage of `recipe` draws from `data` as latents and embeddings; the
-    earlier phases of a curriculum into folders phase-1, phase-2, ... of their own in `out`.
+    """Write the latents and embeddings that the diffusion stage of `recipe` draws from `data`; for
+    earlier phases of a curriculum into the subfolders phase-1, phase-2, ... of `out`.
 
-    The model folder needs `vae` and `clap_audio`, and `clap_text` where the condition is text.
-    Returns the index file of the full resolution. Raises ValueError where the recipe's
-    data.variants is 0.
+    The model folder needs `vae` and `clap_audio`, and `clap_text` if the condition is text. Returns
+    the index file of the full resolution. Raises ValueError if the recipe's data.variants is 0.
     """
     target = choose_device(device)
     encoders = Encoders(recipe, folder)
@@ -79,11 +78,11 @@ def _encode_phase(
             **_resolution(source.config),
         },
         batch_size=batch_size,
-        dtype=dtype,  # type: ignore[arg-type]  # encode() refuses other names
+        dtype=dtype,  # type: ignore[arg-type]  # encode() checks it
         progress=progress,
     )
 
 
 def _resolution(config: PhaseConfig) -> dict[str, Any]:
-    """What the latents hold less than the recordings do; nothing at full resolution."""
+    """Metadata of a reduced resolution; empty at full resolution."""
     return {} if config.pool == 1 else {"pool": config.pool, "grid": config.grid}
