@@ -49,8 +49,7 @@ def train(
         bool, typer.Option("--fsdp", help="Shard the U-Net over torchrun's processes.")
     ] = False,
     compiled: Annotated[
-        bool,
-        typer.Option("--compile", help="torch.compile the U-Net; slow to start."),
+        bool, typer.Option("--compile", help="torch.compile the U-Net; slow to start.")
     ] = False,
     score_steps: Annotated[
         int, typer.Option(help="Steps between scores (FD, IS) of generated sounds; 0: none.")
@@ -154,13 +153,7 @@ def sprint(
 
     start = find_model(init) if init is not None else None
     done = run_sprint(
-        built,
-        out,
-        minutes=minutes,
-        device=device,
-        init=start,
-        log_steps=log_steps,
-        report=report,
+        built, out, minutes=minutes, device=device, init=start, log_steps=log_steps, report=report
     )
     if not as_json:
         print(f"{stage.value}: {done} steps done, in {out}")

@@ -27,8 +27,6 @@ _DISTORT = 31  # purpose number of the distortion
 
 
 class ClapBatch(PreparedBatch):
-    """Sounds with their captions."""
-
     mel: Tensor  # [B, 1, T, F]
     tokens: Tensor  # [B, L]
     mask: Tensor  # [B, L]
@@ -94,8 +92,7 @@ class ClapStage(Stage[Clap, ClapBatch]):
         audio = ClapAudio(self.model_config.clap_audio)
         if self.config.audio_init:
             _start_from_tagger(audio, Path(self.config.audio_init))
-        clap = Clap(audio, text, tokenizer)
-        clap.train()
+        clap = Clap(audio, text, tokenizer).train()
         if self.config.freeze_norm:
             clap.audio.freeze_norm()
         if self.config.checkpointing:

@@ -46,8 +46,6 @@ _POSTERIOR, _NOISE, _TIME, _TEXT, _DROP = 10, 20, 21, 22, 23
 
 
 class DiffusionBatch(PreparedBatch):
-    """Latents with their conditions, and all that is random."""
-
     latent: Tensor  # [B, C, T, F]
     noise: Tensor  # [B, C, T, F]
     cond: Tensor  # [B, E]
@@ -178,14 +176,9 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
             cond = torch.where(batch["use_text"].to(device)[:, None], text, audio)
         latent = posterior.sample(batch["posterior_noise"].to(device)) * source.latent_scale
         noise, u, drop = (batch[key].to(device) for key in ("noise", "u", "drop"))
-        return {
-            "latent": latent,
-            "noise": noise,
-            "cond": cond,
-            "drop": drop,
-            "u": u,
-            "files": batch["files"],
-        }
+        return DiffusionBatch(
+            latent=latent, noise=noise, cond=cond, drop=drop, u=u, files=batch["files"]
+        )
 
     def export(self, network: nn.Module, folder: Path) -> None:
         save_part(

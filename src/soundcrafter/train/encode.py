@@ -1,14 +1,12 @@
 """Encodes a manifest with a model's VAE and CLAP, to train the U-Net on the result."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from soundcrafter.data.encode import Progress, encode
 from soundcrafter.device import choose_device
-from soundcrafter.train.curriculum import PhaseConfig
 from soundcrafter.train.recipe import Recipe
 from soundcrafter.train.sources import AudioSource, Encoders, audio_sources, encoded_folder
 
@@ -56,10 +54,11 @@ def _encode_phase(
     batch_size: int,
     progress: Progress | None,
 ) -> Path:
-    encoders = source.encoders
+    encoders, config = source.encoders, source.config
+    resolution = {} if config.pool == 1 else {"pool": config.pool, "grid": config.grid}
 
     def posterior(wave: Tensor) -> tuple[Tensor, Tensor]:
-        found = encoders.posterior(wave, source.config, device)
+        found = encoders.posterior(wave, config, device)
         return found.mean, found.logvar
 
     def embed_text(captions: list[str]) -> Tensor:
@@ -75,14 +74,9 @@ def _encode_phase(
             **source.trained_against,
             "clap_text": encoders.text_id,
             "latent_scale": source.latent_scale,
-            **_resolution(source.config),
+            **resolution,
         },
         batch_size=batch_size,
         dtype=dtype,  # type: ignore[arg-type]  # encode() checks it
         progress=progress,
     )
-
-
-def _resolution(config: PhaseConfig) -> dict[str, Any]:
-    """Metadata of a reduced resolution; empty at full resolution."""
-    return {} if config.pool == 1 else {"pool": config.pool, "grid": config.grid}

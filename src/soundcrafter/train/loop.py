@@ -82,17 +82,14 @@ def run(
     """
     place = run_folder(folder, stage.name)
     checkpoints = list_checkpoints(place)
-    _check_identity(place, stage.identity(), bool(checkpoints))
+    if checkpoints:
+        _check_identity(place, stage.identity())
     _check_options(stage, options)
     if init is not None and not checkpoints:
         stage.initialise(init)
     ema = Ema(stage.network, stage.config.ema_decay)  # before weights are sharded
     engine = Engine(
-        stage.loss_modules,
-        stage.config,
-        options.device,
-        fsdp=options.fsdp,
-        compile=options.compile,
+        stage.loss_modules, stage.config, options.device, fsdp=options.fsdp, compile=options.compile
     )
     ema.shadow.to(engine.device)
     if stage.one_process and engine.num_processes > 1:
@@ -100,7 +97,9 @@ def run(
             f"{stage.name}: got {engine.num_processes} processes; allowed: one, for its loss "
             "compares all samples of a batch"
         )
-    scorer = _scorer(stage, folder, options) if engine.is_main else None
+    scorer = None
+    if options.score is not None and engine.is_main:
+        scorer = Scorer(options.score, folder, place, options.device)
     for first in stage.phase_starts():
         engine.shard(stage.sample_indices(first))  # refuse indivisible batch sizes now
     start = _resume(checkpoints[-1], stage, engine, ema) if checkpoints else 0
@@ -236,12 +235,6 @@ def _check_options(stage: Stage, options: RunOptions) -> None:
             raise ValueError(f"{name}: only when training the U-Net, got {stage.name}")
 
 
-def _scorer(stage: Stage, folder: Path, options: RunOptions) -> Scorer | None:
-    if options.score is None:
-        return None
-    return Scorer(options.score, folder, run_folder(folder, stage.name), options.device)
-
-
 def _resume(checkpoint: Path, stage: Stage, engine: Engine, ema: Ema) -> int:
     tensors, state = load_checkpoint(checkpoint)
     engine.load_weights(tensors["weights"])
@@ -264,9 +257,7 @@ def _write_skipped(place: Path, stage: Stage, start: int) -> None:
         file.unlink(missing_ok=True)
 
 
-def _check_identity(place: Path, identity: dict[str, Any], has_checkpoints: bool) -> None:
-    if not has_checkpoints:
-        return
+def _check_identity(place: Path, identity: dict[str, Any]) -> None:
     found = _flatten(read_json(place / IDENTITY))
     before = {k: v for k, v in found.items() if k not in RETIRED or v != RETIRED[k]}
     now = _flatten(identity)

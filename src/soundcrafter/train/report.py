@@ -61,16 +61,9 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     ]
     for stage, facts in report["stages"].items():
         for phase in facts["phases"]:
-            cells = [
-                stage,
-                str(phase["phase"]),
-                f"{phase['steps']:,}",
-                f"{phase['hours']:.3g}",
-                f"{phase['steps_per_second']:.3g}",
-                f"{phase['samples_per_second']:.3g}",
-                f"{phase['memory_gb']:.3g}",
-                f"{facts['hours_left']:.3g}",
-            ]
+            names = ("hours", "steps_per_second", "samples_per_second", "memory_gb")
+            figures = [f"{value:.3g}" for value in (*map(phase.get, names), facts["hours_left"])]
+            cells = [stage, str(phase["phase"]), f"{phase['steps']:,}", *figures]
             lines.append(f"| {' | '.join(cells)} |")
         if facts["scoring_hours"]:
             lines.append(f"| {stage}, scoring | | | {facts['scoring_hours']:.3g} | | | | |")

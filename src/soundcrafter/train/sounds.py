@@ -36,22 +36,17 @@ def open_sounds(
         label_column=config.label_column,
         need_caption=need_caption and not config.caption,
     )
-    if config.caption:
-        said = (
-            dataclasses.replace(recording, caption=recording.caption or config.caption)
-            for recording in manifest.recordings
+    recordings = tuple(
+        dataclasses.replace(
+            recording,
+            caption=recording.caption or config.caption or recording.caption,
+            label=labels(recording.label) if labels is not None else recording.label,
         )
-        manifest = dataclasses.replace(manifest, recordings=tuple(said))
-    if labels is not None:
-        renamed = (
-            dataclasses.replace(recording, label=labels(recording.label))
-            for recording in manifest.recordings
-        )
-        manifest = dataclasses.replace(manifest, recordings=tuple(renamed))
-    if pad is not None:
-        config = dataclasses.replace(config, pad=pad)
-    if not finite:
-        config = dataclasses.replace(config, variants=0)
+        for recording in manifest.recordings
+    )
+    manifest = dataclasses.replace(manifest, recordings=recordings)
+    variants = config.variants if finite else 0
+    config = dataclasses.replace(config, pad=pad or config.pad, variants=variants)
     return Sounds(manifest, config, sample_rate=mel.sample_rate, num_samples=num_samples, seed=seed)
 
 

@@ -65,8 +65,7 @@ def sprint(
     make_folder(place)
     write_json(place / IDENTITY, stage.identity())
     log = Log(place, 0, report)
-    began, step, logged = clock(), 0, 0
-    progress = 0.0
+    began, step, logged, progress = clock(), 0, 0, 0.0
     try:
         while progress < 1.0:
             runner.run(step, cosine_rate(step, progress, stage.config))

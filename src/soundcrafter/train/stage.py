@@ -177,6 +177,12 @@ def load_part(network: nn.Module, folder: Path, name: str) -> None:
         raise ValueError(f"{folder}: its {name} does not fit the recipe: {reason[:300]}") from None
 
 
+def load_frozen(folder: Path, name: str) -> tuple[Any, str]:
+    """A part of a model folder without gradients, and its training id."""
+    opened = open_folder(folder)
+    return opened.load(name).requires_grad_(False), opened.parts[name].training_id
+
+
 def sample_noise(seed: int, purpose: int, index: int, shape: Sequence[int]) -> Tensor:
     """Standard normal noise of a shape, a function of (seed, purpose, sample index)."""
     generator = np.random.default_rng([seed, purpose, index])

@@ -26,8 +26,6 @@ _MIX, _MASK = 40, 41  # purpose numbers of the augmentation's draws
 
 
 class TaggerBatch(PreparedBatch):
-    """Augmented sounds with their classes."""
-
     mel: Tensor  # [B, 1, T, F]
     target: Tensor  # [B, classes], shares of each class
     taught: NotRequired[Tensor]  # [B, E], the teacher's embeddings

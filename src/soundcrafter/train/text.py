@@ -39,8 +39,6 @@ _DRAW = 50  # purpose number of the choice of texts
 
 
 class TextBatch(PreparedBatch):
-    """Texts, some followed by a partner of the same meaning."""
-
     tokens: Tensor  # [B, L]
     mask: Tensor  # [B, L]
     target: Tensor  # [B, E], the teacher's vectors

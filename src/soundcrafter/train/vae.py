@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, cast
+from typing import Any, NotRequired
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from soundcrafter.models.losses import multi_scale_l1, perceptual_distance
 from soundcrafter.models.tagger import Tagger
 from soundcrafter.models.vae import VAE
 from soundcrafter.settings import to_dict
-from soundcrafter.store import open_folder, save_part
+from soundcrafter.store import save_part
 from soundcrafter.train.recipe import Recipe, VAEStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (
@@ -34,6 +34,7 @@ from soundcrafter.train.stage import (
     Processes,
     Samples,
     Stage,
+    load_frozen,
     sample_noise,
 )
 
@@ -42,13 +43,11 @@ _MAX_ADAPTIVE = 1e4  # as in VQGAN's code
 
 
 class VAEBatch(PreparedBatch):
-    """Real spectrograms, and for the discriminator their reconstructions."""
-
     mel: Tensor  # [B, 1, T, F]
     noise: Tensor  # [B, C, T, F] of the latent
     maps: NotRequired[list[Tensor]]  # the critic's
     teacher_maps: NotRequired[list[Tensor]]
-    decoded: NotRequired[Tensor]  # [B, 1, T, F]
+    decoded: NotRequired[Tensor]  # [B, 1, T, F], for the discriminator
 
 
 class VAELoss(LossModule[VAE, VAEBatch]):
@@ -159,11 +158,10 @@ def _critic(folder: str, mel: MelConfig) -> tuple[Tagger | None, str]:
     """
     if not folder:
         return None, ""
-    opened = open_folder(folder)
-    tagger = cast(Tagger, opened.load("tagger")).requires_grad_(False)
+    tagger, training_id = load_frozen(Path(folder), "tagger")
     if tagger.config.mel != mel:
         raise ValueError(f"vae.perceptual: the tagger of {folder} has other mel settings")
-    return tagger, opened.parts["tagger"].training_id
+    return tagger, training_id
 
 
 class VAEStage(Stage[VAE, VAEBatch]):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NotRequired, TypeVar, cast
+from typing import Any, NotRequired, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from soundcrafter.models.spectral import SpectralConfig, SpectralVocoder
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import VocoderConfig, build_vocoder
 from soundcrafter.settings import to_dict
-from soundcrafter.store import open_folder, save_part
+from soundcrafter.store import save_part
 from soundcrafter.train.recipe import Recipe, VocoderStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (
@@ -36,6 +36,7 @@ from soundcrafter.train.stage import (
     PreparedBatch,
     Samples,
     Stage,
+    load_frozen,
     load_part,
     sample_uniform,
 )
@@ -45,12 +46,10 @@ V = TypeVar("V", bound=MelGAN | SpectralVocoder)
 
 
 class VocoderBatch(PreparedBatch):
-    """Real waves with their mels, and for the discriminator generated waves."""
-
     wave: Tensor  # [B, N]
     mel: Tensor  # [B, 1, T, F]
     turns: tuple[Tensor, ...]  # the initial phases of the spectral vocoder's two waves
-    fake: NotRequired[Tensor]  # [B, N]
+    fake: NotRequired[Tensor]  # [B, N], for the discriminator
 
 
 class VocoderLoss(LossModule[V, VocoderBatch]):
@@ -141,7 +140,7 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
         self.vae_id = ""
         if self.config.decoded:
             self.name = "vocoder_decoded"
-            self.vae, self.vae_id = _decoder(folder)
+            self.vae, self.vae_id = load_frozen(folder, "vae")
         num_samples = segment_samples(
             self.config.seconds, mel, self.vae.config.stride[0] if self.vae else 1
         )
@@ -273,10 +272,3 @@ def _trainable(config: VocoderConfig) -> MelGAN | SpectralVocoder:
     if isinstance(vocoder, HiFiGAN):
         raise ValueError("vocoder.kind: hifigan cannot be trained; allowed: melgan, spectral")
     return vocoder
-
-
-def _decoder(folder: Path) -> tuple[VAE, str]:
-    """The frozen VAE of a model folder, and its training id."""
-    opened = open_folder(folder)
-    vae = cast(VAE, opened.load("vae")).requires_grad_(False)
-    return vae, opened.parts["vae"].training_id
