@@ -614,4 +614,4 @@ def test_train_scores_and_plot(run, tiny_model, clips, tiny_recipe, tmp_path):
     facts = json.loads(run("plot", model, "--out", tmp_path / "p", "--json").out)
     assert len(facts["pictures"]) == 3
     assert set(listing(tmp_path / "p")) >= {"losses.png", "scores.png", "samples.png", "report.md"}
-    assert "no training in it" in one_line(run("plot", tmp_path / "p"))
+    assert "holds no training" in one_line(run("plot", tmp_path / "p"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from soundcrafter import cli
 from soundcrafter.audio import read_audio, resample, write_audio
-from soundcrafter.data.manifest import normalize_caption
+from soundcrafter.data.manifest import normalize_caption, read_manifest
 from soundcrafter.evaluate.metrics import retrieval
 from soundcrafter.evaluate.retrieval import (
     embed_clips,
@@ -360,6 +360,7 @@ class TestCommand:
 def test_the_whole_data_holds_repeated_captions(data_dir):
     found, skipped = read_clips(data_dir, "dev")
     assert not skipped
-    assert len(found) == 148
+    assert len(found) == len(read_manifest(data_dir, split="dev").recordings)
     distinct = {normalize_caption(clip.recording.caption) for clip in found}
-    assert len(distinct) == len({caption for clip in found for caption in clip.captions}) == 119
+    assert len(distinct) == len({caption for clip in found for caption in clip.captions})
+    assert len(distinct) < len(found)

@@ -117,7 +117,7 @@ def test_impossible_curricula_are_refused(phases, fault):
 def test_a_recipe_refuses_phases_that_do_not_fit(make_recipe, tiny_model, clips):
     with pytest.raises(ValueError, match="share: got 0"):
         make_recipe("diffusion.curriculum=[{share=0, seconds=1}]")
-    with pytest.raises(ValueError, match=r"curriculum\[0\].batch_size: 3 is no multiple of acc"):
+    with pytest.raises(ValueError, match=r"curriculum\[0\].batch_size: 3 is not a multiple of acc"):
         make_recipe(
             "diffusion.accumulate=2",
             "diffusion.curriculum=[{share=0.5, seconds=0.64, batch_size=3},"

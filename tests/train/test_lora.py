@@ -317,7 +317,7 @@ def test_the_command_line(
     refused = {
         "lora: goes with diffusion and init": [*make, "--lora", 2, "--out", tmp_path / "x"],
         "rank: got 0": [*make, "--init", base, "--lora", 0, "--out", tmp_path / "x"],
-        "fsdp: only for diffusion": [
+        "fsdp: only when training the U-Net": [
             *(*make, "--init", base, "--lora", 2, "--out", tmp_path / "x", "--fsdp"),
         ],
         "write FOLDER or FOLDER:WEIGHT": ["generate", "rain", "--adapter", "dogs:loud"],

@@ -140,7 +140,7 @@ def test_only_the_unet_is_shared_out(stage, tiny_recipe, clips, tmp_path):
     )
     printed, _ = process.communicate(timeout=200)
     assert process.returncode == 1
-    assert "fsdp: only for diffusion" in printed
+    assert "fsdp: only when training the U-Net" in printed
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -188,7 +188,7 @@ assert train("vae", settings, data=data, out=out, options=options) == 1
 try:
     train("tagger", settings, data=data, out=out, options=options)
 except ValueError as error:
-    assert "tagger: trains in one process, got 2" in str(error)
+    assert "tagger: got 2 processes; allowed: one" in str(error)
 else:
     raise SystemExit("the tagger trained in two processes")
 """

@@ -1,4 +1,4 @@
-"""Commands that train a part, and look at what was trained."""
+"""Commands that train a part or show how a training went."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from soundcrafter.cli.common import DataOption, DeviceOption, JsonFlag, RecipeOp
 
 
 class StageName(StrEnum):
-    """The trainings: the text tower alone, the four parts, the tagger that judges them."""
+    """The stages; see train/stages.py, which this module must not import: it imports torch."""
 
     text = "text"
     clap = "clap"
@@ -24,15 +24,15 @@ class StageName(StrEnum):
 
 
 def train(
-    stage: Annotated[StageName, typer.Argument(help="Which part.")],
+    stage: Annotated[StageName, typer.Argument(help="What to train.")],
     recipe: RecipeOption,
     data: DataOption,
-    out: Annotated[Path, typer.Option(help="Model folder that grows stage by stage.")],
+    out: Annotated[Path, typer.Option(help="Model folder, one for all stages.")],
     init: Annotated[
         str | None, typer.Option(help="Model to start from: folder, hub name or bundled.")
     ] = None,
     lora: Annotated[
-        int | None, typer.Option(help="Train an adapter of this rank beside --init's U-Net.")
+        int | None, typer.Option(help="Train a LoRA adapter of this rank for --init's U-Net.")
     ] = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
@@ -44,31 +44,32 @@ def train(
     checkpoint_steps: Annotated[int, typer.Option(help="Steps between checkpoints; 0: none.")] = 0,
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0,
     keep: Annotated[int, typer.Option(help="Checkpoints kept.")] = 2,
-    minutes: Annotated[float | None, typer.Option(help="Stop after so long, resumable.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long; resumable.")] = None,
     fsdp: Annotated[
-        bool, typer.Option("--fsdp", help="Share out the U-Net over torchrun's processes.")
+        bool, typer.Option("--fsdp", help="Shard the U-Net over torchrun's processes.")
     ] = False,
     compiled: Annotated[
-        bool,
-        typer.Option("--compile", help="torch.compile of the U-Net: slow to start."),
+        bool, typer.Option("--compile", help="torch.compile the U-Net; slow to start.")
     ] = False,
     score_steps: Annotated[
-        int, typer.Option(help="Steps between scores of what a U-Net generates (FD, IS); 0: none.")
+        int, typer.Option(help="Steps between scores (FD, IS) of generated sounds; 0: none.")
     ] = 0,
     score_data: Annotated[
-        Path | None, typer.Option(help="Manifest: captions to generate for, real sounds.")
+        Path | None, typer.Option(help="Manifest of captions and real sounds.")
     ] = None,
-    score_split: Annotated[str, typer.Option(help="Split of it.")] = "dev",
-    score_prompts: Annotated[int, typer.Option(help="Captions, always the same ones.")] = 64,
+    score_split: Annotated[str, typer.Option(help="Split of --score-data.")] = "dev",
+    score_prompts: Annotated[
+        int, typer.Option(help="Number of captions; always the same ones.")
+    ] = 64,
     score_embedder: Annotated[
         str, typer.Option(help="tagger, panns-16k, panns-32k, vggish, aisfx.")
     ] = "tagger",
     score_checkpoint: Annotated[
-        Path | None, typer.Option(help="The embedder's weights, where they are not bundled.")
+        Path | None, typer.Option(help="The embedder's weights, if not bundled.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train one part; the same command again resumes."""
+    """Train one part; run the same command again to resume."""
     from soundcrafter.hub import find_model
     from soundcrafter.store import open_folder
     from soundcrafter.train import RunOptions, read_recipe
@@ -81,7 +82,7 @@ def train(
     score = None
     if score_steps:
         if score_data is None:
-            raise ValueError("--score-steps: needs --score-data, captions and real sounds")
+            raise ValueError("--score-steps: needs --score-data")
         score = ScoreOptions(
             steps=score_steps,
             data=score_data,
@@ -126,11 +127,11 @@ def train(
 
 
 def sprint(
-    stage: Annotated[StageName, typer.Argument(help="Which part: vae, vocoder or diffusion.")],
+    stage: Annotated[StageName, typer.Argument(help="vae, vocoder or diffusion.")],
     recipe: RecipeOption,
     data: DataOption,
     out: Annotated[Path, typer.Option(help="Model folder that the part is written into.")],
-    minutes: Annotated[float, typer.Option(help="Time to train, once the data is in memory.")],
+    minutes: Annotated[float, typer.Option(help="Training time after the data is loaded.")],
     init: Annotated[
         str | None, typer.Option(help="Model to start from: folder, hub name or bundled.")
     ] = None,
@@ -139,7 +140,7 @@ def sprint(
     log_steps: Annotated[int, typer.Option(help="Steps between log lines.")] = 100,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train one part against the clock, all data in the memory of one GPU."""
+    """Train one part for a fixed time, with all data in the memory of one GPU."""
     from soundcrafter.hub import find_model
     from soundcrafter.train import build_stage, read_recipe
     from soundcrafter.train.sprint import sprint as run_sprint
@@ -152,13 +153,7 @@ def sprint(
 
     start = find_model(init) if init is not None else None
     done = run_sprint(
-        built,
-        out,
-        minutes=minutes,
-        device=device,
-        init=start,
-        log_steps=log_steps,
-        report=report,
+        built, out, minutes=minutes, device=device, init=start, log_steps=log_steps, report=report
     )
     if not as_json:
         print(f"{stage.value}: {done} steps done, in {out}")
@@ -167,11 +162,11 @@ def sprint(
 def plot(
     run: Annotated[Path, typer.Argument(help="Model folder that training wrote.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the pictures; without it the model's training/.")
+        Path | None, typer.Option(help="Folder for the figures; default: the model's training/.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Losses, scores over steps, spectrograms of prompts over steps, and where the time went."""
+    """Plot losses, scores and spectrograms over the steps, and report where the time went."""
     from soundcrafter.files import write_json, write_text
     from soundcrafter.train.report import plot_training, report_markdown, training_report
 

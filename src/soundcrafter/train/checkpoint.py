@@ -1,4 +1,4 @@
-"""Training checkpoints: safetensors and JSON in a folder that appears whole or not at all."""
+"""Training checkpoints: folders of safetensors and JSON, written atomically."""
 
 import os
 import shutil
@@ -18,11 +18,11 @@ Tensors = Mapping[str, torch.Tensor]
 def save_checkpoint(
     run: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], keep: int
 ) -> Path:
-    """Write `run/checkpoints/step-N` after N steps, and drop all but the newest `keep`.
+    """Write `run/checkpoints/step-N` after N steps, and delete all but the newest `keep`.
 
     `tensors` maps a file's name to its tensors. The folder is written under a temporary name,
-    synced and renamed, so that a kill at any moment leaves the last whole checkpoint. Raises
-    ValueError where a file cannot be written.
+    synced and renamed, so that a kill at any moment leaves the last complete checkpoint. Raises
+    ValueError if a file cannot be written.
     """
     target = run / "checkpoints" / f"step-{step:08d}"
     temporary = target.with_name(f".{target.name}.tmp")
@@ -47,12 +47,12 @@ def save_checkpoint(
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
+    """The complete checkpoints of a run, oldest first."""
     return sorted((run / "checkpoints").glob("step-*"))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """The tensors of each file, and the state, of one checkpoint. ValueError for damaged ones."""
+    """The tensors by file and the state of a checkpoint. Raises ValueError if it is damaged."""
     tensors = {}
     file = path / "state.json"
     try:
@@ -61,7 +61,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dic
             tensors[file.stem] = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
-            f"{path}: damaged; delete it to go on from the checkpoint before it "
+            f"{path}: damaged; delete it to resume from the checkpoint before it "
             f"({file.name}: {error})"
         ) from None
     return tensors, state

@@ -27,8 +27,6 @@ _DISTORT = 31  # purpose number of the distortion
 
 
 class ClapBatch(PreparedBatch):
-    """Sounds with their captions."""
-
     mel: Tensor  # [B, 1, T, F]
     tokens: Tensor  # [B, L]
     mask: Tensor  # [B, L]
@@ -40,7 +38,7 @@ class ClapLoss(LossModule[Clap, ClapBatch]):
 
     def forward(self, batch: ClapBatch, step: int) -> tuple[Losses, Batch]:
         self.network.text.clamp_scale()
-        # every sound is compared with all captions of the step, those of other processes too
+        # every sound is compared with the captions of all processes
         audio = self.processes.gather(self.network.audio.embed_mel(batch["mel"]))
         text = self.processes.gather(self.network.text(batch["tokens"], batch["mask"]))
         same = same_sound(self.processes.gather(batch["names"]))
@@ -49,15 +47,15 @@ class ClapLoss(LossModule[Clap, ClapBatch]):
 
 
 def sound_names(captions: Sequence[str], labels: Sequence[str | None]) -> Tensor:
-    """[B, 2] int64: each sample's caption and label as numbers that are equal where the words
-    are, after normalisation; 0 for no label. Numbers, so that processes can exchange them."""
+    """[B, 2] int64: hashes of each sample's normalised caption and label; 0 for no label. Numbers,
+    so that processes can exchange them."""
     rows = zip(captions, labels, strict=True)
     return torch.tensor([[_number(word) for word in row] for row in rows])
 
 
 def same_sound(names: Tensor) -> Tensor:
-    """names [B, 2] of `sound_names` -> [B, B] bool: pairs that are no negatives of each other:
-    equal captions or labels, or a caption that is the other's label."""
+    """names [B, 2] of `sound_names` -> [B, B] bool: pairs that must not be negatives, because
+    captions or labels are equal, or the caption of one is the label of the other."""
     equal = names[:, None, :, None] == names[None, :, None, :]
     named = (names != 0)[:, None, :, None]
     return (equal & named).flatten(2).any(2)
@@ -71,7 +69,7 @@ def _number(words: str | None) -> int:
 
 
 class ClapStage(Stage[Clap, ClapBatch]):
-    """Trains the parts `clap_audio` and `clap_text`, or one of them against the other as it is."""
+    """Trains `clap_audio` and `clap_text`; without `train_text`, the audio tower only."""
 
     name = "clap"
     parts = ("clap_audio", "clap_text")
@@ -94,8 +92,7 @@ class ClapStage(Stage[Clap, ClapBatch]):
         audio = ClapAudio(self.model_config.clap_audio)
         if self.config.audio_init:
             _start_from_tagger(audio, Path(self.config.audio_init))
-        clap = Clap(audio, text, tokenizer)
-        clap.train()
+        clap = Clap(audio, text, tokenizer).train()
         if self.config.freeze_norm:
             clap.audio.freeze_norm()
         if self.config.checkpointing:
@@ -114,9 +111,6 @@ class ClapStage(Stage[Clap, ClapBatch]):
             "stage": to_dict(self.config),
             "data": data_identity(self.sounds),
         }
-
-    def skipped(self) -> dict[str, str]:
-        return self.sounds.all_skipped
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
@@ -150,7 +144,7 @@ class ClapStage(Stage[Clap, ClapBatch]):
         load_part(clap.audio, folder, "clap_audio")
 
     def state(self) -> dict[str, Any]:
-        return {"tokenizer": self.network.tokenizer.to_json()}  # not the recipe's after initialise
+        return {"tokenizer": self.network.tokenizer.to_json()}  # may come from `initialise`
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         if "tokenizer" in state:
@@ -169,13 +163,13 @@ class ClapStage(Stage[Clap, ClapBatch]):
         )
 
     def _text_tower(self, folder: Path) -> tuple[ClapText, Tokenizer]:
-        """A new tower with its tokenizer, or the folder's own where it stays as it is."""
+        """A new tower with its tokenizer, or without `train_text` those of the folder."""
         if self.config.train_text:
             recordings = self.sounds.manifest.recordings
             captions = [r.caption for r in recordings if r.caption is not None]
             tokenizer = Tokenizer.train(captions, self.model_config.clap_text.vocab_size)
             return ClapText(self.model_config.clap_text), tokenizer
-        source = open_folder(folder, together=False)  # a kill may have come between the two parts
+        source = open_folder(folder, together=False)  # a kill may have separated the two parts
         tower = cast(ClapText, source.load("clap_text"))
         if tower.config != self.model_config.clap_text:
             raise ValueError(f"{folder}: its clap_text has other settings than the recipe's")
@@ -183,7 +177,7 @@ class ClapStage(Stage[Clap, ClapBatch]):
 
 
 def _start_from_tagger(audio: ClapAudio, folder: Path) -> None:
-    """Give the conv tower all of a tagger's but the projection, which is to other classes."""
+    """Copy a tagger's weights into the conv tower, except for the projection to its classes."""
     tagger = cast(Tagger, open_folder(folder).load("tagger"))
     ours, theirs = audio.tower.state_dict(), tagger.tower.state_dict()
     shapes = [
@@ -192,5 +186,5 @@ def _start_from_tagger(audio: ClapAudio, folder: Path) -> None:
     ]
     inputs = [(c.mel, c.mel_mean, c.mel_std) for c in (audio.config, tagger.config)]
     if shapes[0] != shapes[1] or inputs[0] != inputs[1]:
-        raise ValueError(f"{folder}: its tagger has another spectrogram or size than clap_audio")
+        raise ValueError(f"{folder}: its tagger differs from clap_audio in mel settings or size")
     audio.tower.load_state_dict({**ours, **{name: theirs[name] for name in shapes[0]}})

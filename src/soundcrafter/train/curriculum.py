@@ -1,4 +1,4 @@
-"""Curriculum on resolution and length: which spectrograms the U-Net learns from at which step."""
+"""Curriculum: spectrogram resolution and length at each step of the U-Net's training."""
 
 import math
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class PhaseConfig:
 
     share: float  # of the steps
     seconds: float  # length of a training segment
-    pool: int = 1  # the log-mel is averaged over squares of so many cells a side
-    grid: Literal["full", "pooled"] = "full"  # full: interpolated back to where it was
+    pool: int = 1  # side of the squares that the log-mel is averaged over
+    grid: Literal["full", "pooled"] = "full"  # full: interpolated back to the original grid
     batch_size: int = 0  # samples a step; 0: the stage's
 
     def __post_init__(self) -> None:
@@ -29,7 +29,7 @@ class PhaseConfig:
         if not self.seconds > 0:
             raise ValueError(f"seconds: got {self.seconds}; it must be above 0")
         if self.pool < 1 or self.batch_size < 0:
-            raise ValueError(f"pool, batch_size: got {self.pool}, {self.batch_size}; from 1, 0")
+            raise ValueError(f"pool, batch_size: got {self.pool}, {self.batch_size}; at least 1, 0")
         if self.grid not in ("full", "pooled"):
             raise ValueError(f"grid: got {self.grid!r}; allowed: full, pooled")
 
@@ -41,19 +41,18 @@ class PhaseConfig:
         pooled = F.avg_pool2d(mel, self.pool)
         if self.grid == "pooled":
             return pooled
-        # bilinear: the edges of repeated cells would be a structure that no sound has
+        # bilinear: repeated cells would have edges that no sound has
         return F.interpolate(pooled, size=mel.shape[2:], mode="bilinear")
 
     def frame_multiple(self, stride: Stride) -> int:
-        """What a segment's frames must be a multiple of, where `stride` is that of VAE and U-Net
-        together (time, frequency)."""
+        """The number that a segment's frames must be a multiple of. `stride` is the total stride of
+        VAE and U-Net (time, frequency)."""
         if self.grid == "pooled":
             return self.pool * stride[0]
         return math.lcm(self.pool, stride[0])
 
     def grid_of(self, frames: int, mel: MelConfig, stride: Stride) -> tuple[int, int]:
-        """Frames and bands of what `blur` makes. ValueError where `stride` does not divide the
-        bands."""
+        """Frames and bands after `blur`. Raises ValueError if `stride` does not divide these."""
         shrink = self.pool if self.grid == "pooled" else 1
         if mel.num_mels % self.pool or mel.num_mels // shrink % stride[1]:
             raise ValueError(

@@ -36,18 +36,15 @@ from soundcrafter.train.stage import (
     PreparedBatch,
     Samples,
     Stage,
-    load_part,
     sample_noise,
     sample_uniform,
 )
 
-# purpose numbers of what is random for a sample (see stage.sample_noise)
+# purpose numbers of a sample's random draws (see stage.sample_noise)
 _POSTERIOR, _NOISE, _TIME, _TEXT, _DROP = 10, 20, 21, 22, 23
 
 
 class DiffusionBatch(PreparedBatch):
-    """Latents with their conditions, and all that is random."""
-
     latent: Tensor  # [B, C, T, F]
     noise: Tensor  # [B, C, T, F]
     cond: Tensor  # [B, E]
@@ -100,7 +97,7 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
         self.loss_modules = self.make_loss_modules()
 
     def make_loss_modules(self) -> dict[str, LossModule[Any, DiffusionBatch]]:
-        """The U-Net, from random weights."""
+        """The U-Net with random weights."""
         unet = UNet(self.model_config.unet)
         unet.checkpointing = self.config.checkpointing
         return {"unet": UNetLoss(unet, self.schedule)}
@@ -178,17 +175,9 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
             cond = torch.where(batch["use_text"].to(device)[:, None], text, audio)
         latent = posterior.sample(batch["posterior_noise"].to(device)) * source.latent_scale
         noise, u, drop = (batch[key].to(device) for key in ("noise", "u", "drop"))
-        return {
-            "latent": latent,
-            "noise": noise,
-            "cond": cond,
-            "drop": drop,
-            "u": u,
-            "files": batch["files"],
-        }
-
-    def initialise(self, folder: Path) -> None:
-        load_part(self.network, folder, self.parts[0])
+        return DiffusionBatch(
+            latent=latent, noise=noise, cond=cond, drop=drop, u=u, files=batch["files"]
+        )
 
     def export(self, network: nn.Module, folder: Path) -> None:
         save_part(
@@ -248,7 +237,7 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
 
     @cached_property
     def _decoders(self) -> tuple[VAE | None, Vocoder | None]:
-        """VAE and vocoder of the model folder; nothing where its VAE made other latents."""
+        """VAE and vocoder of the model folder; nothing if the latents are not from its VAE."""
         if not (self.folder / "config.json").is_file():
             return None, None
         parts, made_by = open_folder(self.folder), self.trained_against["vae"]
@@ -260,10 +249,10 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
         return vae, cast(Vocoder, parts.load("vocoder")) if "vocoder" in parts.parts else None
 
     def _time(self, index: int) -> float:
-        """The uniform number that chooses a sample's time step.
+        """The uniform number in [0, 1) that determines a sample's time step.
 
         Stratified over a batch (Kingma et al. 2021, appendix I): one draw a step, then equal
-        spacing: the loss varies less and each time step is as likely as before.
+        spacing. The loss varies less, and all time steps stay equally likely.
         """
         phase = self.curriculum.phase_of(index)
         step, place = phase.step_of(index)

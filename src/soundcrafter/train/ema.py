@@ -1,4 +1,4 @@
-"""Exponential moving average of weights: what is exported and evaluated."""
+"""Exponential moving average of weights, which is exported and evaluated."""
 
 import copy
 
@@ -9,10 +9,10 @@ from soundcrafter.train.sharding import whole
 
 
 class Ema:
-    """A shadow copy of a module in fp32 that follows it.
+    """A moving average of a module's weights in fp32.
 
     The decay ramps up as (1 + n) / (10 + n) over updates n, so that early weights are forgotten.
-    A decay of 0 makes the shadow a plain copy.
+    With a decay of 0 the shadow is a plain copy.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

@@ -1,7 +1,6 @@
-"""Encoding a manifest once with a model's VAE and CLAP, for training the U-Net from it."""
+"""Encodes a manifest with a model's VAE and CLAP, to train the U-Net on the result."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +8,6 @@ from torch import Tensor
 from soundcrafter.data.encode import encode
 from soundcrafter.device import choose_device
 from soundcrafter.progress import Progress
-from soundcrafter.train.curriculum import PhaseConfig
 from soundcrafter.train.recipe import Recipe
 from soundcrafter.train.sources import AudioSource, Encoders, audio_sources, encoded_folder
 
@@ -25,12 +23,11 @@ def encode_data(
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> Path:
-    """Write what the diffusion stage of `recipe` draws from `data` as latents and embeddings; the
-    earlier phases of a curriculum into folders phase-1, phase-2, ... of their own in `out`.
+    """Write the latents and embeddings that the diffusion stage of `recipe` draws from `data`; for
+    earlier phases of a curriculum into the subfolders phase-1, phase-2, ... of `out`.
 
-    The model folder needs `vae` and `clap_audio`, and `clap_text` where the condition is text.
-    Returns the index file of the full resolution. Raises ValueError where the recipe's
-    data.variants is 0.
+    The model folder needs `vae` and `clap_audio`, and `clap_text` if the condition is text. Returns
+    the index file of the full resolution. Raises ValueError if the recipe's data.variants is 0.
     """
     target = choose_device(device)
     encoders = Encoders(recipe, folder)
@@ -58,10 +55,11 @@ def _encode_phase(
     batch_size: int,
     progress: Progress | None,
 ) -> Path:
-    encoders = source.encoders
+    encoders, config = source.encoders, source.config
+    resolution = {} if config.pool == 1 else {"pool": config.pool, "grid": config.grid}
 
     def posterior(wave: Tensor) -> tuple[Tensor, Tensor]:
-        found = encoders.posterior(wave, source.config, device)
+        found = encoders.posterior(wave, config, device)
         return found.mean, found.logvar
 
     def embed_text(captions: list[str]) -> Tensor:
@@ -77,14 +75,9 @@ def _encode_phase(
             **source.trained_against,
             "clap_text": encoders.text_id,
             "latent_scale": source.latent_scale,
-            **_resolution(source.config),
+            **resolution,
         },
         batch_size=batch_size,
-        dtype=dtype,  # type: ignore[arg-type]  # encode() refuses other names
+        dtype=dtype,  # type: ignore[arg-type]  # encode() checks it
         progress=progress,
     )
-
-
-def _resolution(config: PhaseConfig) -> dict[str, Any]:
-    """What the latents hold less than the recordings do; nothing at full resolution."""
-    return {} if config.pool == 1 else {"pool": config.pool, "grid": config.grid}

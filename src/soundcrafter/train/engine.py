@@ -2,7 +2,7 @@
 
 import atexit
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -244,11 +244,13 @@ class Engine:
             for parameter in module.parameters()
             if parameter.requires_grad
         ]
-        _set_requires_grad(others, False)
+        for parameter in others:
+            parameter.requires_grad_(False)
         try:
             yield
         finally:
-            _set_requires_grad(others, True)
+            for parameter in others:
+                parameter.requires_grad_(True)
 
     def _check(
         self,
@@ -339,8 +341,3 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
 def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefix = f"{name}."
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _set_requires_grad(parameters: Iterable[nn.Parameter], value: bool) -> None:
-    for parameter in parameters:
-        parameter.requires_grad_(value)

@@ -1,4 +1,4 @@
-"""The training log: one JSON line an entry, the same in TensorBoard, and a callback to show it."""
+"""The training log: a line of JSON per entry, the same in TensorBoard, and a callback."""
 
 import json
 import time
@@ -11,7 +11,7 @@ import numpy as np
 from soundcrafter.files import append_json_line, read_json_lines, write_text
 from soundcrafter.train.stage import Samples
 
-# of an entry: what differs from run to run on one machine
+# values of an entry that vary between equal runs
 MACHINE_FACTS = ("samples_per_second", "seconds", "memory_gb")
 SCORES = "scores.jsonl"
 
@@ -26,19 +26,19 @@ class Log:
         self.report = report
         self._sums: dict[str, list[float]] = {}
         self._since = time.perf_counter()
-        # what a killed run logged past its last checkpoint is dropped
+        # drop what a killed run logged after its last checkpoint
         self._seconds = _drop_after(self.file, start)
         _drop_after(self.scores, start)
         self._board = _tensorboard(run / "tensorboard", start + 1)
 
     def add(self, losses: Mapping[str, float]) -> None:
-        """Take in the losses of one step."""
+        """Add the losses of one step."""
         for name, value in losses.items():
             self._sums.setdefault(name, []).append(value)
 
     def write(self, step: int, num_samples: int, extra: Mapping[str, float]) -> None:
-        """One entry: mean losses since the last one, `extra`, the speed in samples/s and the
-        seconds of training so far, those before a resume included."""
+        """Write one entry: mean losses since the last one, `extra`, the speed in samples/s and the
+        seconds of training so far, including those before a resume."""
         now = time.perf_counter()
         self._seconds += now - self._since
         entry: dict[str, Any] = {"step": step}
@@ -51,7 +51,7 @@ class Log:
             self.report(entry)
 
     def score(self, step: int, figures: Mapping[str, float]) -> None:
-        """One line of `scores.jsonl`; the time that it took is no time of training."""
+        """Write one line of `scores.jsonl`; time for scoring does not count as training."""
         now = time.perf_counter()
         self._since += figures["scoring_seconds"]
         seconds = round(self._seconds + now - self._since, 2)
@@ -66,7 +66,7 @@ class Log:
                     self._board.add_scalar(group + name, value, entry["step"])
 
     def show(self, step: int, samples: Samples) -> None:
-        """Sounds and spectrograms, to TensorBoard."""
+        """Write sounds and spectrograms to TensorBoard."""
         if self._board is None:
             return
         for name, wave in samples.waves.items():
@@ -84,18 +84,18 @@ class Log:
 
 
 def read_log(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
-    """The entries of a run's `log.jsonl`, or `scores.jsonl`; empty where there is none."""
+    """The entries of a run's `log.jsonl` or `scores.jsonl`; empty without the file."""
     return read_json_lines(run / name)
 
 
 def logged_runs(model: Path) -> dict[str, Path]:
-    """The runs in a model folder that have logged something, in the order of their last entries."""
+    """The runs in a model folder that have log entries, in the order of their last ones."""
     files = sorted((model / "training").glob("*/log.jsonl"), key=lambda f: f.stat().st_mtime)
     return {file.parent.name: file.parent for file in files if read_log(file.parent)}
 
 
 def _drop_after(file: Path, step: int) -> float:
-    """Keep the entries up to a step; returns the seconds of training that they took."""
+    """Keep the entries up to a step; returns the seconds of training until then."""
     kept = [entry for entry in read_log(file.parent, file.name) if entry["step"] <= step]
     if file.exists():
         write_text(file, "".join(json.dumps(entry) + "\n" for entry in kept))
@@ -105,6 +105,6 @@ def _drop_after(file: Path, step: int) -> float:
 def _tensorboard(folder: Path, first: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # a bare GPU machine: log.jsonl holds the same numbers
+    except ImportError:  # optional: log.jsonl holds the same numbers
         return None
     return SummaryWriter(str(folder), purge_step=first)

@@ -1,4 +1,4 @@
-"""The training loop: the same for every stage, resumable at any moment."""
+"""The training loop: one for all stages, resumable at any moment."""
 
 import signal
 import threading
@@ -22,32 +22,32 @@ from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.score import ScoreOptions, Scorer
 from soundcrafter.train.stage import Batch, Stage
 
-IDENTITY = "identity.json"  # what a run must keep to resume
-# settings that are gone: runs that had these values resume
+IDENTITY = "identity.json"  # what must be unchanged for a run to resume
+# settings of earlier versions; runs with these values, their defaults, resume
 RETIRED = {
     "stage.train_audio": True,
     "stage.label_captions": 0.0,
     "stage.tokenizer_captions": [],
     "stage.discriminator_every": 1,
 }
-SKIPPED = "skipped.json"  # files that the run passed over, and why
+SKIPPED = "skipped.json"  # files that the run skipped, and why
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run uses machine and disk: nothing here changes what is learned."""
+    """How a run uses the machine and the disk; nothing here changes what is learned."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     workers: int = 1  # threads that load data
     log_steps: int = 50  # steps between log entries
-    sample_steps: int = 0  # steps between sounds and pictures in TensorBoard; 0 is none
-    checkpoint_steps: int = 0  # steps between checkpoints; 0 is by minutes alone
+    sample_steps: int = 0  # steps between sounds and pictures in TensorBoard; 0: none
+    checkpoint_steps: int = 0  # steps between checkpoints; 0: by minutes only
     checkpoint_minutes: float = 5.0  # minutes between checkpoints
     keep: int = 2  # checkpoints kept
-    max_minutes: float | None = None  # stop, resumable, after so long
-    fsdp: bool = False  # processes share out the weights (FSDP) instead of copying them (DDP)
+    max_minutes: float | None = None  # stop after so long; resumable
+    fsdp: bool = False  # shard the weights over processes (FSDP) instead of copying them (DDP)
     compile: bool = False  # torch.compile of the U-Net
-    score: ScoreOptions | None = None  # FD and IS of what a U-Net in training generates
+    score: ScoreOptions | None = None  # FD and IS of sounds generated during training
 
     def __post_init__(self) -> None:
         for name in ("log_steps", "checkpoint_minutes", "keep"):
@@ -76,54 +76,49 @@ def run(
     """Train a stage into a model folder from its last checkpoint; returns the steps done.
 
     Stops early, with a checkpoint, after `max_minutes` or at SIGINT or SIGTERM. `report` gets
-    every log entry; files that cannot be used are listed in `skipped.json` beside the log.
-    Raises ValueError where the folder holds a run of other settings, and
-    LossNotFiniteError where a loss is nan: the last checkpoint stays.
+    every log entry; unusable files are listed in `skipped.json` beside the log. Raises ValueError
+    if the folder holds a run with other settings, and LossNotFiniteError for a loss that is not
+    finite; the last checkpoint is kept.
     """
     place = run_folder(folder, stage.name)
     checkpoints = list_checkpoints(place)
-    _check_identity(place, stage.identity(), bool(checkpoints))
-    others = dependents(folder, stage)
+    if checkpoints:
+        _check_identity(place, stage.identity())
     _check_options(stage, options)
     if init is not None and not checkpoints:
         stage.initialise(init)
-    ema = Ema(stage.network, stage.config.ema_decay)  # before weights are shared out
+    ema = Ema(stage.network, stage.config.ema_decay)  # before weights are sharded
     engine = Engine(
-        stage.loss_modules,
-        stage.config,
-        options.device,
-        fsdp=options.fsdp,
-        compile=options.compile,
+        stage.loss_modules, stage.config, options.device, fsdp=options.fsdp, compile=options.compile
     )
     ema.shadow.to(engine.device)
     if stage.one_process and engine.num_processes > 1:
         raise ValueError(
-            f"{stage.name}: trains in one process, got {engine.num_processes}: its loss compares "
-            "all samples of a batch"
+            f"{stage.name}: got {engine.num_processes} processes; allowed: one, for its loss "
+            "compares all samples of a batch"
         )
-    scorer = _scorer(stage, folder, options) if engine.is_main else None
+    scorer = None
+    if options.score is not None and engine.is_main:
+        scorer = Scorer(options.score, folder, place, options.device)
     for first in stage.phase_starts():
-        engine.shard(stage.sample_indices(first))  # batch sizes that cannot be shared fail now
+        engine.shard(stage.sample_indices(first))  # refuse indivisible batch sizes now
     start = _resume(checkpoints[-1], stage, engine, ema) if checkpoints else 0
-    if others and start < stage.config.steps:
-        raise ValueError(
-            f"{folder}: its {', '.join(others)} was trained against what training "
-            f"{stage.name} would change; use another --out"
-        )
+    if start < stage.config.steps:
+        check_dependents(folder, stage)
     if engine.is_main:
         make_folder(place)
         write_json(place / IDENTITY, stage.identity())
         _write_skipped(place, stage, start)
     saver = _Saver(stage, folder, options, engine, ema)
-    with ExitStack() as stack:  # an error in the loop ends threads and log too
+    with ExitStack() as stack:  # closes the log after an error, too
         log = None
         if engine.is_main:
             log = stack.enter_context(closing(Log(place, start, report)))
         done = _train(stage, options, engine, ema, saver, log, scorer, start)
     if engine.is_main:
         _write_skipped(place, stage, start)
-    if done == start and not others:  # a finished run, called again: a kill may have come
-        saver.export()  # between its last checkpoint and its part
+    if done == start and not dependents(folder, stage):
+        saver.export()  # a kill may have come between the last checkpoint and its export
     return done
 
 
@@ -151,7 +146,7 @@ def _train(
             losses = train_step(stage, engine, ema, loaded, step)
             done = step + 1
             out_of_time = _over(options.max_minutes, began)
-            # processes that do not stop at the same step would wait for each other for ever
+            # all processes must stop at the same step, or they would wait for each other
             last = done == stage.config.steps or engine.any(stopped.is_set() or out_of_time)
             if log is not None:
                 log.add(losses)
@@ -192,7 +187,7 @@ def train_step(
 
 
 class _Saver:
-    """Decides when a checkpoint is due, writes it, and exports the part beside it."""
+    """Decides when a checkpoint is due, writes it and exports the parts."""
 
     def __init__(
         self, stage: Stage, folder: Path, options: RunOptions, engine: Engine, ema: Ema
@@ -204,7 +199,7 @@ class _Saver:
     def after(self, done: int, last: bool) -> None:
         every = self.options.checkpoint_steps
         due = last or (every > 0 and done % every == 0)
-        # by one clock for all processes: weights that are shared out take all of them to gather
+        # a collective decision: gathering sharded weights takes all processes
         if not self.engine.any(due or _over(self.options.checkpoint_minutes, self._saved_at)):
             return
         tensors = {
@@ -237,13 +232,7 @@ def _check_options(stage: Stage, options: RunOptions) -> None:
         return
     for name in ("score", "fsdp", "compile"):
         if getattr(options, name):
-            raise ValueError(f"{name}: only for diffusion's whole U-Net, got {stage.name}")
-
-
-def _scorer(stage: Stage, folder: Path, options: RunOptions) -> Scorer | None:
-    if options.score is None:
-        return None
-    return Scorer(options.score, folder, run_folder(folder, stage.name), options.device)
+            raise ValueError(f"{name}: only when training the U-Net, got {stage.name}")
 
 
 def _resume(checkpoint: Path, stage: Stage, engine: Engine, ema: Ema) -> int:
@@ -258,7 +247,7 @@ def _resume(checkpoint: Path, stage: Stage, engine: Engine, ema: Ema) -> int:
 
 
 def _write_skipped(place: Path, stage: Stage, start: int) -> None:
-    """What the run passed over, before it was resumed at `start` too; no file where nothing."""
+    """List the files that the run has skipped, also before a resume at `start`, if any."""
     file = place / SKIPPED
     before = read_json(file) if start and file.is_file() else {}
     skipped = {**before, **stage.skipped()}
@@ -268,9 +257,7 @@ def _write_skipped(place: Path, stage: Stage, start: int) -> None:
         file.unlink(missing_ok=True)
 
 
-def _check_identity(place: Path, identity: dict[str, Any], has_checkpoints: bool) -> None:
-    if not has_checkpoints:
-        return
+def _check_identity(place: Path, identity: dict[str, Any]) -> None:
     found = _flatten(read_json(place / IDENTITY))
     before = {k: v for k, v in found.items() if k not in RETIRED or v != RETIRED[k]}
     now = _flatten(identity)
@@ -279,18 +266,28 @@ def _check_identity(place: Path, identity: dict[str, Any], has_checkpoints: bool
         key = different[0]
         raise ValueError(
             f"{place}: holds a run with other settings ({key}: {before.get(key)} there, "
-            f"{now.get(key)} here); use the same settings to resume, or another --out"
+            f"{now.get(key)} here); resume with the same settings, or use another --out"
         )
 
 
 def dependents(folder: Path, stage: Stage) -> list[str]:
-    """The folder's other parts that were trained against what this stage writes."""
+    """The folder's parts that were trained against what this stage writes."""
     return [
         name
         for name, entry in read_parts(folder).items()
         if name in stage.precedes
         or (name not in stage.parts and set(stage.parts) & set(entry.trained_against))
     ]
+
+
+def check_dependents(folder: Path, stage: Stage) -> None:
+    """Raise ValueError if parts of the folder depend on what training the stage would change."""
+    others = dependents(folder, stage)
+    if others:
+        raise ValueError(
+            f"{folder}: its {', '.join(others)} was trained against what training "
+            f"{stage.name} would change; use another --out"
+        )
 
 
 def _flatten(data: dict[str, Any], where: str = "") -> dict[str, Any]:
@@ -307,7 +304,7 @@ def _over(minutes: float | None, since: float) -> bool:
 
 @contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets, so that the step in progress ends in peace."""
+    """An event that SIGINT or SIGTERM sets, so that the current step is finished first."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped  # only the main thread may handle signals

@@ -1,4 +1,4 @@
-"""The training of an adapter (LoRA): the U-Net's loss, through a U-Net that stays as it is."""
+"""The training of an adapter (LoRA): the U-Net's loss through a frozen U-Net."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from soundcrafter.train.stage import Batch, ExternalModule, Losses, LossModule
 
 
 class AdapterLoss(LossModule[Adapter, DiffusionBatch]):
-    """The denoising loss of a frozen U-Net with an adapter attached. The adapter alone is trained,
+    """The denoising loss of a frozen U-Net with an adapter attached. Only the adapter is trained,
     averaged and saved; the U-Net is in evaluation mode, without dropout."""
 
     def __init__(self, adapter: Adapter, unet: UNet, schedule: Schedule) -> None:
@@ -40,7 +40,7 @@ class AdapterStage(DiffusionStage):
         super().__init__(recipe, data, folder)
 
     def make_loss_modules(self) -> dict[str, LossModule[Any, DiffusionBatch]]:
-        """The adapter, which changes nothing yet, beside the frozen U-Net."""
+        """The adapter, which has no effect yet, attached to the frozen U-Net."""
         unet = self._load_unet().requires_grad_(False)
         unet.checkpointing = self.config.checkpointing
         adapter = Adapter(self.adapter_config)
@@ -62,7 +62,7 @@ class AdapterStage(DiffusionStage):
         )
 
     def averaged_unet(self, network: nn.Module) -> UNet:
-        # the network stays where it is: training goes on with it
+        # merge into a copy: training goes on with the network
         unet = self._load_unet().to(next(network.parameters()).device)
         cast(Adapter, network).merge(unet)
         return unet

@@ -1,4 +1,4 @@
-"""The recipe: everything that decides what training computes, in one strict TOML file."""
+"""The recipe: all settings that affect what is learned, in one strict TOML file."""
 
 import os
 from collections.abc import Sequence
@@ -23,20 +23,20 @@ SPEC_AUGMENT = DistortionConfig(tilt=0.5, band_shift=2, time_mask=0.25, band_mas
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """What every stage's training needs."""
+    """Settings of every stage."""
 
     steps: int = 400_000  # optimiser steps
-    batch_size: int = 16  # samples an optimiser step, over all processes and micro-batches
-    accumulate: int = 1  # micro-batches a step
+    batch_size: int = 16  # samples per optimiser step, over all processes and micro-batches
+    accumulate: int = 1  # micro-batches per step
     seconds: float = 10.24  # length of a training segment
     learning_rate: float = 1e-4  # peak
-    final_learning_rate: float = 0.0  # where the cosine ends, as a share of the peak
-    warmup_steps: int = 0  # linear from 0
+    final_learning_rate: float = 0.0  # at the end of the cosine, as a fraction of the peak
+    warmup_steps: int = 0  # linear warm-up from 0
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW
     weight_decay: float = 0.01  # AdamW
-    clip_norm: float = 0.0  # largest gradient norm; 0 is no clipping
-    ema_decay: float = 0.9999  # of the exported weights; 0 is no averaging
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward; weights stay fp32
+    clip_norm: float = 0.0  # largest gradient norm; 0: no clipping
+    ema_decay: float = 0.9999  # of the exported weights; 0: no averaging
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass; weights stay fp32
     seed: int = 0  # of everything random in this stage
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class StageConfig:
             "warmup_steps", "weight_decay", "clip_norm", "seed", "final_learning_rate"
         )
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size: {self.batch_size} is no multiple of {self.accumulate}")
+            raise ValueError(f"batch_size: {self.batch_size} is not a multiple of accumulate")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: got {self.ema_decay}; allowed: 0 to below 1")
 
@@ -56,17 +56,22 @@ class StageConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
 
+    def _check_fractions(self, *names: str) -> None:
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextStageConfig(StageConfig):
-    """Distillation of a sentence encoder into the text tower, before it meets any sound."""
+    """Distillation of a sentence encoder into the text tower, without any sound."""
 
     teacher: str = ""  # folder or hub name of a sentence encoder in transformers' layout
     captions: tuple[str, ...] = ("audiocaps_train.csv", "audiocaps_val.csv")  # below the data
     ontology: str = "audioset_ontology.json"  # below the data; empty: none
-    max_words: int = 16  # texts of more words are left out: a batch is as long as its longest
-    pairs: float = 0.5  # share of the texts that get a partner of the same meaning
-    words: float = 0.25  # share of the others that are single words of the teacher's vocabulary
+    max_words: int = 16  # longer texts are left out, to keep batches short
+    pairs: float = 0.5  # fraction of the texts that get a partner with the same meaning
+    words: float = 0.25  # fraction of the others that are single words of the teacher's vocabulary
     contrastive_weight: float = 0.2  # of the symmetric cross-entropy between partners
 
     def __post_init__(self) -> None:
@@ -75,20 +80,18 @@ class TextStageConfig(StageConfig):
         if self.accumulate > 1:  # the loss compares all texts of a batch
             raise ValueError(f"accumulate: got {self.accumulate}; a contrastive batch is not split")
         if not self.captions:
-            raise ValueError("captions: none; name at least one csv file")
-        for name in ("words", "pairs"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
+            raise ValueError("captions: it is empty; name at least one CSV file")
+        self._check_fractions("words", "pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClapStageConfig(StageConfig):
     """Contrastive training of the two towers."""
 
-    pad: Literal["zero", "repeat"] = "repeat"  # of short recordings; LAION fills its towers so
-    train_text: bool = True  # false: the audio tower alone, against the text tower as it is
-    freeze_norm: bool = False  # HTS-AT's BatchNorm stays as it is
-    audio_init: str = ""  # model folder whose tagger's tower the conv audio tower starts from
+    pad: Literal["zero", "repeat"] = "repeat"  # of short recordings; "repeat" as in LAION's CLAP
+    train_text: bool = True  # false: only the audio tower, against a frozen text tower
+    freeze_norm: bool = False  # keep HTS-AT's BatchNorm statistics
+    audio_init: str = ""  # model folder whose tagger initialises the conv audio tower
     distortion: DistortionConfig = field(default_factory=DistortionConfig)  # of its spectrograms
     checkpointing: bool = False  # gradient checkpointing: less memory, more time
 
@@ -102,19 +105,19 @@ class ClapStageConfig(StageConfig):
 class VAEStageConfig(StageConfig):
     """Reconstruction + KL + adversarial + perceptual."""
 
-    reconstruction_scales: tuple[int, ...] = (1,)  # average poolings of the mel whose L1 is taken
-    perceptual: str = ""  # model folder whose tagger's feature maps are compared; empty: none
+    reconstruction_scales: tuple[int, ...] = (1,)  # average poolings of the mel before the L1
+    perceptual: str = ""  # model folder with the tagger of the perceptual loss; empty: none
     perceptual_weight: float = 1.0
-    teacher: str = ""  # checkpoint of aiSFX whose feature maps are compared; empty: none
+    teacher: str = ""  # checkpoint of aiSFX for a second perceptual loss; empty: none
     teacher_weight: float = 1.0
-    kl_weight: float = 1e-6  # of the KL in nats, divided by the mel elements as the L1 is
+    kl_weight: float = 1e-6  # of the KL in nats per mel element
     adversarial_weight: float = 0.5  # times the adaptive weight
-    feature_weight: float = 0.0  # of the discriminator's feature maps (feature matching)
+    feature_weight: float = 0.0  # of feature matching in the discriminator
     adversarial_start: int = 50_000  # first step with the discriminator
     discriminator: PatchDiscriminatorConfig = field(default_factory=PatchDiscriminatorConfig)
     betas: tuple[float, float] = (0.5, 0.9)
     weight_decay: float = 0.0
-    scale_batches: int = 16  # batches from which the latent scale is measured
+    scale_batches: int = 16  # batches for measuring the latent scale
     checkpointing: bool = False  # gradient checkpointing: less memory, more time
 
     def __post_init__(self) -> None:
@@ -133,13 +136,13 @@ class VAEStageConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderStageConfig(StageConfig):
-    """STFT loss or energy distance, then adversarial with feature matching."""
+    """STFT loss or energy distance, then adversarial losses with feature matching."""
 
-    energy_weight: float = 0.0  # energy distance of spectrograms (a spectral vocoder's)
-    mel_weight: float = 0.0  # L1 between the mel that is asked for and the mel of what is made
-    decoded: float = 0.0  # share of the samples whose mel has been through the folder's VAE
-    gain_db: float = 0.0  # as data.gain_db, for this stage; the larger one counts
-    stft_weight: float = 0.0  # multi-resolution STFT loss, of sub-bands too (multi-band MelGAN)
+    energy_weight: float = 0.0  # energy distance of spectrograms (spectral vocoder only)
+    mel_weight: float = 0.0  # L1 between the mels of the real and the generated wave
+    decoded: float = 0.0  # fraction of samples whose mel is reconstructed by the folder's VAE
+    gain_db: float = 0.0  # like data.gain_db, for this stage; the larger of both applies
+    stft_weight: float = 0.0  # multi-resolution STFT loss; of sub-bands too in multi-band MelGAN
     adversarial_weight: float = 1.0
     feature_weight: float = 10.0  # feature matching (MelGAN)
     adversarial_start: int = 0  # first step with the discriminator
@@ -154,29 +157,26 @@ class VocoderStageConfig(StageConfig):
         super().__post_init__()
         self._refuse_negative("stft_weight", "energy_weight", "adversarial_weight", "mel_weight")
         self._refuse_negative("feature_weight", "adversarial_start", "gain_db")
-        if not 0 <= self.decoded <= 1:
-            raise ValueError(f"decoded: got {self.decoded}; allowed: 0 to 1")
+        self._check_fractions("decoded")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionStageConfig(StageConfig):
     """Noise prediction on latents, conditioned on CLAP."""
 
-    condition: Literal["audio", "text", "mixed"] = "audio"  # which embedding is the condition
-    text_probability: float = 0.5  # of text, where the condition is mixed
+    condition: Literal["audio", "text", "mixed"] = "audio"  # embedding used as condition
+    text_probability: float = 0.5  # of the text embedding, where the condition is mixed
     drop_condition: float = 0.1  # probability of the null condition, for guidance
-    curriculum: tuple[PhaseConfig, ...] = ()  # lower resolutions first; none: always the full one
+    curriculum: tuple[PhaseConfig, ...] = ()  # lower resolutions first; empty: always the full one
     checkpointing: bool = False  # gradient checkpointing: less memory, more time
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("text_probability", "drop_condition"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
+        self._check_fractions("text_probability", "drop_condition")
         for phase in self.phases().phases:
             if phase.batch_size % self.accumulate:
                 raise ValueError(
-                    f"curriculum[{phase.number}].batch_size: {phase.batch_size} is no multiple "
+                    f"curriculum[{phase.number}].batch_size: {phase.batch_size} is not a multiple "
                     f"of accumulate, {self.accumulate}"
                 )
 
@@ -198,17 +198,15 @@ class TaggerStageConfig(StageConfig):
 
     network: TaggerConfig = field(default_factory=TaggerConfig)
     label_smoothing: float = 0.1
-    mixup: float = 0.5  # share of sounds that get up to as much of another one
-    teacher: str = ""  # checkpoint of aiSFX, whose similarities between sounds are kept; "": none
+    mixup: float = 0.5  # fraction of sounds that another one is mixed into
+    teacher: str = ""  # checkpoint of aiSFX, whose similarities are learned too; empty: none
     teacher_weight: float = 1.0
     distortion: DistortionConfig = field(default_factory=lambda: SPEC_AUGMENT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._refuse_negative("teacher_weight")
-        for name in ("label_smoothing", "mixup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
+        self._check_fractions("label_smoothing", "mixup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,8 +226,8 @@ class Recipe:
 def read_recipe(
     path: str | os.PathLike[str], overrides: Sequence[str] = (), like: ModelFolder | None = None
 ) -> Recipe:
-    """Read a recipe with `section.name=value` overrides; what its [model] leaves open is as in the
-    model folder `like`, if there is one. ValueError names the file and setting."""
+    """Read a recipe with `section.name=value` overrides. Settings that its [model] leaves out come
+    from the model folder `like`, if given. A ValueError names the file and the setting."""
     data = read_toml(path, overrides)
     if like is not None:
         data["model"] = merge(_settings_of(like), data.get("model", {}))
@@ -240,10 +238,10 @@ def read_recipe(
 
 
 def _settings_of(folder: ModelFolder) -> dict[str, Any]:
-    """A model folder's settings as a recipe's [model]."""
+    """The settings of a model folder, as in a recipe's [model]."""
     parts = {name: folder.parts[name].config for name in GENERATOR_PARTS if name in folder.parts}
     settings = {"diffusion": folder.diffusion, "sampling": folder.sampling, **parts}
     model = {name: to_dict(config) for name, config in settings.items()}
-    if "clap_audio" not in parts and "clap_text" in parts:  # a published model: it must fit alone
+    if "clap_audio" not in parts and "clap_text" in parts:  # imported models come without it
         model["clap_audio"] = {"tower": "htsat", "embed_dim": parts["clap_text"].embed_dim}
     return model

@@ -1,4 +1,4 @@
-"""What a training looks like, as table and pictures: its time, losses, scores and sounds."""
+"""Tables and figures of a training: time, losses, scores and sounds."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -21,20 +21,20 @@ GRID_STEPS, GRID_PROMPTS = 3, 4  # rows and columns of the grid of spectrograms
 def training_report(model: Path) -> dict[str, Any]:
     """Steps, time and speed of each stage that was trained in a model folder, by phase.
 
-    Ready for JSON. Time is that of the steps themselves; scoring is apart. Raises ValueError where
-    nothing was trained.
+    Serialisable as JSON. Times are those of the steps; scoring is listed separately. Raises
+    ValueError if nothing was trained.
     """
     runs = _runs(model).items()
-    # logs of older versions know no seconds
+    # logs of older versions lack seconds
     timed = {s: run for s, run in runs if all("seconds" in e for e in read_log(run))}
     return {"stages": {stage: _stage_report(run) for stage, run in timed.items()}}
 
 
 def plot_training(model: Path, out: Path) -> list[Path]:
-    """Write losses.png, and where a U-Net was scored scores.png (the paper's Fig. 3) and
-    samples.png (its Fig. 4: spectrograms of the same prompts and seeds as training goes on).
+    """Write losses.png, and if a U-Net was scored scores.png (the paper's Fig. 3) and samples.png
+    (its Fig. 4: spectrograms of the same prompts and seeds during training).
 
-    Returns what was written. Raises ValueError where nothing was trained.
+    Returns the files. Raises ValueError if nothing was trained.
     """
     runs = _runs(model)
     make_folder(out)
@@ -54,23 +54,16 @@ def plot_training(model: Path, out: Path) -> list[Path]:
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
-    """The report as a table, a row a phase; what is left is at the speed of the last one."""
+    """The report as a table with a row per phase; hours left assume the last phase's speed."""
     lines = [
         "| stage | phase | steps | hours | steps/s | samples/s | memory, GB | left, hours |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for stage, facts in report["stages"].items():
         for phase in facts["phases"]:
-            cells = [
-                stage,
-                str(phase["phase"]),
-                f"{phase['steps']:,}",
-                f"{phase['hours']:.3g}",
-                f"{phase['steps_per_second']:.3g}",
-                f"{phase['samples_per_second']:.3g}",
-                f"{phase['memory_gb']:.3g}",
-                f"{facts['hours_left']:.3g}",
-            ]
+            names = ("hours", "steps_per_second", "samples_per_second", "memory_gb")
+            figures = [f"{value:.3g}" for value in (*map(phase.get, names), facts["hours_left"])]
+            cells = [stage, str(phase["phase"]), f"{phase['steps']:,}", *figures]
             lines.append(f"| {' | '.join(cells)} |")
         if facts["scoring_hours"]:
             lines.append(f"| {stage}, scoring | | | {facts['scoring_hours']:.3g} | | | | |")
@@ -78,10 +71,10 @@ def report_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _runs(model: Path) -> dict[str, Path]:
-    """The runs of a model folder that have logged something, the last to do so at the end."""
+    """The runs of a model folder that have log entries; raises ValueError if there are none."""
     runs = logged_runs(model)
     if not runs:
-        raise ValueError(f"{model}: no training in it; expected a folder that train --out wrote")
+        raise ValueError(f"{model}: holds no training; expected a folder that train --out wrote")
     return runs
 
 
@@ -106,7 +99,7 @@ def _stage_report(run: Path) -> dict[str, Any]:
 
 
 def _speed(entries: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Steps and time of successive log entries after the entry `before`."""
+    """Steps, time and speed of successive log entries after the entry `before`."""
     ends = np.array([before["seconds"], *(entry["seconds"] for entry in entries)])
     samples = float(np.diff(ends) @ [entry["samples_per_second"] for entry in entries])
     seconds = max(float(ends[-1] - ends[0]), 1e-9)
@@ -143,8 +136,8 @@ def _sounds_of(run: Path, step: int) -> Path:
 
 
 def _sounds(run: Path, steps: Sequence[int]) -> tuple[dict[str, Wave], int, int]:
-    """The first prompts' sounds at the first, middle and last of the steps, row by row; their
-    sample rate; how many are in a row."""
+    """Sounds of the first prompts at the first, middle and last of the steps, row by row; their
+    sample rate; the number of columns."""
     places = sorted({round(place) for place in np.linspace(0, len(steps) - 1, GRID_STEPS)})
     waves: dict[str, Wave] = {}
     rate = columns = 0

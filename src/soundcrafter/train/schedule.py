@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, or of the time that has passed."""
+"""The learning rate as a pure function of the step or of elapsed time."""
 
 import math
 
@@ -15,7 +15,7 @@ def learning_rate(step: int, config: StageConfig) -> float:
 
 
 def cosine_rate(step: int, progress: float, config: StageConfig) -> float:
-    """The same where `progress` says what share of the cosine has passed, from 0 to 1."""
+    """The same for a given position on the cosine, `progress` from 0 to 1."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,4 +1,4 @@
-"""Scores during training: FD and IS of what the averaged weights generate (the paper's Fig. 3)."""
+"""Scores during training: FD and IS of sounds from the averaged weights (the paper's Fig. 3)."""
 
 import shutil
 import time
@@ -17,17 +17,17 @@ from soundcrafter.evaluate.sounds import find_recordings
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.store import open_folder
 
-FOLDER = "scores"  # below a stage's run: a folder of sounds and their report for each scored step
+FOLDER = "scores"  # in a stage's run folder; a subfolder of sounds and their report per score
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """When, on what and by whom a model in training is scored."""
+    """When, on which prompts and by which embedder a model is scored during training."""
 
     steps: int  # training steps between scores
-    data: Path  # manifest: captions to generate for, and real sounds to compare with
+    data: Path  # manifest of captions to generate for and real sounds to compare with
     split: str = "dev"  # of the manifest
-    prompts: int = 64  # captions, spread over the split; always the same ones
+    prompts: int = 64  # number of captions, spread evenly over the split
     embedder: str = "tagger"  # see evaluate/embedders.py
     checkpoint: Path | None = None  # of the embedder, where it is not bundled
     seed: int = 0  # of every sound
@@ -41,10 +41,10 @@ class ScoreOptions:
 
 
 class Scorer:
-    """Generates for fixed prompts and seeds with the model folder as it is on disk, and compares.
+    """Generates for fixed prompts and seeds with the model folder on disk, and compares.
 
-    Raises ValueError where the folder lacks a part that generating needs, and for data without
-    captions, before any training.
+    Raises ValueError if the folder lacks a part that generation needs or the data has no captions,
+    before any training.
     """
 
     def __init__(self, options: ScoreOptions, folder: Path, place: Path, device: str) -> None:
@@ -58,18 +58,18 @@ class Scorer:
         self.prompts = tuple(found[int(place)] for place in chosen)
         self.reference = find_recordings(options.data, options.split)
         if len(self.reference.files) < 2:
-            raise ValueError(f"{options.data}: one real sound in {options.split}; scores need two")
+            raise ValueError(f"{options.data}: {options.split} has one sound; scores need two")
         self.embedder = open_embedder(options.embedder, checkpoint=options.checkpoint)
 
     def due(self, done: int, steps: int) -> bool:
-        """Whether a score is wanted after so many of `steps`; a stop on the way is no reason."""
+        """Whether a score is due after `done` of `steps` steps."""
         return done == steps or done % self.options.steps == 0
 
     def __call__(self, done: int) -> dict[str, float]:
-        """Figures after `done` steps; sounds and report stay in scores/step-N."""
+        """The figures after `done` steps; sounds and report stay in scores/step-N."""
         began = time.perf_counter()
         out = self.place / FOLDER / f"step-{done:08d}"
-        # what a killed run left is of weights that will not come again to the last bit
+        # what a killed run left comes from slightly different weights
         shutil.rmtree(out, ignore_errors=True)
         report = evaluate_prompts(
             SoundCrafter.from_pretrained(self.folder, self.device, precision="fp32"),
@@ -78,7 +78,7 @@ class Scorer:
             [self.embedder],
             out,
             seed=self.options.seed,
-            splits=1,  # the bound of the score is N / splits, and N is small
+            splits=1,  # the inception score is at most N / splits, and N is small
         )
         return {**_figures(report), "scoring_seconds": round(time.perf_counter() - began, 2)}
 

@@ -1,4 +1,4 @@
-"""What the stages share of data: which recordings, how long a segment, what identifies them."""
+"""Data shared by the stages: recordings, segment lengths, and what identifies them."""
 
 import dataclasses
 import hashlib
@@ -24,11 +24,11 @@ def open_sounds(
     finite: bool = False,
     labels: Callable[[str | None], str] | None = None,
 ) -> Sounds:
-    """The draws of a stage from a manifest or folder. `pad` overrides the data's own; `labels`
-    renames each recording's label.
+    """A stage's draws from a manifest or folder. `pad` overrides data.pad; `labels` maps the label
+    of each recording.
 
-    Only `finite` draws keep to the data's variants, which exist to be encoded; others are of
-    fresh crops without end.
+    Only `finite` draws are limited to data.variants, which are meant for encoding; others take new
+    crops without end.
     """
     manifest = read_manifest(
         data,
@@ -36,36 +36,31 @@ def open_sounds(
         label_column=config.label_column,
         need_caption=need_caption and not config.caption,
     )
-    if config.caption:
-        said = (
-            dataclasses.replace(recording, caption=recording.caption or config.caption)
-            for recording in manifest.recordings
+    recordings = tuple(
+        dataclasses.replace(
+            recording,
+            caption=recording.caption or config.caption or recording.caption,
+            label=labels(recording.label) if labels is not None else recording.label,
         )
-        manifest = dataclasses.replace(manifest, recordings=tuple(said))
-    if labels is not None:
-        renamed = (
-            dataclasses.replace(recording, label=labels(recording.label))
-            for recording in manifest.recordings
-        )
-        manifest = dataclasses.replace(manifest, recordings=tuple(renamed))
-    if pad is not None:
-        config = dataclasses.replace(config, pad=pad)
-    if not finite:
-        config = dataclasses.replace(config, variants=0)
+        for recording in manifest.recordings
+    )
+    manifest = dataclasses.replace(manifest, recordings=recordings)
+    variants = config.variants if finite else 0
+    config = dataclasses.replace(config, pad=pad or config.pad, variants=variants)
     return Sounds(manifest, config, sample_rate=mel.sample_rate, num_samples=num_samples, seed=seed)
 
 
 def segment_samples(seconds: float, mel: MelConfig, frame_multiple: int = 1) -> int:
-    """Samples of about `seconds` whose frames are a multiple, the nearest one and at least one."""
+    """The number of samples nearest to `seconds` with a multiple of `frame_multiple` frames."""
     unit = mel.hop * frame_multiple
     return max(1, round(seconds * mel.sample_rate / unit)) * unit
 
 
 def data_identity(sounds: Sounds) -> dict[str, Any]:
-    """What must be the same for draws to be the same: settings and the list of recordings."""
+    """What determines the draws: settings and the list of recordings."""
     settings = to_dict(sounds.config)
-    del settings["cache_gb"]  # a matter of speed
-    for name in ("caption", "min_sample_rate"):  # younger than runs that may go on
+    del settings["cache_gb"]  # only affects speed
+    for name in ("caption", "min_sample_rate"):  # absent from the identities of older runs
         if not settings[name]:
             del settings[name]
     return {**settings, "recordings": manifest_fingerprint(sounds.manifest)}

@@ -1,8 +1,8 @@
 """Training against the clock on one GPU: all data in its memory, each step one CUDA graph.
 
-The loop in loop.py is for days and can be killed at any moment. This one is for minutes: small
-networks leave a large GPU waiting for Python, so a step, from the draw of its samples to the
-optimisers, is recorded once and then replayed. Nothing is saved before the end.
+The loop in loop.py runs for days and can be killed at any moment. This one runs for minutes: with
+small networks a large GPU waits for Python, so a step, from drawing its samples to the optimisers,
+is recorded once and then replayed. Nothing is saved before the end.
 """
 
 import math
@@ -19,12 +19,12 @@ from soundcrafter.files import make_folder, write_json
 from soundcrafter.train.checkpoint import list_checkpoints
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.log import Log, Report
-from soundcrafter.train.loop import IDENTITY, dependents, run_folder
+from soundcrafter.train.loop import IDENTITY, check_dependents, run_folder
 from soundcrafter.train.schedule import cosine_rate
 from soundcrafter.train.stage import LossModule, Stage
 
-EMA_EVERY = 10  # steps from one update of the averaged weights to the next
-_WARM_UPS = 3  # steps made before one is recorded, so that libraries have chosen their kernels
+EMA_EVERY = 10  # steps between updates of the averaged weights
+_WARM_UPS = 3  # steps before one is recorded, so that libraries choose their kernels first
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -39,27 +39,22 @@ def sprint(
     report: Report | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Train a stage into the model folder for `minutes`; returns the steps made.
+    """Train a stage into the model folder for `minutes`; returns the number of steps.
 
     The learning rate follows the clock: a warm-up of `warmup_steps`, then a cosine over the
-    minutes to `final_learning_rate`; `steps` is not used. The time starts when the data is in
-    memory; `clock` tells the seconds. `report` gets every log entry. Raises ValueError for what
-    cannot be trained so, for a folder with parts that depend on what would change, and where the
-    loss is not finite at a log entry; an update that is not finite is left out.
+    minutes to `final_learning_rate`; `steps` is ignored. The time starts when the data is in
+    memory; `clock` returns seconds. `report` gets every log entry. Raises ValueError for a stage
+    that cannot be trained this way, for a folder with parts that depend on what would change, and
+    if the loss is not finite at a log entry; updates that are not finite are skipped.
     """
     if not minutes > 0:
         raise ValueError(f"minutes: got {minutes}; allowed: above 0")
     if stage.config.accumulate > 1 or stage.config.precision == "fp16":
-        raise ValueError("accumulate, precision: allowed here: accumulate 1, precision fp32, bf16")
+        raise ValueError("accumulate, precision: allowed: accumulate 1, precision fp32 or bf16")
     place = run_folder(folder, stage.name)
     if list_checkpoints(place):
         raise ValueError(f"{place}: holds a run with checkpoints; use another --out")
-    others = dependents(folder, stage)
-    if others:
-        raise ValueError(
-            f"{folder}: its {', '.join(others)} was trained against what training {stage.name} "
-            "would change; use another --out"
-        )
+    check_dependents(folder, stage)
     where = choose_device(device)
     if init is not None:
         stage.initialise(init)
@@ -70,8 +65,7 @@ def sprint(
     make_folder(place)
     write_json(place / IDENTITY, stage.identity())
     log = Log(place, 0, report)
-    began, step, logged = clock(), 0, 0
-    progress = 0.0
+    began, step, logged, progress = clock(), 0, 0, 0.0
     try:
         while progress < 1.0:
             runner.run(step, cosine_rate(step, progress, stage.config))
@@ -91,7 +85,7 @@ def sprint(
 
 
 class _Runner:
-    """Makes steps: on a GPU by replaying a graph for each kind of step, else one after another."""
+    """Runs steps, on a GPU by replaying a CUDA graph for each kind of step."""
 
     def __init__(self, stage: Stage, device: torch.device) -> None:
         self.stage, self.device = stage, device
@@ -106,12 +100,11 @@ class _Runner:
         self._kind: tuple[bool, ...] = ()
 
     def run(self, step: int, rate: float) -> None:
-        """Make a step at this learning rate, without waiting for it."""
+        """Run a step with this learning rate, without synchronising."""
         for learner in self._learners.values():
             learner.rate.fill_(rate)
-        # steps of one kind are the same computation
-        start = getattr(self.stage.config, "adversarial_start", 0)
-        kind = self._kind = (step >= start, *(self.stage.updates(n, step) for n in self._learners))
+        # the computation depends only on which loss modules are updated
+        kind = self._kind = tuple(self.stage.updates(name, step) for name in self._learners)
         seen = self._seen[kind] = self._seen.get(kind, 0) + 1
         if self.device.type != "cuda":
             self._losses[kind] = self._step(step)
@@ -126,8 +119,8 @@ class _Runner:
             graph.replay()
 
     def losses(self) -> dict[str, float]:
-        """The losses of the last step and the norms of their gradients. ValueError where a loss is
-        not finite: a gradient that is not was left out."""
+        """The losses and gradient norms of the last step. Raises ValueError for a loss that is not
+        finite; gradients may be, for their update was skipped."""
         values = {name: float(value) for name, value in self._losses[self._kind].items()}
         losses = (name for name in values if not name.endswith("gradient_norm"))
         broken = [name for name in losses if not math.isfinite(values[name])]
@@ -170,7 +163,7 @@ class _Learner:
         """One update. Returns the losses and the norm of the gradient, detached, and the batch for
         the loss modules that follow."""
         dtype = _DTYPES.get(self.config.precision)
-        # no cache of cast weights: a graph would keep those of the step that it recorded
+        # no cache of cast weights: the graph would keep those of the recorded step
         with torch.autocast(self.device.type, dtype, dtype is not None, cache_enabled=False):
             losses, extras = self.module(batch, step)
         loss = torch.stack([weights.get(key, 1.0) * value for key, value in losses.items()]).sum()
@@ -181,7 +174,7 @@ class _Learner:
             torch._foreach_mul_(gradients, scale)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        # the fused optimiser leaves out an update where this is 1
+        # the fused optimiser skips the update where this is 1
         self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         found = {key: value.detach() for key, value in {**losses, "gradient_norm": norm}.items()}
@@ -189,7 +182,7 @@ class _Learner:
 
 
 def _on_a_side_stream(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Steps before a recording belong on another stream than the one in use."""
+    """Run on a side stream, which warm-up steps need before a graph is recorded."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from soundcrafter.data.dataset import Sounds
 from soundcrafter.store import open_folder
 from soundcrafter.train.recipe import Recipe, StageConfig
 
@@ -87,6 +88,7 @@ class Stage(ABC, Generic[N, P]):
     parts: tuple[str, ...]  # that it writes into the model folder
     precedes: tuple[str, ...] = ()  # parts whose presence blocks retraining
     one_process: bool = False  # whether its loss cannot be divided over processes
+    sounds: Sounds  # what it reads, unless it overrides `skipped`
     loss_modules: dict[str, LossModule[Any, P]]  # in order of updates; the first is exported
 
     @abstractmethod
@@ -118,9 +120,9 @@ class Stage(ABC, Generic[N, P]):
     def finish(self) -> None:  # few stages need it
         """Called when a run stops, before its last export."""
 
-    @abstractmethod
     def initialise(self, folder: Path) -> None:
         """Start from the weights of a model folder."""
+        load_part(self.network, folder, self.parts[0])
 
     def resident(self, device: torch.device) -> Callable[[], Batch]:
         """Load all data into a device's memory. Returns a function that draws a batch there without
@@ -158,7 +160,7 @@ class Stage(ABC, Generic[N, P]):
 
     def skipped(self) -> dict[str, str]:
         """Files skipped so far, and why."""
-        return {}
+        return self.sounds.all_skipped
 
     def samples(self, network: N, device: torch.device) -> Samples:
         """What the log shows of the averaged network."""
@@ -173,6 +175,12 @@ def load_part(network: nn.Module, folder: Path, name: str) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{folder}: its {name} does not fit the recipe: {reason[:300]}") from None
+
+
+def load_frozen(folder: Path, name: str) -> tuple[Any, str]:
+    """A part of a model folder without gradients, and its training id."""
+    opened = open_folder(folder)
+    return opened.load(name).requires_grad_(False), opened.parts[name].training_id
 
 
 def sample_noise(seed: int, purpose: int, index: int, shape: Sequence[int]) -> Tensor:

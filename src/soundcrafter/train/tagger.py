@@ -1,7 +1,6 @@
-"""The tagger's training: sound -> class; cross-entropy on mixed and masked spectrograms, and
-where there is a teacher, sounds that are alike to it become alike to the tagger."""
+"""The tagger's training: sound -> class; cross-entropy on mixed and masked spectrograms. With a
+teacher, the similarities between its embeddings of the sounds are learned too."""
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired, cast
@@ -21,14 +20,12 @@ from soundcrafter.settings import to_dict
 from soundcrafter.store import save_part
 from soundcrafter.train.recipe import Recipe, TaggerStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch, Losses, LossModule, PreparedBatch, Stage, load_part
+from soundcrafter.train.stage import Batch, Losses, LossModule, PreparedBatch, Stage
 
 _MIX, _MASK = 40, 41  # purpose numbers of the augmentation's draws
 
 
 class TaggerBatch(PreparedBatch):
-    """Augmented sounds with their classes."""
-
     mel: Tensor  # [B, 1, T, F]
     target: Tensor  # [B, classes], shares of each class
     taught: NotRequired[Tensor]  # [B, E], the teacher's embeddings
@@ -58,7 +55,7 @@ class TaggerStage(Stage[Tagger, TaggerBatch]):
 
     name = "tagger"
     parts = ("tagger",)
-    one_process = True  # a sound is mixed with its neighbour in the batch
+    one_process = True  # sounds are mixed with their neighbours in the batch
 
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: TaggerStageConfig = recipe.tagger
@@ -84,11 +81,8 @@ class TaggerStage(Stage[Tagger, TaggerBatch]):
         return {"stage": to_dict(self.config), "data": data_identity(self.sounds)}
 
     def weights(self, step: int) -> dict[str, float]:
-        # accuracy is watched, not learned from
+        # accuracy is only logged
         return {"accuracy": 0.0, "teacher": self.config.teacher_weight}
-
-    def skipped(self) -> dict[str, str]:
-        return self.sounds.all_skipped
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
@@ -117,18 +111,15 @@ class TaggerStage(Stage[Tagger, TaggerBatch]):
         return prepared
 
     def _share(self, index: int) -> float:
-        """How much of the neighbour a sound is given: 0 for most, else up to a half."""
+        """The share of its neighbour that is mixed into a sound: 0, or up to a half."""
         rng = np.random.default_rng([self.config.seed, _MIX, index])
         mixed = rng.random() < self.config.mixup
         return float(rng.uniform(0.0, 0.5)) if mixed else 0.0
 
     def export(self, network: Tagger, folder: Path) -> None:
-        save_part(folder, "tagger", copy.deepcopy(network), self.model_config)
-
-    def initialise(self, folder: Path) -> None:
-        load_part(self.network, folder, "tagger")
+        save_part(folder, "tagger", network, self.model_config)
 
 
 def mix_with_next(rows: Tensor, shares: Tensor) -> Tensor:
-    """(1 - share) of each row [B, N] and share [B, 1] of the next one (mixup, 1710.09412)."""
+    """(1 - share) of each row [B, N] plus share [B, 1] of the next one (mixup, 1710.09412)."""
     return (1.0 - shares) * rows + shares * rows.roll(-1, 0)

@@ -1,4 +1,4 @@
-"""The sentence encoder that teaches the text tower what words mean; needed in training alone."""
+"""The sentence encoder that the text tower is distilled from; used in training only."""
 
 import json
 import re
@@ -40,7 +40,7 @@ class Teacher:
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """N texts -> unit vectors [N, D]."""
-        # long and short ones apart: a batch is as long as its longest
+        # sorted by length to save padding
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         rows: list[Tensor] = [torch.empty(0)] * len(texts)
         for begin in range(0, len(order), _BATCH):

@@ -1,7 +1,7 @@
-"""The text tower's own training: a sentence encoder's knowledge of words, without any sound.
+"""Pretraining of the text tower: distillation of a sentence encoder, without any sound.
 
-caption -> text tower -> embedding, drawn to the teacher's vector of the same caption and to
-embeddings of captions that mean the same. The audio tower is aligned with it afterwards.
+caption -> text tower -> embedding, pulled towards the teacher's vector of the caption and the
+embeddings of captions with the same meaning. The audio tower is aligned with it afterwards.
 """
 
 import hashlib
@@ -34,13 +34,11 @@ from soundcrafter.train.recipe import Recipe, TextStageConfig
 from soundcrafter.train.stage import Batch, Losses, LossModule, PreparedBatch, Stage, load_part
 from soundcrafter.train.teacher import Teacher, cached, principal
 
-UNALIGNED = "none"  # training id of the audio tower of a text tower that has not met one
+UNALIGNED = "none"  # audio tower's training id before any audio tower is trained
 _DRAW = 50  # purpose number of the choice of texts
 
 
 class TextBatch(PreparedBatch):
-    """Texts, some followed by a partner of the same meaning."""
-
     tokens: Tensor  # [B, L]
     mask: Tensor  # [B, L]
     target: Tensor  # [B, E], the teacher's vectors
@@ -68,12 +66,12 @@ class TextLoss(LossModule[ClapText, TextBatch]):
 
 
 class TextStage(Stage[ClapText, TextBatch]):
-    """Trains the part `clap_text` from text alone; `data` is a folder of captions."""
+    """Trains the part `clap_text` from text only; `data` is a folder of captions."""
 
     name = "text"
     parts = ("clap_text",)
     precedes = ("clap_audio",)
-    one_process = True  # a shard's captions would only be compared with that shard's
+    one_process = True  # captions are compared within a batch
 
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: TextStageConfig = recipe.text
@@ -90,7 +88,7 @@ class TextStage(Stage[ClapText, TextBatch]):
             return short and normalize_caption(text) not in excluded
 
         self.groups = text_groups(recipe, data, keep)
-        # a family stands there more than once: its draws are one kind
+        # a family may be listed several times
         self.kinds = {group: kind for kind, group in enumerate(self.groups)}
         singles = [
             caption
@@ -123,6 +121,9 @@ class TextStage(Stage[ClapText, TextBatch]):
             "stage": to_dict(self.config),
             "data": {"texts": _fingerprint(self.places), "groups": _fingerprint(self.groups)},
         }
+
+    def skipped(self) -> dict[str, str]:
+        return {}
 
     def weights(self, step: int) -> dict[str, float]:
         return {"contrastive": self.config.contrastive_weight}
@@ -167,7 +168,7 @@ class TextStage(Stage[ClapText, TextBatch]):
         self.tokenizer = open_folder(folder).load_tokenizer()
 
     def state(self) -> dict[str, Any]:
-        return {"tokenizer": self.tokenizer.to_json()}  # not the recipe's after initialise
+        return {"tokenizer": self.tokenizer.to_json()}  # may come from `initialise`
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.tokenizer = Tokenizer.from_json(state["tokenizer"])
@@ -184,10 +185,10 @@ class TextStage(Stage[ClapText, TextBatch]):
 
 
 def text_groups(recipe: Recipe, data: Path, keep: Callable[[str], bool]) -> list[tuple[str, ...]]:
-    """Texts that mean the same, two or more a group of those that `keep` accepts: the wordings of a
-    family, the captions of a clip, the name and the description of a sound class.
+    """Groups of two or more texts with the same meaning that `keep` accepts: the wordings of a
+    family, the captions of a clip, the name and description of a sound class.
 
-    A family stands there once for every eight of its wordings, so that they are not outnumbered.
+    A family is listed once for every eight of its wordings, so that it is drawn often enough.
     """
     groups: list[tuple[str, ...]] = []
     if recipe.data.wordings:

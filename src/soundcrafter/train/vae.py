@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, cast
+from typing import Any, NotRequired
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from soundcrafter.models.losses import multi_scale_l1, perceptual_distance
 from soundcrafter.models.tagger import Tagger
 from soundcrafter.models.vae import VAE
 from soundcrafter.settings import to_dict
-from soundcrafter.store import open_folder, save_part
+from soundcrafter.store import save_part
 from soundcrafter.train.recipe import Recipe, VAEStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (
@@ -34,7 +34,7 @@ from soundcrafter.train.stage import (
     Processes,
     Samples,
     Stage,
-    load_part,
+    load_frozen,
     sample_noise,
 )
 
@@ -43,19 +43,17 @@ _MAX_ADAPTIVE = 1e4  # as in VQGAN's code
 
 
 class VAEBatch(PreparedBatch):
-    """Real spectrograms, later with what the VAE made of them."""
-
     mel: Tensor  # [B, 1, T, F]
     noise: Tensor  # [B, C, T, F] of the latent
-    maps: NotRequired[list[Tensor]]  # of the perceptual term's tagger
+    maps: NotRequired[list[Tensor]]  # the critic's
     teacher_maps: NotRequired[list[Tensor]]
-    decoded: NotRequired[Tensor]  # [B, 1, T, F]; for the discriminator
+    decoded: NotRequired[Tensor]  # [B, 1, T, F], for the discriminator
 
 
 class VAELoss(LossModule[VAE, VAEBatch]):
-    """The VAE's side: L1, KL, perceptual terms, and once the discriminator plays, adversarial ones.
+    """L1, KL, perceptual losses, and adversarial ones from `adversarial_start` on.
 
-    `critic`: the frozen tagger of the perceptual term, or None; `teacher`: likewise aiSFX.
+    `critic` is the frozen tagger of the perceptual loss, `teacher` the frozen aiSFX.
     """
 
     def __init__(
@@ -74,14 +72,14 @@ class VAELoss(LossModule[VAE, VAEBatch]):
     def forward(self, batch: VAEBatch, step: int) -> tuple[Losses, Batch]:
         mel = batch["mel"]
         posterior = self.network.posterior(mel)
-        # decode() divides by the latent scale, which is not 1 when training goes on from a model
+        # decode() divides by the latent scale, which is not 1 after `initialise`
         decoded = self.network.decode(posterior.sample(batch["noise"]) * self.network.latent_scale)
         losses = {
             "reconstruction": multi_scale_l1(mel, decoded, self.config.reconstruction_scales),
             "kl": posterior.kl().mean() / mel[0].numel(),
         }
         if self.critic is not None:
-            # as its real counterpart in prepare, and narrow convolutions gain nothing by bf16
+            # in fp32 like the maps of the real mel; narrow convolutions are no faster in bf16
             with torch.autocast(mel.device.type, enabled=False):
                 maps = self.critic.module.maps(decoded)
             losses["perceptual"] = perceptual_distance(batch["maps"], maps)
@@ -109,7 +107,7 @@ class VAELoss(LossModule[VAE, VAEBatch]):
 
 
 class Teacher(nn.Module):
-    """The first feature maps of aiSFX (Ma and Lerch, ISMIR 2022), read from a log-mel."""
+    """The first feature maps of aiSFX (Ma and Lerch, ISMIR 2022) for a log-mel."""
 
     def __init__(self, network: AiSFX, mel: MelConfig) -> None:
         super().__init__()
@@ -121,7 +119,7 @@ class Teacher(nn.Module):
 
 
 class PatchDiscriminatorLoss(LossModule[PatchDiscriminator, VAEBatch]):
-    """The discriminator's side: real and decoded spectrograms, normalised as the VAE sees them."""
+    """The discriminator on real and decoded spectrograms, normalised as the VAE's input."""
 
     def __init__(self, discriminator: PatchDiscriminator, vae: VAE) -> None:
         super().__init__(discriminator)
@@ -144,8 +142,8 @@ def adaptive_weight(
 ) -> Tensor:
     """Ratio of the two losses' gradient norms at the last layer (Esser et al. 2021, eq. 7).
 
-    The gradients are those of all processes' samples. Taken anew for each micro-batch, so with
-    adversarial training accumulation is not exact.
+    Gradients are averaged over processes, but not over micro-batches: with adversarial training,
+    accumulation is not exact.
     """
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (found,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
@@ -154,14 +152,16 @@ def adaptive_weight(
 
 
 def _critic(folder: str, mel: MelConfig) -> tuple[Tagger | None, str]:
-    """The frozen tagger of a model folder and its training id; ValueError where its mel differs."""
+    """The frozen tagger of a model folder, if any, and its training id.
+
+    Raises ValueError where its mel settings differ from the VAE's.
+    """
     if not folder:
         return None, ""
-    opened = open_folder(folder)
-    tagger = cast(Tagger, opened.load("tagger")).requires_grad_(False)
+    tagger, training_id = load_frozen(Path(folder), "tagger")
     if tagger.config.mel != mel:
-        raise ValueError(f"vae.perceptual: the tagger of {folder} reads another mel than the VAE's")
-    return tagger, opened.parts["tagger"].training_id
+        raise ValueError(f"vae.perceptual: the tagger of {folder} has other mel settings")
+    return tagger, training_id
 
 
 class VAEStage(Stage[VAE, VAEBatch]):
@@ -191,15 +191,11 @@ class VAEStage(Stage[VAE, VAEBatch]):
             "discriminator": PatchDiscriminatorLoss(discriminator, vae),
         }
         self.log_mel = LogMel(mel)
-        self._draw: Callable[[], Batch] | None = None  # of a batch on a device
+        self._draw: Callable[[], Batch] | None = None  # draws batches on a device
         self._scale: float | None = None  # of the latents, as last measured
-        frames = mel.num_frames(num_samples)
         time, frequency = self.model_config.stride
-        self.latent_shape = (
-            self.model_config.latent_channels,
-            frames // time,
-            mel.num_mels // frequency,
-        )
+        grid = mel.num_frames(num_samples) // time, mel.num_mels // frequency
+        self.latent_shape = (self.model_config.latent_channels, *grid)
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -220,9 +216,6 @@ class VAEStage(Stage[VAE, VAEBatch]):
             "teacher": self.config.teacher_weight,
             "features": self.config.feature_weight,
         }
-
-    def skipped(self) -> dict[str, str]:
-        return self.sounds.all_skipped
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
@@ -248,9 +241,6 @@ class VAEStage(Stage[VAE, VAEBatch]):
         if self.teacher is not None:
             prepared["teacher_maps"] = self.teacher.to(device)(mel)
         return prepared
-
-    def initialise(self, folder: Path) -> None:
-        load_part(self.network, folder, "vae")
 
     def finish(self) -> None:
         self._scale = None  # the last export measures it

@@ -1,9 +1,9 @@
-"""The vocoder's training: segment -> mel -> wave; spectral losses, hinge, feature matching."""
+"""The vocoder's training: wave -> mel -> wave; spectral, hinge and feature matching losses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NotRequired, TypeVar, cast
+from typing import Any, NotRequired, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from soundcrafter.models.spectral import SpectralConfig, SpectralVocoder
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import VocoderConfig, build_vocoder
 from soundcrafter.settings import to_dict
-from soundcrafter.store import open_folder, save_part
+from soundcrafter.store import save_part
 from soundcrafter.train.recipe import Recipe, VocoderStageConfig
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import (
@@ -36,23 +36,20 @@ from soundcrafter.train.stage import (
     PreparedBatch,
     Samples,
     Stage,
+    load_frozen,
     load_part,
     sample_uniform,
 )
 
-_TURNS, _DECODED = 50, 51  # purpose numbers: of Griffin-Lim's phases, of who is decoded
-
-
+_TURNS, _DECODED = 50, 51  # purpose numbers: Griffin-Lim's phases, which mels are decoded ones
 V = TypeVar("V", bound=MelGAN | SpectralVocoder)
 
 
 class VocoderBatch(PreparedBatch):
-    """Real waves and the mels to make waves from, later with a wave that was made."""
-
     wave: Tensor  # [B, N]
     mel: Tensor  # [B, 1, T, F]
-    turns: tuple[Tensor, ...]  # a spectral vocoder's first phases, of two waves
-    fake: NotRequired[Tensor]  # [B, N]; for the discriminator
+    turns: tuple[Tensor, ...]  # the initial phases of the spectral vocoder's two waves
+    fake: NotRequired[Tensor]  # [B, N], for the discriminator
 
 
 class VocoderLoss(LossModule[V, VocoderBatch]):
@@ -64,13 +61,13 @@ class VocoderLoss(LossModule[V, VocoderBatch]):
         self.log_mel = ExternalModule(LogMel(vocoder.config.mel))
 
     def mel_error(self, wave: Tensor, fake: Tensor) -> Tensor:
-        """L1 between the log-mels of both [B, N]: the one thing that noise does not excuse."""
+        """L1 between the log-mels of both [B, N]."""
         log_mel = self.log_mel.module.to(wave.device)
         return (log_mel(fake) - log_mel(wave)).abs().mean()
 
 
 class MelGANLoss(VocoderLoss[MelGAN]):
-    """A generator that makes one wave of a mel."""
+    """MelGAN, which generates one wave from a mel."""
 
     def forward(self, batch: VocoderBatch, step: int) -> tuple[Losses, Batch]:
         wave = batch["wave"]
@@ -99,7 +96,7 @@ class MelGANLoss(VocoderLoss[MelGAN]):
 
 
 class SpectralLoss(VocoderLoss[SpectralVocoder]):
-    """The spectral vocoder makes two waves of each mel, from different phases."""
+    """The spectral vocoder, which generates two waves from each mel, with different phases."""
 
     def forward(self, batch: VocoderBatch, step: int) -> tuple[Losses, Batch]:
         wave, mel, turns = batch["wave"], batch["mel"], batch["turns"]
@@ -127,13 +124,13 @@ class WaveDiscriminatorLoss(LossModule[Judges, VocoderBatch]):
 
 
 class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
-    """Trains the part `vocoder`; from what the VAE decodes too, it is a run of its own."""
+    """Trains the part `vocoder`; with `decoded`, in a run folder of its own."""
 
     name = "vocoder"
     parts = ("vocoder",)
 
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
-        """`folder` holds the VAE whose decoded mels are learned from, where `decoded` asks so."""
+        """With `decoded`, `folder` holds the VAE that decodes the mels."""
         self.config: VocoderStageConfig = recipe.vocoder
         self.model_config = recipe.model.vocoder
         self.spectral = isinstance(self.model_config, SpectralConfig)
@@ -143,7 +140,7 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
         self.vae_id = ""
         if self.config.decoded:
             self.name = "vocoder_decoded"
-            self.vae, self.vae_id = _decoder(folder)
+            self.vae, self.vae_id = load_frozen(folder, "vae")
         num_samples = segment_samples(
             self.config.seconds, mel, self.vae.config.stride[0] if self.vae else 1
         )
@@ -176,10 +173,10 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
         if (config.energy_weight > 0) != self.spectral:
             raise ValueError(
                 f"vocoder.energy_weight: got {config.energy_weight}; above 0 for a spectral "
-                "vocoder, 0 for MelGAN, which has no noise"
+                "vocoder, 0 for MelGAN, which is deterministic"
             )
         if config.stft_weight == config.energy_weight == 0 and config.adversarial_start > 0:
-            raise ValueError("vocoder: no loss before adversarial_start while stft_weight is 0")
+            raise ValueError("vocoder.stft_weight: 0 leaves no loss before adversarial_start")
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -201,9 +198,6 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
             "features": self.config.feature_weight,
         }
 
-    def skipped(self) -> dict[str, str]:
-        return self.sounds.all_skipped
-
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
         loaded = {"wave": batch.wave, "files": batch.files}
@@ -218,7 +212,7 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
     def resident(self, device: torch.device) -> Callable[[], Batch]:
         bank, count = SoundBank(self.sounds, device), self.config.batch_size
         turns = (count, self.frames + 2, self.model_config.mel.n_fft // 2 + 1)
-        # draws have no order, so that any of them may be those that are decoded
+        # draws are independent: it does not matter which of them are decoded
         decoded = torch.arange(round(self.config.decoded * count), device=device)
 
         def draw() -> Batch:
@@ -230,7 +224,7 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
         return draw
 
     def _turns(self, indices: Sequence[int], fake: int) -> Tensor:
-        """Griffin-Lim's first phases for one of the two fakes of each sample."""
+        """Initial phases of Griffin-Lim for the first or second fake of each sample."""
         shape = (self.frames + 2, self.model_config.mel.n_fft // 2 + 1)
         rows = (
             np.random.default_rng([self.config.seed, _TURNS, fake, i]).random(shape, np.float32)
@@ -256,7 +250,7 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
         self.network.load_state_dict(vocoder.state_dict())
 
     def export(self, network: MelGAN | SpectralVocoder, folder: Path) -> None:
-        # not a deep copy: it shares its class with the network, and folding takes away from that
+        # not a deep copy: parametrised modules share their class with it, which folding changes
         vocoder = _trainable(self.model_config)
         apply_weight_norm(vocoder)
         vocoder.load_state_dict(network.state_dict())
@@ -278,10 +272,3 @@ def _trainable(config: VocoderConfig) -> MelGAN | SpectralVocoder:
     if isinstance(vocoder, HiFiGAN):
         raise ValueError("vocoder.kind: hifigan cannot be trained; allowed: melgan, spectral")
     return vocoder
-
-
-def _decoder(folder: Path) -> tuple[VAE, str]:
-    """The frozen VAE of a model folder, and its training id."""
-    opened = open_folder(folder)
-    vae = cast(VAE, opened.load("vae")).requires_grad_(False)
-    return vae, opened.parts["vae"].training_id
