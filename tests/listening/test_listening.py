@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from soundcrafter import cli
 from soundcrafter.audio import read_audio, write_audio
 from soundcrafter.evaluate.metrics import wilson_interval
 from soundcrafter.files import write_csv, write_json
@@ -154,6 +155,15 @@ class TestPage:
         made = write_listening_test(folders, tmp_path / "test", kind="pairs", questions=["overall"])
         assert made["items"] == 3
         assert {item["prompt"] for item in content_of(tmp_path / "test")[1]["items"]} == {""}
+
+    def test_the_command_asks_the_chosen_question(self, evaluations, tmp_path, monkeypatch, capsys):
+        systems = [f"--system={name}={f / 'generated'}" for name, f in evaluations.items()]
+        words = ["evaluate", "listen", str(tmp_path / "test"), *systems, "--kind=mos", "--json"]
+        monkeypatch.setattr("sys.argv", ["soundcrafter", *words, "--question", "quality"])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0
+        assert json.loads(capsys.readouterr().out)["questions"] == ["quality"]
 
 
 class TestSounds:

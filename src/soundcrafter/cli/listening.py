@@ -26,6 +26,12 @@ def listen(
     kind: Annotated[
         ListeningKind, typer.Option(help="Compare pairs, or grade each sound (mean opinion score).")
     ] = ListeningKind.pairs,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Ask only this: overall or match (pairs), quality or relevance (mos). Repeatable."
+        ),
+    ] = None,
     count: Annotated[
         int | None, typer.Option(help="Use only this many prompts, drawn by --seed.")
     ] = None,
@@ -36,7 +42,9 @@ def listen(
     from soundcrafter.listening.page import KEY, PAGE, write_listening_test
 
     systems = {name: Path(path) for name, path in named_values("--system", system).items()}
-    report = write_listening_test(systems, folder, kind=kind.value, seed=seed, count=count)
+    report = write_listening_test(
+        systems, folder, kind=kind.value, seed=seed, count=count, questions=question
+    )
     if as_json:
         print(json.dumps(report, indent=2))
         return

@@ -119,7 +119,8 @@ def _check_texts(prompts: Sequence[Mapping[str, Stimulus]]) -> None:
         if not stimulus.prompt:
             raise ValueError(
                 f"questions: {' and '.join(_TEXT_QUESTIONS)} need texts, but {stimulus.file} has "
-                "none; leave them out, or give an evaluation, which knows its prompts"
+                f"none; ask {QUESTIONS['pairs'][0]} or {QUESTIONS['mos'][0]} alone, or give an "
+                "evaluation, which knows its prompts"
             )
 
 
