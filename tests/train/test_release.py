@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from soundcrafter.config import GENERATOR_PARTS
+from soundcrafter.files import read_json, write_json
 from soundcrafter.store import open_folder
 from soundcrafter.train.release import release
 
@@ -48,3 +49,18 @@ def test_a_table_without_credits_and_an_unknown_dtype_are_refused(tiny_model, cl
     with pytest.raises(ValueError, match="dtype: got 'int8'"):
         release(tiny_model, tmp_path / "b", dtype="int8")
     assert not (tmp_path / "b").exists()
+
+
+def test_a_model_that_lacks_parts_can_be_released_as_such(tiny_model, tmp_path):
+    for name in ("config.json", "vae.safetensors"):
+        (tmp_path / name).write_bytes((tiny_model / name).read_bytes())
+    config = read_json(tmp_path / "config.json")
+    config["parts"] = {"vae": config["parts"]["vae"]}
+    config["tokenizer_sha256"] = None
+    write_json(tmp_path / "config.json", config)
+    with pytest.raises(ValueError, match="has no clap_audio, clap_text, unet, vocoder yet"):
+        release(tmp_path, tmp_path / "out")
+    out = release(tmp_path, tmp_path / "out", partial=True)
+    assert list(open_folder(out).parts) == ["vae"]
+    card = (out / "README.md").read_text()
+    assert "Not complete yet: it has no clap_audio, clap_text, unet, vocoder." in card

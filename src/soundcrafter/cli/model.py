@@ -59,6 +59,9 @@ def ship(
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
     figures: Annotated[Path | None, typer.Option(help="JSON of measurements for the card.")] = None,
     notes: Annotated[Path | None, typer.Option(help="Text for the card: limits, terms.")] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Allow a model that lacks parts.")
+    ] = False,
 ) -> None:
     """Copy a model in half precision, with a model card and credits."""
     from soundcrafter.files import read_json
@@ -66,4 +69,5 @@ def ship(
 
     found = read_json(figures) if figures is not None else None
     text = read_text(notes) if notes is not None else ""
-    print(release(model, out, data=data, dtype=dtype, figures=found, notes=text))
+    done = release(model, out, data=data, dtype=dtype, figures=found, notes=text, partial=partial)
+    print(done)

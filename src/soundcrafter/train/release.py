@@ -28,25 +28,29 @@ def release(
     dtype: str = "float16",
     figures: Mapping[str, Any] | None = None,
     notes: str = "",
+    partial: bool = False,
 ) -> Path:
     """Copy a model folder into `out` in `dtype`, with README.md (the model card) and curves.png.
 
     `data` is the manifest it was trained on: its columns licence, attribution and source become
     CREDITS.csv. `figures` are measurements for the card, name -> value; `notes` are copied into it
-    verbatim (limits, licence terms of the data). Raises ValueError for an incomplete model, a
-    manifest without credits or an unknown dtype, before anything is written.
+    verbatim (limits, licence terms of the data). `partial` allows a model that lacks parts. Raises
+    ValueError for an incomplete model otherwise, for a manifest without credits and an unknown
+    dtype, before anything is written.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype: got {dtype!r}; allowed: {', '.join(DTYPES)}")
     folder = open_folder(source)
-    folder.require(*GENERATOR_PARTS)
+    if not partial:
+        folder.require(*GENERATOR_PARTS)
+    names = [name for name in GENERATOR_PARTS if name in folder.parts]
     sections = []
     if data is not None:
         manifest, rows = _read_credits(data)
         make_folder(out)
         _write_credits(rows, out / CREDITS)
         sections.append(_data_section(manifest, rows))
-    for name in GENERATOR_PARTS:
+    for name in names:
         _copy_part(folder, name, out, DTYPES[dtype])
     logs = {stage: read_log(run) for stage, run in logged_runs(source).items()}
     if logs:
@@ -74,6 +78,8 @@ def _copy_part(folder: ModelFolder, name: str, out: Path, dtype: torch.dtype) ->
 
 
 def _head(folder: ModelFolder, out: Path, dtype: str) -> str:
+    missing = [name for name in GENERATOR_PARTS if name not in folder.parts]
+    incomplete = f"Not complete yet: it has no {', '.join(missing)}. " if missing else ""
     counts = {name: sum(p.numel() for p in folder.load(name).parameters()) for name in folder.parts}
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     rows = [f"| {name} | {count:,} |" for name, count in counts.items()]
@@ -82,7 +88,8 @@ def _head(folder: ModelFolder, out: Path, dtype: str) -> str:
             "# SoundCrafter model card",
             "",
             "Text in, sound effect out: CLAP, a mel VAE, a FiLM-conditioned latent diffusion U-Net "
-            f"and a vocoder. {sum(counts.values()):,} parameters, {size / 1e6:.1f} MB in {dtype}.",
+            f"and a vocoder. {incomplete}{sum(counts.values()):,} parameters, "
+            f"{size / 1e6:.1f} MB in {dtype}.",
             "",
             "| part | parameters |",
             "|---|---|",
