@@ -339,8 +339,8 @@ def test_train_prints_json_lines(run, clips, tiny_recipe, tmp_path):
         (["dog", "--guidance", "-1"], "guidance: got -1"),
         (["dog", "--seed", "-1"], "seed: got -1"),
         (["dog", "--seed", str(2**70)], "seed: got"),
-        (["dog", "--device", "toaster"], "device: 'toaster' is not there"),
-        (["dog", "--device", "meta"], "device: 'meta' is not there"),
+        (["dog", "--device", "toaster"], "device: 'toaster' is not available"),
+        (["dog", "--device", "meta"], "device: 'meta' is not available"),
         (["dog", "--model", "nowhere"], "nowhere: no such model folder"),
         (["dog", "--model", "audio"], "not a model folder"),
         (["dog", "--model", "prompts.txt"], "no such model folder"),
@@ -370,12 +370,12 @@ def test_generate_refuses(run, tiny_model, tmp_path, monkeypatch, arguments, fau
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_that_is_not_there(run, tiny_model, clips, tiny_recipe, tmp_path):
     done = run("generate", "dog", "--model", tiny_model, "-o", tmp_path, "--device", "cuda")
-    assert "device: 'cuda' is not there" in one_line(done)
+    assert "device: 'cuda' is not available" in one_line(done)
     data = ("--recipe", tiny_recipe, "--data", clips, "--device", "cuda")
     done = run("train", "vae", *data, "--out", tmp_path / "model")
-    assert "device: 'cuda' is not there" in one_line(done)
+    assert "device: 'cuda' is not available" in one_line(done)
     done = run("data", "encode", *data, "--model", tiny_model, "--out", tmp_path / "encoded")
-    assert "device: 'cuda' is not there" in one_line(done)
+    assert "device: 'cuda' is not available" in one_line(done)
     assert listing(tmp_path) == {}
 
 
@@ -460,7 +460,10 @@ def test_info_refuses_a_damaged_model(run, model_copy, damage):
         (["--data", "empty"], "empty: no readable recording (0 skipped)"),
         (["--data", "nowhere"], "nowhere: no such file or folder"),
         (["--set", "data.split=test"], "no split 'test'; it has: train (6)"),
-        (["--device", "toaster"], "device: 'toaster' is not there; allowed: auto, cpu, cuda, mps"),
+        (
+            ["--device", "toaster"],
+            "device: 'toaster' is not available; allowed: auto, cpu, cuda, mps",
+        ),
         (["--init", "nowhere"], "nowhere: no such model folder"),
         (["--out", "bare.csv"], "cannot make the folder"),
         (["--log-steps", "0"], "log_steps: got 0"),
@@ -555,7 +558,7 @@ def test_a_refused_training_in_a_process_of_its_own(clips, tiny_recipe, tmp_path
         *("train", "vae", "--recipe", tiny_recipe, "--data", clips, "--out", tmp_path / "m"),
         *("--device", "toaster"),
     )
-    assert "device: 'toaster' is not there" in one_line(done)
+    assert "device: 'toaster' is not available" in one_line(done)
     assert listing(tmp_path) == {}
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import shutil
 import sys
 import types
@@ -94,7 +95,7 @@ def test_a_moved_model_makes_the_same_sounds(copy):
     (before,) = make(model)
     assert model.to("cpu") is model
     assert np.array_equal(make(model)[0].wave, before.wave)
-    with pytest.raises(ValueError, match="device: 'toaster' is not there"):
+    with pytest.raises(ValueError, match="device: 'toaster' is not available"):
         model.to("toaster")
 
 
@@ -488,7 +489,7 @@ def test_choose_device():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_that_is_not_there(tiny_model):
     for name in ("cuda", "cuda:0"):
-        with pytest.raises(ValueError, match=f"device: '{name}' is not there"):
+        with pytest.raises(ValueError, match=f"device: '{name}' is not available"):
             SoundCrafter.from_pretrained(tiny_model, name)
 
 
@@ -544,6 +545,18 @@ def test_shared_inner_levels_change_the_sound_and_nothing_else(model):
     assert np.array_equal(plain.wave, again.wave)
     assert rough.wave.shape == plain.wave.shape
     assert not np.array_equal(rough.wave, plain.wave)
+
+
+@pytest.mark.parametrize("interval", [(0.0, 0.5), (0.5, 1.0), (0.3, 0.7)])
+def test_reuse_goes_with_a_guidance_interval(model_copy, interval):
+    file = model_copy / "config.json"
+    config = json.loads(file.read_text())
+    config["sampling"] |= {"guidance_from": interval[0], "guidance_until": interval[1]}
+    file.write_text(json.dumps(config))
+    model = SoundCrafter.from_pretrained(model_copy, device="cpu", precision="fp32")
+    for seconds in (0.5, 1.5):
+        (sound,) = model.generate("rain", seconds=seconds, steps=8, reuse=3, guidance=4.0)
+        assert np.isfinite(sound.wave).all()
 
 
 @pytest.mark.parametrize(

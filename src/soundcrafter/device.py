@@ -1,4 +1,4 @@
-"""On what a network computes."""
+"""Choose the torch device."""
 
 import torch
 
@@ -6,13 +6,13 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """The torch device of that name; "auto" is the GPU where there is one, else the CPU.
+    """The torch device of that name; "auto" is the GPU if there is one, otherwise the CPU.
 
-    Raises ValueError for another kind than DEVICES and a device that is not there.
+    Raises ValueError for a kind that is not in DEVICES and for a device that is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fault = f"device: {str(name)!r} is not there; allowed: auto, {', '.join(DEVICES)}"
+    fault = f"device: {str(name)!r} is not available; allowed: auto, {', '.join(DEVICES)}"
     if str(name).partition(":")[0] not in DEVICES:  # torch knows kinds that hold no data
         raise ValueError(fault)
     try:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from soundcrafter import cli
-from soundcrafter.files import file_sha256
+from soundcrafter.files import file_sha256, read_json, write_json
 from soundcrafter.store import open_folder
 from soundcrafter.train import GENERATOR_STAGES, RunOptions, clap
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
@@ -330,3 +330,15 @@ def test_the_exported_part_is_the_average_of_the_weights(trained_copy):
     assert any(
         not torch.equal(value, tensors["weights"][f"unet.{key}"]) for key, value in exported.items()
     )
+
+
+def test_a_run_from_before_a_setting_existed_resumes_with_its_default(go, tmp_path):
+    settings = ("vae.steps=3",)
+    go("vae", tmp_path, *settings, max_minutes=1e-9)
+    file = tmp_path / "training" / "vae" / "identity.json"
+    identity = read_json(file)
+    del identity["stage"]["feature_weight"]
+    write_json(file, identity)
+    with pytest.raises(ValueError, match=r"stage\.feature_weight: 0\.0 there, 2\.0 here"):
+        go("vae", tmp_path, *settings, "vae.feature_weight=2.0")
+    assert [entry["step"] for entry in go("vae", tmp_path, *settings)] == [2, 3]

@@ -109,6 +109,7 @@ def test_it_can_start_from_a_model(make_recipe, clips, tiny_model, tmp_path):
     ("stage", "overrides", "options", "words"),
     [
         ("vae", (), {"steps": 0}, "minutes: got 0"),
+        ("vae", (), {"log_steps": 0}, "log_steps: got 0"),
         ("vae", ("vae.accumulate=2",), {}, "accumulate 1"),
         ("clap", (), {}, "clap: cannot train from device memory"),
         ("vae", ("data.pad=repeat",), {}, "pad: got repeat"),

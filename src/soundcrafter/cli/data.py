@@ -1,6 +1,7 @@
 """Commands on recordings: look at them, encode them for training, bring AudioCaps."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,8 +74,13 @@ def pack(
     """Pack recordings and their table into archives of bounded size, to train elsewhere."""
     from soundcrafter.data.pack import pack as write_parts
 
-    for part in write_parts(data, out, split=split, label_column=label_column, part_mib=part_mib):
+    parts, skipped = write_parts(
+        data, out, split=split, label_column=label_column, part_mib=part_mib
+    )
+    for part in parts:
         print(f"{part}  {part.stat().st_size / 2**20:.1f} MiB")
+    for file, reason in skipped.items():
+        print(f"skipped {file}: {reason}", file=sys.stderr)
 
 
 def encode(

@@ -144,7 +144,10 @@ def sprint(
     from soundcrafter.hub import find_model
     from soundcrafter.train import build_stage, read_recipe
     from soundcrafter.train.sprint import sprint as run_sprint
+    from soundcrafter.train.stage import RESIDENT_STAGES
 
+    if stage.value not in RESIDENT_STAGES:
+        raise ValueError(f"stage: got {stage.value}; allowed: {', '.join(RESIDENT_STAGES)}")
     built = build_stage(stage.value, read_recipe(recipe, overrides or ()), data, out)
 
     def report(entry: Mapping[str, Any]) -> None:

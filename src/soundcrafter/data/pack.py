@@ -2,9 +2,10 @@
 
 import csv
 import io
+import math
 import tarfile
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from soundcrafter.data.manifest import Manifest, Recording, read_manifest
 from soundcrafter.files import make_folder, replacing
@@ -23,14 +24,16 @@ def pack(
     split: str | None = "train",
     label_column: str = "label",
     part_mib: float = 60.0,
-) -> list[Path]:
+) -> tuple[list[Path], dict[str, str]]:
     """Write the files of a split into `out`/part-01.tar and so on, each of `part_mib` MiB at most.
 
     Unpacked into one folder, in any order, they are data to train from: the first part holds the
-    table. `label_column` becomes its column `label`. Returns the parts. Raises ValueError where a
-    file alone is larger than a part, where two files would have one name, and where `out` holds
-    other parts.
+    table. `label_column` becomes its column `label`. Returns the parts, and file -> reason of what
+    the manifest left out. Raises ValueError where a file alone is larger than a part or lies
+    outside the table's folder, and where `out` holds other parts.
     """
+    if not (math.isfinite(part_mib) and part_mib > 0):
+        raise ValueError(f"part_mib: got {part_mib:g}; allowed: above 0")
     manifest = read_manifest(data, split=split, label_column=label_column)
     out = make_folder(out)
     if any(out.glob("part-*.tar")):
@@ -53,7 +56,10 @@ def pack(
     written = []
     for number, recordings in enumerate(parts, start=1):
         file = out / f"part-{number:02d}.tar"
-        with replacing(file) as temporary, tarfile.open(temporary, "w") as archive:
+        with (
+            replacing(file) as temporary,
+            tarfile.open(temporary, "w", dereference=True) as archive,
+        ):
             if number == 1:
                 entry = tarfile.TarInfo(TABLE)
                 entry.size = len(table)
@@ -61,14 +67,15 @@ def pack(
             for recording in recordings:
                 archive.add(recording.file, _name(manifest, recording))
         written.append(file)
-    return written
+    return written, dict(manifest.skipped)
 
 
 def _name(manifest: Manifest, recording: Recording) -> str:
     """The file's place below the folder of the table. ValueError for a file outside of it."""
-    if not recording.file.is_relative_to(manifest.root):
+    name = PurePosixPath(manifest.name(recording))
+    if name.is_absolute() or ".." in name.parts:
         raise ValueError(f"{recording.file}: lies outside {manifest.root}, the table's folder")
-    return manifest.name(recording)
+    return name.as_posix()
 
 
 def _table(manifest: Manifest) -> bytes:

@@ -209,7 +209,9 @@ class ReusingUNet:
         time = float(t[0])
         if time != self._time:
             self._time, self._step, self._call = time, self._step + 1, 0
-        kept = None if self._step % self.every == 0 else self._kept[self._call]
+        kept = None if self._step % self.every == 0 else self._kept.get(self._call)
+        if kept is not None and len(kept) != len(latent):
+            kept = None  # guidance began or ended, and with it the batch changed
         result, self._kept[self._call] = self.unet.denoise_from(
             latent, self.unet.embed(t, cond), kept
         )

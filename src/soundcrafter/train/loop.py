@@ -13,6 +13,7 @@ import torch
 
 from soundcrafter.data.dataset import prefetch
 from soundcrafter.files import make_folder, read_json, write_json
+from soundcrafter.settings import to_dict
 from soundcrafter.store import read_parts
 from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from soundcrafter.train.ema import Ema
@@ -83,7 +84,7 @@ def run(
     place = run_folder(folder, stage.name)
     checkpoints = list_checkpoints(place)
     if checkpoints:
-        _check_identity(place, stage.identity())
+        _check_identity(place, stage)
     _check_options(stage, options)
     if init is not None and not checkpoints:
         stage.initialise(init)
@@ -257,10 +258,12 @@ def _write_skipped(place: Path, stage: Stage, start: int) -> None:
         file.unlink(missing_ok=True)
 
 
-def _check_identity(place: Path, identity: dict[str, Any]) -> None:
+def _check_identity(place: Path, stage: Stage) -> None:
     found = _flatten(read_json(place / IDENTITY))
     before = {k: v for k, v in found.items() if k not in RETIRED or v != RETIRED[k]}
-    now = _flatten(identity)
+    now = _flatten(stage.identity())
+    # a run that was begun before a setting existed had what is now its default
+    before = {**_flatten({"stage": to_dict(type(stage.config)())}), **before}
     different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if different:
         key = different[0]

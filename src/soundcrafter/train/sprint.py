@@ -49,6 +49,8 @@ def sprint(
     """
     if not minutes > 0:
         raise ValueError(f"minutes: got {minutes}; allowed: above 0")
+    if log_steps < 1:
+        raise ValueError(f"log_steps: got {log_steps}; allowed: 1 or more")
     if stage.config.accumulate > 1 or stage.config.precision == "fp16":
         raise ValueError("accumulate, precision: allowed: accumulate 1, precision fp32 or bf16")
     place = run_folder(folder, stage.name)

@@ -14,7 +14,7 @@ from soundcrafter.data.dataset import Sounds
 from soundcrafter.store import open_folder
 from soundcrafter.train.recipe import Recipe, StageConfig
 
-RESIDENT = "vae, vocoder, diffusion from encoded data"  # stages that can do this
+RESIDENT_STAGES = ("vae", "vocoder", "diffusion")  # those that can train from device memory
 Batch = dict[str, Any]
 Losses = dict[str, Tensor]
 
@@ -127,7 +127,10 @@ class Stage(ABC, Generic[N, P]):
     def resident(self, device: torch.device) -> Callable[[], Batch]:
         """Load all data into a device's memory. Returns a function that draws a batch there without
         synchronising. Raises ValueError where the stage does not support this."""
-        raise ValueError(f"{self.name}: cannot train from device memory; allowed: {RESIDENT}")
+        raise ValueError(
+            f"{self.name}: cannot train from device memory; allowed: vae, vocoder, "
+            "diffusion from encoded data"
+        )
 
     def sample_indices(self, step: int) -> range:
         """The indices of a step's samples; every sample of a run has its own."""
