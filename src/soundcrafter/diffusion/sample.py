@@ -26,7 +26,7 @@ class SamplingConfig:
     spacing: Spacing = "trailing"  # choice of time steps
     # What the last step leaves: no noise, or that of the first training step (AudioLDM's ddim).
     end: Literal["clean", "first_step"] = "clean"
-    steps: int = 25  # U-Net evaluations (guided: pairs; heun: two a step)
+    steps: int = 25  # sampling steps; guidance and heun each double the U-Net evaluations of one
     guidance: float = 2.5  # strength of classifier-free guidance; 1 turns it off
     # Guidance is applied between these fractions of the training steps, from none to all noise.
     guidance_from: float = 0.0
@@ -146,7 +146,8 @@ def _denoiser(
     window: int | None,
     rows: int | None,
 ) -> Denoise:
-    """The model in pieces, guided."""
+    """guided(windowed(in_parts(model))): the guided batch [2B, C, T, F] is cut into windows along
+    time, and each window into parts along the batch; both are joined before guidance."""
     if rows is not None:
         model = in_parts(model, rows)
     if window is not None:

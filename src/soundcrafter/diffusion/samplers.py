@@ -67,6 +67,8 @@ def sample_ddpm(
 ) -> Tensor:
     """Ancestral sampling (Ho et al., 2020, algorithm 2), for every objective; returns [B, ...].
 
+    Elsewhere known as Euler ancestral (euler_a).
+
     Each step draws from q(x_next | x_t, x0), eq. 7, the smaller of the paper's two variances. Only
     the noise levels of both ends enter, so the times may leave any out, and flow has one too. That
     draw is DDIM's with eta 1 (Song et al., 2021, eq. 16). noise(step) is asked for at every step

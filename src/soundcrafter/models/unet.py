@@ -188,8 +188,9 @@ class UNet(nn.Module):
 
 
 class ReusingUNet:
-    """A U-Net whose inner levels are computed at every `every`-th time step, and kept in between:
-    they change slowly from step to step (DeepCache: Ma et al., 2023). One object a sampling.
+    """A U-Net whose inner levels are computed at every `every`-th time step and kept in between:
+    they change slowly from step to step (DeepCache: Ma et al., 2023). Make a new one for each call
+    of a sampler.
 
     Called as the U-Net is, in the same order at each time step.
     """
