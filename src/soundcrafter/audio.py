@@ -26,7 +26,7 @@ WRITE_SUFFIXES = (".wav", ".flac", ".ogg")
 _ENCODINGS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 _BLOCK = 65_536  # libsndfile's Vorbis encoder overflows its stack on minutes given at once
 _MAX_WRITE_RATE = 200_000  # Hz; above it libsndfile's Vorbis encoder crashes, FLAC refuses
-# Where averaging the channels loses more than this, they cancel each other: 12 dB of power.
+# Channels cancel each other if averaging them loses more power than this: 12 dB.
 _CANCELLED = 10**-1.2
 _SILENCE = 1e-6  # a peak below this is rounding left by the DC removal, not sound
 
@@ -77,7 +77,7 @@ def read_audio(
 def read_channels(
     path: str | os.PathLike[str], *, start: float = 0.0, seconds: float | None = None
 ) -> tuple[NDArray[np.float32], int]:
-    """The samples [N, channels] of a file, as they are, and its sample rate in Hz.
+    """The samples [N, channels] of a file, unchanged, and its sample rate in Hz.
 
     With `seconds`, the part may be a sample longer. Raises ValueError as `read_audio`.
     """
@@ -101,7 +101,7 @@ def read_channels(
 
 
 def to_mono(channels: NDArray[np.float32]) -> Wave:
-    """channels [N, C] -> wave [N]: their mean, or where they cancel each other the loudest one."""
+    """channels [N, C] -> wave [N]: their mean, or the loudest channel if they cancel each other."""
     if channels_cancel(channels):
         return np.ascontiguousarray(channels[:, np.square(channels).mean(axis=0).argmax()])
     return channels.mean(axis=1)
@@ -127,7 +127,7 @@ def list_audio(folder: str | os.PathLike[str]) -> list[Path]:
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link that leads back
+        if real in seen:  # a link to a folder that was read already
             folders.clear()
             continue
         seen.add(real)

@@ -27,7 +27,7 @@ class PhasedUpsample(Upsample):
         }
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """As `Upsample`; an odd `size` and gradients take the plain way."""
+        """As `Upsample`, whose own code runs for an odd `size` and with gradients."""
         frames, bands = x.shape[2:]
         whole = (frames * self.stride[0], bands * self.stride[1])
         if size not in (None, whole) or torch.is_grad_enabled():

@@ -1,7 +1,7 @@
-"""All recordings of a training in the memory of one device, and draws that are made there.
+"""Training data in the memory of one device, and batches that are drawn there.
 
-A GPU steps faster than threads can decode. Here every recording is decoded once, and a draw is a
-handful of operations on the device, without a word from the CPU.
+A GPU trains faster than threads can decode. Here every recording is decoded once, and drawing a
+batch takes a handful of operations on the device, without waiting for the CPU.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +23,8 @@ _FULL_SCALE = 32767.0  # a recording's peak in the bank, which holds int16
 class SoundBank:
     """The recordings of a `Sounds` on a device; `draw` crops, levels and mixes as `Sounds` does.
 
-    The draws come from torch's generator of the device, so they are not those of `Sounds`, but
-    their distribution is the same, except that silent crops are not drawn again. Recordings that
+    Draws use the device's torch generator, so they differ from those of `Sounds`, but they have the
+    same distribution, except that silent crops are not drawn again. Recordings that
     cannot be decoded are added to `sounds.skipped`. Raises ValueError for pad "repeat", and where
     no recording can be decoded.
     """
@@ -74,7 +74,7 @@ class SoundBank:
         return (wave - mean) * inside
 
     def _level(self, wave: Tensor) -> Tensor:
-        """Each wave [N] of a batch at the peak of the sounds; what is silent stays so."""
+        """Each wave [N] of a batch at the peak of the sounds; silence stays silent."""
         if self.peak is None:
             return wave
         loudest = wave.abs().amax(1, keepdim=True)
@@ -82,7 +82,7 @@ class SoundBank:
 
 
 class LatentBank:
-    """All encoded draws of a `Latents` on a device; `draw` takes them by their chances.
+    """All encoded draws of a `Latents` on a device; `draw` samples them by their probability.
 
     What is stored in half precision stays so, and is drawn in float32.
     """
@@ -100,7 +100,7 @@ class LatentBank:
 
 
 class Choice:
-    """Draws of indices by their weights, on a device. torch.multinomial would make it wait."""
+    """Draws indices by weight on a device; unlike torch.multinomial, without synchronising."""
 
     def __init__(self, weights: Tensor, device: torch.device) -> None:
         """`weights`: [N], not negative and not all zero."""
@@ -111,7 +111,7 @@ class Choice:
     def draw(self, count: int) -> Tensor:
         """[count] int64."""
         places = torch.rand(count, device=self._bounds.device)
-        # a weight of zero is an empty stretch, which nothing falls into from the right
+        # with right=True an index of weight zero is never chosen
         return torch.searchsorted(self._bounds, places, right=True).clamp(max=self._last)
 
 
@@ -119,8 +119,9 @@ class Choice:
 def load_waves(
     manifest: Manifest, sample_rate: int
 ) -> tuple[tuple[np.ndarray, ...], dict[str, str]]:
-    """Every recording of the manifest at `sample_rate`, its peak at full scale, int16; and why
-    those that are empty could not be read. The last manifest's are kept for the next stage."""
+    """Decode every recording of the manifest: waves [N] at `sample_rate`, int16, peak at full scale,
+    and file -> reason for those that cannot be decoded, whose waves are empty. The result for the
+    last manifest is cached for the next stage."""
     failures: dict[str, str] = {}
 
     def load(number: int) -> np.ndarray:

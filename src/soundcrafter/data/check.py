@@ -46,7 +46,7 @@ def check(
 
 
 def _decode(manifest: Manifest, progress: Progress | None) -> list[tuple[str, str]]:
-    """Of each recording why it cannot be decoded, and what is to be known of it; "" for neither."""
+    """For each recording: why it cannot be decoded, and a note about it; "" if there is none."""
 
     def look(number: int) -> tuple[str, str]:
         recording = manifest.recordings[number]

@@ -144,8 +144,8 @@ class Latents:
         )
 
     def table(self) -> tuple[dict[str, Tensor], Tensor]:
-        """Everything: the tensors of all encoded draws by name, [N, ...] as they are stored, and
-        the chance of each draw [N] float64."""
+        """All encoded draws: their tensors by name, [N, ...] in the stored dtype, and the probability
+        of each draw, [N] float64."""
         names = [
             "mean",
             "logvar",

@@ -348,7 +348,7 @@ def _recording(root: Path, row: Row, label_column: str, need_caption: bool) -> R
 
 
 def _file(root: Path, name: Any) -> Path:
-    """The file of that name, which may begin or end in blanks; without them where none does."""
+    """The file of that name; blanks around it are removed unless the file's own name has them."""
     exact = root / str(name)
     return exact if exact.is_file() else root / str(name).strip()
 

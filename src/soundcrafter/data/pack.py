@@ -1,4 +1,4 @@
-"""Recordings in archives of bounded size, for a machine that takes files piece by piece."""
+"""Pack recordings into archives of bounded size, to move them to another machine in parts."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ TABLE = "sounds.csv"
 _COLUMNS = ("file", "caption", "label", "split", "start", "seconds", "sample_rate", "group")
 _MIB = 2**20
 _HEADERS = 3 * 512  # bytes of a member's header and padding, at most
-_END = 20 * 512  # bytes that a tar ends in, at most
+_END = 20 * 512  # bytes at the end of a tar, at most
 
 
 def pack(
@@ -71,7 +71,7 @@ def pack(
 
 
 def _name(manifest: Manifest, recording: Recording) -> str:
-    """The file's place below the folder of the table. ValueError for a file outside of it."""
+    """The file's path relative to the folder of the table. ValueError for a file outside it."""
     name = PurePosixPath(manifest.name(recording))
     if name.is_absolute() or ".." in name.parts:
         raise ValueError(f"{recording.file}: lies outside {manifest.root}, the table's folder")

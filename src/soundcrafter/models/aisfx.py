@@ -98,8 +98,8 @@ class FrontEnd(nn.Module):
 
 
 class MelReader(nn.Module):
-    """Our log-mel -> about what FrontEnd would make of its wave, differentiable and without
-    learned parts.
+    """Converts our log-mel to approximately what FrontEnd computes from the wave; differentiable,
+    without learned parameters.
 
     A band's value over the sum of its filter is the mean magnitude in the band. Its square is
     interpolated to the frequencies of aiSFX's transform, which its filters then sum up. The level

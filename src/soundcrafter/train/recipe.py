@@ -123,9 +123,13 @@ class VAEStageConfig(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._refuse_negative(
-            "kl_weight", "adversarial_weight", "adversarial_start", "perceptual_weight"
+            "kl_weight",
+            "adversarial_weight",
+            "adversarial_start",
+            "perceptual_weight",
+            "feature_weight",
+            "teacher_weight",
         )
-        self._refuse_negative("feature_weight", "teacher_weight")
         if not self.reconstruction_scales or min(self.reconstruction_scales) < 1:
             raise ValueError(
                 f"reconstruction_scales: got {self.reconstruction_scales}; each at least 1"

@@ -7,7 +7,8 @@ is recorded once and then replayed. Nothing is saved before the end.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from soundcrafter.device import choose_device
 from soundcrafter.files import make_folder, write_json
+from soundcrafter.precision import DTYPES
 from soundcrafter.train.checkpoint import list_checkpoints
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.log import Log, Report
@@ -25,7 +27,6 @@ from soundcrafter.train.stage import LossModule, Stage
 
 EMA_EVERY = 10  # steps between updates of the averaged weights
 _WARM_UPS = 3  # steps before one is recorded, so that libraries choose their kernels first
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def sprint(
@@ -66,9 +67,8 @@ def sprint(
     runner = _Runner(stage, where)
     make_folder(place)
     write_json(place / IDENTITY, stage.identity())
-    log = Log(place, 0, report)
     began, step, logged, progress = clock(), 0, 0, 0.0
-    try:
+    with closing(Log(place, 0, report)) as log, _fast_kernels():
         while progress < 1.0:
             runner.run(step, cosine_rate(step, progress, stage.config))
             step += 1
@@ -80,8 +80,6 @@ def sprint(
                 samples = (step - logged) * stage.config.batch_size
                 log.write(step, samples, {"progress": round(min(progress, 1.0), 4)})
                 logged = step
-    finally:
-        log.close()
     stage.export(ema.shadow, folder)
     return step
 
@@ -164,9 +162,10 @@ class _Learner:
     ) -> tuple[dict[str, Tensor], Any]:
         """One update. Returns the losses and the norm of the gradient, detached, and the batch for
         the loss modules that follow."""
-        dtype = _DTYPES.get(self.config.precision)
+        dtype = DTYPES[self.config.precision]
         # no cache of cast weights: the graph would keep those of the recorded step
-        with torch.autocast(self.device.type, dtype, dtype is not None, cache_enabled=False):
+        autocast = dtype != torch.float32
+        with torch.autocast(self.device.type, dtype, autocast, cache_enabled=False):
             losses, extras = self.module(batch, step)
         loss = torch.stack([weights.get(key, 1.0) * value for key, value in losses.items()]).sum()
         gradients = torch.autograd.grad(loss, self.parameters)
@@ -181,6 +180,18 @@ class _Learner:
         self.optimizer.step()
         found = {key: value.detach() for key, value in {**losses, "gradient_norm": norm}.items()}
         return found, {**batch, **extras}
+
+
+@contextmanager
+def _fast_kernels() -> Iterator[None]:
+    """On a GPU: TF32 for what stays in float32, and the fastest convolution for each shape."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def _on_a_side_stream(make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -61,7 +61,7 @@ class VAELoss(LossModule[VAE, VAEBatch]):
         vae: VAE,
         discriminator: PatchDiscriminator,
         critic: Tagger | None,
-        teacher: "Teacher | None",
+        teacher: "AiSFXMaps | None",
         config: VAEStageConfig,
     ) -> None:
         super().__init__(vae)
@@ -106,7 +106,7 @@ class VAELoss(LossModule[VAE, VAEBatch]):
         return (mel - self.network.config.mel_mean) / self.network.config.mel_std
 
 
-class Teacher(nn.Module):
+class AiSFXMaps(nn.Module):
     """The first feature maps of aiSFX (Ma and Lerch, ISMIR 2022) for a log-mel."""
 
     def __init__(self, network: AiSFX, mel: MelConfig) -> None:
@@ -183,9 +183,9 @@ class VAEStage(Stage[VAE, VAEBatch]):
         vae.checkpointing = self.config.checkpointing
         discriminator = PatchDiscriminator(self.config.discriminator)
         self.critic, self.critic_id = _critic(self.config.perceptual, mel)
-        self.teacher: Teacher | None = None
+        self.teacher: AiSFXMaps | None = None
         if self.config.teacher:
-            self.teacher = Teacher(load_aisfx(self.config.teacher), mel).requires_grad_(False)
+            self.teacher = AiSFXMaps(load_aisfx(self.config.teacher), mel).requires_grad_(False)
         self.loss_modules = {
             "vae": VAELoss(vae, discriminator, self.critic, self.teacher, self.config),
             "discriminator": PatchDiscriminatorLoss(discriminator, vae),
