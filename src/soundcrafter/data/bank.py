@@ -119,9 +119,9 @@ class Choice:
 def load_waves(
     manifest: Manifest, sample_rate: int
 ) -> tuple[tuple[np.ndarray, ...], dict[str, str]]:
-    """Decode every recording of the manifest: waves [N] at `sample_rate`, int16, peak at full scale,
-    and file -> reason for those that cannot be decoded, whose waves are empty. The result for the
-    last manifest is cached for the next stage."""
+    """Decode every recording of the manifest: waves [N] at `sample_rate`, int16, peak at full
+    scale, and file -> reason for those that cannot be decoded, whose waves are empty. The result
+    for the last manifest is cached for the next stage."""
     failures: dict[str, str] = {}
 
     def load(number: int) -> np.ndarray:

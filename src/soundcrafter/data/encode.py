@@ -144,8 +144,8 @@ class Latents:
         )
 
     def table(self) -> tuple[dict[str, Tensor], Tensor]:
-        """All encoded draws: their tensors by name, [N, ...] in the stored dtype, and the probability
-        of each draw, [N] float64."""
+        """All encoded draws: their tensors by name, [N, ...] in the stored dtype, and the
+        probability of each draw, [N] float64."""
         names = [
             "mean",
             "logvar",
