@@ -14,6 +14,7 @@ import soundfile
 import torch
 
 import soundcrafter
+from soundcrafter.audio import limit_peak
 from soundcrafter.device import choose_device
 from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
 from soundcrafter.files import read_json, write_json
@@ -97,6 +98,33 @@ def test_a_moved_model_makes_the_same_sounds(copy):
     assert np.array_equal(make(model)[0].wave, before.wave)
     with pytest.raises(ValueError, match="device: 'toaster' is not available"):
         model.to("toaster")
+
+
+def test_a_saved_model_makes_the_same_sounds(model, tmp_path):
+    path = model.save_pretrained(tmp_path / "saved")
+    saved = SoundCrafter.from_pretrained(path, "cpu")
+    assert np.array_equal(make(saved)[0].wave, make(model)[0].wave)
+    assert saved.training_ids == model.training_ids
+    with pytest.raises(ValueError, match="holds a model already"):
+        model.save_pretrained(path)
+
+
+def test_noise_can_be_given_and_the_latent_comes_back(model):
+    wanted = make(model, seconds=0.5, seed=3, count=2, candidates=1)
+    noise = torch.cat([model.noise(3, 0.5), model.noise(4, 0.5)])
+    made = make(model, seconds=0.5, count=2, candidates=1, noise=noise, batch_size=1)
+    for one, other in zip(made, wanted, strict=True):
+        np.testing.assert_allclose(one.wave, other.wave, atol=1e-3 * np.abs(other.wave).max())
+        assert one.latent.shape == tuple(noise.shape[1:])
+        wave = model.vocode(model.decode(torch.from_numpy(one.latent)[None]))[0].numpy()
+        np.testing.assert_allclose(limit_peak(wave[: len(one.wave)]), one.wave, atol=1e-6)
+
+
+def test_noise_that_does_not_fit_is_refused(model):
+    with pytest.raises(ValueError, match=r"noise: got the shape .* allowed: \(2, "):
+        make(model, seconds=0.5, count=2, noise=model.noise(0, 0.5))
+    with pytest.raises(ValueError, match="candidates: got 2 with noise; allowed: 1"):
+        make(model, seconds=0.5, candidates=2, noise=model.noise(0, 0.5))
 
 
 def test_a_revision_goes_with_a_hub_name(model_folder):
@@ -462,7 +490,7 @@ def test_unknown_arguments_are_refused_and_the_known_ones_shown(model):
             method("rain", second=5)
         assert list(inspect.signature(method).parameters) == [
             *("prompts", "seconds", "count", "seed", "steps", "guidance", "negative", "sampler"),
-            *("candidates", "draft_steps", "reuse", "batch_size", "progress"),
+            *("candidates", "draft_steps", "reuse", "batch_size", "noise", "progress"),
         ]
 
 
@@ -479,11 +507,19 @@ def test_the_largest_seed_works(model):
 def test_choose_device():
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device(torch.device("cpu")) == torch.device("cpu")
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     # "meta" and "hpu" are names that torch knows: they hold no data, or are not there
     for name in ("", "gpu", "cpux", "cpu:x", "meta", "hpu", "xla", "cuda:99", "Auto"):
         with pytest.raises(ValueError, match=r"device: .* allowed: auto, cpu, cuda, mps"):
             choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"), [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu"), (1, 0, "cuda")]
+)
+def test_auto_takes_the_gpu_that_is_there(monkeypatch, cuda, mps, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+    monkeypatch.setattr(torch.mps, "is_available", lambda: bool(mps))
+    assert choose_device("auto").type == chosen
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

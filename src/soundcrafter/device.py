@@ -6,12 +6,13 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """The torch device of that name; "auto" is the GPU if there is one, otherwise the CPU.
+    """The torch device of that name; "auto" is a CUDA GPU, else Apple's (MPS), else the CPU.
 
     Raises ValueError for a kind that is not in DEVICES and for a device that is not available.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        found = (kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available())
+        return torch.device(next(found, "cpu"))
     fault = f"device: {str(name)!r} is not available; allowed: auto, {', '.join(DEVICES)}"
     if str(name).partition(":")[0] not in DEVICES:  # torch knows kinds that hold no data
         raise ValueError(fault)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -32,7 +33,7 @@ from soundcrafter.precision import Precision, cast_weights, choose_precision
 from soundcrafter.progress import Progress
 from soundcrafter.request import GenerateRequest, Job, resolve
 from soundcrafter.sound import Sound
-from soundcrafter.store import ModelFolder, open_folder
+from soundcrafter.store import ModelFolder, copy_parts, open_folder, save_part
 
 # What is computed at once, so that memory stays flat. Longer sounds go through the VAE and the
 # vocoder in pieces; on a CPU the U-Net takes at most this many such sounds of a batch at once.
@@ -52,12 +53,10 @@ class SoundCrafter:
     ) -> None:
         folder.require("clap_text", "vae", "unet", "vocoder")
         self.folder, self._wanted_precision = folder, precision
-        self._adapters: dict[str, float] = {}
         self.device = torch.device(device)
         self.precision: Precision = choose_precision(precision, self.device)
         self.sampling: SamplingConfig = folder.sampling
         self.part_sha256 = {name: entry.sha256 for name, entry in folder.parts.items()}
-        self.training_ids = {name: entry.training_id for name, entry in folder.parts.items()}
         self.schedule = Schedule(folder.diffusion)
         tokenizer = folder.load_tokenizer()
         self.clap = Clap(
@@ -66,16 +65,12 @@ class SoundCrafter:
             tokenizer,
         ).to(self.device)
         self.vae = cast(VAE, folder.load("vae").to(self.device))
-        self.unet = cast(UNet, folder.load("unet").to(self.device))
         self.vocoder = cast(Vocoder, folder.load("vocoder").to(self.device))
-        for path, weight in (adapters or {}).items():
-            self.add_adapter(open_folder(path), weight)
-        for network in (self.vae, self.unet, self.vocoder):
-            cast_weights(network, self.precision)
         if self.device.type == "cpu":
             tune_malloc()
-            for network in (self.vae, self.unet, self.vocoder):
-                optimize(network)
+        for network in (self.vae, self.vocoder):
+            self._speed_up(network)
+        self.set_adapters(adapters or {})
 
     @classmethod
     def from_pretrained(
@@ -106,8 +101,8 @@ class SoundCrafter:
 
         The parts are loaded again, because on a CPU they are rearranged for speed.
         """
-        adapters, wanted = self._adapters, self._wanted_precision
-        moved = type(self)(self.folder, choose_device(device), adapters, wanted)
+        wanted = self._wanted_precision
+        moved = type(self)(self.folder, choose_device(device), self.adapters, wanted)
         vars(self).update({**vars(moved), "sampling": self.sampling})
         return self
 
@@ -115,22 +110,61 @@ class SoundCrafter:
         name, device = self.folder.path.name, self.device
         return f"SoundCrafter({name!r}, device={str(device)!r}, precision={self.precision!r})"
 
-    def add_adapter(self, folder: ModelFolder, weight: float = 1.0) -> None:
-        """Merge an adapter into the U-Net; several add up. ValueError for one of another U-Net."""
-        folder.require("adapter")
-        if not math.isfinite(weight):
-            raise ValueError(f"adapter: got the weight {weight}; allowed: a finite number")
-        wanted = folder.parts["adapter"].trained_against["unet"]
-        if wanted != self.training_ids["unet"]:
-            raise ValueError(
-                f"{folder.path}: this adapter is for the unet {wanted}, "
-                f"but this model's is {self.training_ids['unet']}"
-            )
-        cast(Adapter, folder.load("adapter").to(self.device)).merge(self.unet, weight)
-        self._adapters[str(folder.path)] = self._adapters.get(str(folder.path), 0.0) + weight
-        # evaluation keeps sounds by these ids: an adapted model's must not pass for the model's own
-        name = f"adapter {folder.parts['adapter'].training_id}"
-        self.training_ids[name] = str(float(self.training_ids.get(name, 0)) + weight)
+    def set_adapters(self, adapters: Mapping[str, float]) -> None:
+        """Use these adapters (LoRA) with the U-Net, in place of those used so far.
+
+        `adapters` maps a folder to a weight; their changes add up, and {} removes all. Raises
+        ValueError for one that is missing or made for another U-Net, and then changes nothing.
+        """
+        unet = self._merged_unet(adapters).to(self.device)
+        self._speed_up(unet)
+        self.unet, self.adapters = unet, dict(adapters)
+        self.training_ids = {name: part.training_id for name, part in self.folder.parts.items()}
+        for path, weight in adapters.items():
+            # evaluation identifies sounds by these ids: the adapted model's are not the model's
+            name = f"adapter {open_folder(path).parts['adapter'].training_id}"
+            self.training_ids[name] = str(float(self.training_ids.get(name, 0)) + weight)
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
+        """Write this model as a model folder, its adapters merged into the U-Net, and return it.
+
+        Raises ValueError where the folder cannot be written or already holds a model.
+        """
+        path = Path(path)
+        if (path / "config.json").exists():
+            raise ValueError(f"{path}: it holds a model already; name another folder")
+        parts = self.folder.parts
+        if not self.adapters:
+            copy_parts(self.folder, path, tuple(parts))
+            return path
+        merged = self._merged_unet(self.adapters)
+        # whatever fails leaves no folder that passes for the adapted model
+        copy_parts(self.folder, path, [name for name in parts if name not in ("unet", "adapter")])
+        entry = parts["unet"]
+        save_part(path, "unet", merged, entry.config, trained_against=entry.trained_against)
+        return path
+
+    def _merged_unet(self, adapters: Mapping[str, float]) -> UNet:
+        """The U-Net in float32 on the CPU, with these adapters merged into its weights."""
+        unet, wanted = cast(UNet, self.folder.load("unet")), self.folder.parts["unet"].training_id
+        for path, weight in adapters.items():
+            folder = open_folder(path)
+            folder.require("adapter")
+            if not math.isfinite(weight):
+                raise ValueError(f"adapter: got the weight {weight}; allowed: a finite number")
+            trained_for = folder.parts["adapter"].trained_against["unet"]
+            if trained_for != wanted:
+                raise ValueError(
+                    f"{path}: this adapter is for the unet {trained_for}, "
+                    f"but this model's is {wanted}"
+                )
+            cast(Adapter, folder.load("adapter")).merge(unet, weight)
+        return unet
+
+    def _speed_up(self, network: torch.nn.Module) -> None:
+        cast_weights(network, self.precision)
+        if self.device.type == "cpu":
+            optimize(network)
 
     @property
     def sample_rate(self) -> int:
@@ -152,6 +186,7 @@ class SoundCrafter:
         draft_steps: int | None = None,
         reuse: int | None = None,
         batch_size: int | None = None,
+        noise: torch.Tensor | None = None,
         progress: Progress | None = None,
     ) -> list[Sound]:
         """Make sounds for one prompt or several, `count` for each, in the order of the prompts.
@@ -174,6 +209,8 @@ class SoundCrafter:
             reuse: steps that share the U-Net's inner levels, at least 1: faster and rougher. 1
                 turns it off.
             batch_size: sounds made at once, at least 1; it never changes a sound. Default 4.
+            noise: initial noise [sounds, C, T, F] for all sounds, instead of drawing it from the
+                seeds; see the method `noise`. It needs candidates 1.
             progress: called with (steps done, all steps) after every sampling step.
 
         Raises ValueError for a wrong type or a value out of range, before any sound is made.
@@ -191,6 +228,7 @@ class SoundCrafter:
             draft_steps=draft_steps,
             reuse=reuse,
             batch_size=batch_size,
+            noise=noise,
             progress=progress,
         )
         return list(sounds)
@@ -210,6 +248,7 @@ class SoundCrafter:
         draft_steps: int | None = None,
         reuse: int | None = None,
         batch_size: int | None = None,
+        noise: torch.Tensor | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Sound]:
         """Yield the sounds of `generate`, whose arguments it takes, as they are made."""
@@ -233,40 +272,63 @@ class SoundCrafter:
                 f"candidates: got {request.candidates}; "
                 "allowed: 1, since without clap_audio there is nothing to choose by"
             )
-        return self._sounds(request, progress or (lambda done, total: None))
+        if noise is not None:
+            self._check_noise(noise, request)
+        return self._sounds(request, noise, progress or (lambda done, total: None))
 
-    def _sounds(self, request: GenerateRequest, progress: Progress) -> Iterator[Sound]:
+    def _check_noise(self, noise: torch.Tensor, request: GenerateRequest) -> None:
+        wanted = (len(request.jobs()), *self._latent_shape(request.seconds))
+        if tuple(noise.shape) != wanted:
+            raise ValueError(f"noise: got the shape {tuple(noise.shape)}; allowed: {wanted}")
+        if request.candidates > 1:
+            raise ValueError(f"candidates: got {request.candidates} with noise; allowed: 1")
+
+    def _sounds(
+        self, request: GenerateRequest, noise: torch.Tensor | None, progress: Progress
+    ) -> Iterator[Sound]:
         jobs, at_once = request.jobs(), request.batch_size
-        batches = [jobs[i : i + at_once] for i in range(0, len(jobs), at_once)]
+        batches = [slice(i, i + at_once) for i in range(0, len(jobs), at_once)]
         each = request.drafted + request.steps
         for index, batch in enumerate(batches):
 
             def report(done: int, before: int = index * each) -> None:
                 progress(before + done, each * len(batches))
 
-            yield from self._batch(batch, request, report)
+            given = None if noise is None else noise[batch]
+            yield from self._batch(jobs[batch], request, given, report)
 
     @torch.inference_mode()
     def _batch(
-        self, jobs: Sequence[Job], request: GenerateRequest, report: Callable[[int], None]
+        self,
+        jobs: Sequence[Job],
+        request: GenerateRequest,
+        noise: torch.Tensor | None,
+        report: Callable[[int], None],
     ) -> Iterator[Sound]:
         cond = self.clap.embed_text([job.prompt for job in jobs])
         negatives = {text: self._embed_negative(text) for text in {job.negative for job in jobs}}
         uncond = torch.stack([negatives[job.negative] for job in jobs])
         seeds, drafted = [job.seed for job in jobs], request.drafted
-        noises = [self.noise(seed, request.seconds, request.candidates) for seed in seeds]
-        drafts = torch.stack(noises).to(self.device)
-        noise = drafts[:, 0]
-        if drafted:
-            noise = self._choose(drafts, seeds, cond, uncond, request, report)
+        if noise is None:
+            noises = [self.noise(seed, request.seconds, request.candidates) for seed in seeds]
+            drafts = torch.stack(noises).to(self.device)
+            noise = drafts[:, 0]
+            if drafted:
+                noise = self._choose(drafts, seeds, cond, uncond, request, report)
         latent = self._sample(
-            request, noise, cond, uncond, seeds, lambda done, _: report(drafted + done)
+            request,
+            noise.to(self.device),
+            cond,
+            uncond,
+            seeds,
+            lambda done, _: report(drafted + done),
         )
         for i, job in enumerate(jobs):
             # one at a time: the mel at full size takes the most memory
             samples = self._cut(self.vocode(self.decode(latent[i : i + 1])), request.seconds)
             score = self._similarity(samples, cond[i]) if self.clap.has_audio else None
-            yield Sound(samples, self.sample_rate, job.prompt, job.seed, score)
+            found = latent[i].float().cpu().numpy()
+            yield Sound(samples, self.sample_rate, job.prompt, job.seed, score, found)
 
     def _embed_negative(self, text: str) -> torch.Tensor:
         """What guidance leads away from, [E]: a prompt, or the null condition for none."""
@@ -383,14 +445,15 @@ class SoundCrafter:
     def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:
         """The initial noises [count, C, T/d, F/d] of a seed, the same on every device, in any
         batch, and for any larger count."""
-        frames, bands = self._latent_frames(seconds), self._latent_bands
-        shape = (self.vae.config.latent_channels, frames, bands)
+        shape = self._latent_shape(seconds)
         generator = torch.Generator().manual_seed(seed)
         return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
 
-    @property
-    def _latent_bands(self) -> int:
-        return self.vae.config.mel.num_mels // self.vae.config.stride[1]
+    def _latent_shape(self, seconds: float) -> tuple[int, int, int]:
+        """[C, T, F] of a sound's latent."""
+        config = self.vae.config
+        bands = config.mel.num_mels // config.stride[1]
+        return config.latent_channels, self._latent_frames(seconds), bands
 
     def _latent_frames(self, seconds: float) -> int:
         return latent_frames(self.vae.config, self.unet.config, seconds)

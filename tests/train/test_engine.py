@@ -161,7 +161,8 @@ def test_what_is_not_finite_changes_no_weights(trap, clip_norm, engine_and_batch
 def test_only_the_network_that_is_updated_learns(engine_and_batch):
     engine, batches = engine_and_batch()
     before = {key: value.clone() for key, value in engine.weights().items()}
-    losses, batches = engine.update("vae", batches, 0, {"kl": 0.0, "adversarial": 0.5})
+    weights = {"reconstruction": 1.0, "kl": 0.0, "adversarial": 0.5}
+    losses, batches = engine.update("vae", batches, 0, weights)
     assert losses["loss"] == pytest.approx(losses["reconstruction"] + 0.5 * losses["adversarial"])
     changed = {k for k, value in engine.weights().items() if not torch.equal(value, before[k])}
     assert {key.partition(".")[0] for key in changed} == {"vae"}
@@ -172,6 +173,12 @@ def test_only_the_network_that_is_updated_learns(engine_and_batch):
     engine.update("discriminator", batches, 0, {})
     changed = {k for k, value in engine.weights().items() if not torch.equal(value, before[k])}
     assert {key.partition(".")[0] for key in changed} == {"vae", "discriminator"}
+
+
+def test_a_loss_without_a_weight_is_noticed(engine_and_batch):
+    engine, batches = engine_and_batch()
+    with pytest.raises(AssertionError, match="no weight for: adversarial"):
+        engine.update("vae", batches, 0, {"reconstruction": 1.0, "kl": 0.0})
 
 
 @pytest.mark.parametrize("has_bf16", [False, True])

@@ -271,12 +271,32 @@ def test_an_adapter_in_the_models_folder_stays_there(
 
 
 def test_a_model_tells_its_adapters(base: Path, adapter: Path) -> None:
-    crafter = SoundCrafter.from_pretrained(base, "cpu", {str(adapter): 0.5})
-    crafter.add_adapter(open_folder(adapter), 0.25)
+    crafter = SoundCrafter.from_pretrained(base, "cpu", {str(adapter): 0.75})
     name = f"adapter {open_folder(adapter).parts['adapter'].training_id}"
     ids = {part: entry.training_id for part, entry in open_folder(base).parts.items()}
     assert crafter.training_ids == {**ids, name: "0.75"}
     assert crafter.to("cpu").training_ids == {**ids, name: "0.75"}
+
+
+def test_adapters_are_weighted_anew_and_removed(base: Path, adapter: Path, tmp_path: Path) -> None:
+    def wave(crafter: SoundCrafter) -> np.ndarray:
+        return crafter.generate("a dog barks", seconds=0.5, steps=2)[0].wave
+
+    plain = SoundCrafter.from_pretrained(base, "cpu")
+    wanted = SoundCrafter.from_pretrained(base, "cpu", {str(adapter): 0.5})
+    before = wave(plain)
+    plain.set_adapters({str(adapter): 2.0})
+    assert not np.array_equal(wave(plain), before)
+    plain.set_adapters({str(adapter): 0.5})
+    assert np.array_equal(wave(plain), wave(wanted))
+    with pytest.raises(ValueError, match="no such model folder"):
+        plain.set_adapters({str(tmp_path / "none"): 1.0})
+    assert plain.adapters == {str(adapter): 0.5}
+    merged = SoundCrafter.from_pretrained(plain.save_pretrained(tmp_path / "merged"), "cpu")
+    assert np.array_equal(wave(merged), wave(wanted))
+    assert merged.training_ids["unet"] != plain.training_ids["unet"]
+    plain.set_adapters({})
+    assert np.array_equal(wave(plain), before)
 
 
 @pytest.fixture

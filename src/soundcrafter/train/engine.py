@@ -21,7 +21,7 @@ from soundcrafter.precision import cpu_has_bf16
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.sharding import shard, shared_as, whole
-from soundcrafter.train.stage import LossModule, PreparedBatch, Processes
+from soundcrafter.train.stage import LossModule, PreparedBatch, Processes, total_loss
 
 _log = logging.getLogger(__name__)
 _PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -116,7 +116,7 @@ class Engine:
 
         Returns its losses, averaged over micro-batches and processes, and the batches for the loss
         modules that follow, with what this one made (a generator's output). The losses are summed
-        with `weights` (1 for those not listed). Raises LossNotFiniteError before weights change.
+        with `weights`, see `total_loss`. Raises LossNotFiniteError before weights change.
         """
         module, optimizer = self.loss_modules[name], self._optimizers[name]
         wrapped = self._wrapped[name]
@@ -128,9 +128,7 @@ class Engine:
                 with self._syncing(wrapped, last):
                     with self.accelerator.autocast():  # prepare_model's, which fsdp goes without
                         losses, extras = wrapped(batch, step)
-                    loss = torch.stack(
-                        [weights.get(k, 1.0) * value for k, value in losses.items()]
-                    ).sum()
+                    loss = total_loss(losses, weights)
                     self._check(loss, "loss", losses, [batch], step)
                     self.accelerator.backward(loss / len(batches))
                 extended.append({**batch, **extras})

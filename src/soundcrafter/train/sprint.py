@@ -23,7 +23,7 @@ from soundcrafter.train.ema import Ema
 from soundcrafter.train.log import Log, Report
 from soundcrafter.train.loop import IDENTITY, check_dependents, run_folder
 from soundcrafter.train.schedule import cosine_rate
-from soundcrafter.train.stage import LossModule, Stage
+from soundcrafter.train.stage import LossModule, Stage, total_loss
 
 EMA_EVERY = 10  # steps between updates of the averaged weights
 _WARM_UPS = 3  # steps before one is recorded, so that libraries choose their kernels first
@@ -167,7 +167,7 @@ class _Learner:
         autocast = dtype != torch.float32
         with torch.autocast(self.device.type, dtype, autocast, cache_enabled=False):
             losses, extras = self.module(batch, step)
-        loss = torch.stack([weights.get(key, 1.0) * value for key, value in losses.items()]).sum()
+        loss = total_loss(losses, weights)
         gradients = torch.autograd.grad(loss, self.parameters)
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.config.clip_norm > 0:

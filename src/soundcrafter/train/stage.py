@@ -158,7 +158,7 @@ class Stage(ABC, Generic[N, P]):
         return True
 
     def weights(self, step: int) -> Mapping[str, float]:
-        """The weights of the losses in their sum; 1 for those not listed."""
+        """The weight of each loss in their sum; empty where every weight is 1."""
         return {}
 
     def skipped(self) -> dict[str, str]:
@@ -168,6 +168,14 @@ class Stage(ABC, Generic[N, P]):
     def samples(self, network: N, device: torch.device) -> Samples:
         """What the log shows of the averaged network."""
         return Samples()
+
+
+def total_loss(losses: Losses, weights: Mapping[str, float]) -> Tensor:
+    """The sum of the losses, each times its weight: a scalar. Without weights all count fully."""
+    if weights:
+        unknown = ", ".join(losses.keys() - weights.keys())
+        assert not unknown, f"weights() gives no weight for: {unknown}"
+    return torch.stack([weights.get(key, 1.0) * value for key, value in losses.items()]).sum()
 
 
 def load_part(network: nn.Module, folder: Path, name: str) -> None:

@@ -82,7 +82,7 @@ class TaggerStage(Stage[Tagger, TaggerBatch]):
 
     def weights(self, step: int) -> dict[str, float]:
         # accuracy is only logged
-        return {"accuracy": 0.0, "teacher": self.config.teacher_weight}
+        return {"cross_entropy": 1.0, "accuracy": 0.0, "teacher": self.config.teacher_weight}
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)

@@ -126,7 +126,7 @@ class TextStage(Stage[ClapText, TextBatch]):
         return {}
 
     def weights(self, step: int) -> dict[str, float]:
-        return {"contrastive": self.config.contrastive_weight}
+        return {"distillation": 1.0, "contrastive": self.config.contrastive_weight}
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         texts: list[str] = []

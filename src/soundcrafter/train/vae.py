@@ -210,6 +210,8 @@ class VAEStage(Stage[VAE, VAEBatch]):
 
     def weights(self, step: int) -> Mapping[str, float]:
         return {
+            "reconstruction": 1.0,
+            "hinge": 1.0,  # the discriminator's own loss
             "kl": self.config.kl_weight,
             "adversarial": self.config.adversarial_weight,
             "perceptual": self.config.perceptual_weight,

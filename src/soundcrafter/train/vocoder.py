@@ -191,6 +191,7 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
 
     def weights(self, step: int) -> Mapping[str, float]:
         return {
+            "hinge": 1.0,  # the discriminators' own loss
             "stft": self.config.stft_weight,
             "energy": self.config.energy_weight,
             "mel": self.config.mel_weight,
