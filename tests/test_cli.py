@@ -178,11 +178,13 @@ def test_every_option_reaches_the_model(run, tiny_model, tmp_path, monkeypatch):
         *("generate", "dog", "--model", tiny_model, "-o", tmp_path / "a.wav", "--seconds", ".25"),
         *("--count", 2, "--seed", 9, "--steps", 2, "--guidance", "1.5", "--negative", "rain"),
         *("--candidates", 3, "--sampler", "euler", "--reuse", 2, "--device", "cpu"),
+        *("--no-trim", "--batch-size", 2),
     )
     del seen["progress"]
-    wanted = {"seconds": 0.25, "count": 2, "seed": 9, "steps": 2, "guidance": 1.5}
-    wanted |= {"candidates": 3, "sampler": "euler", "reuse": 2}
-    assert seen == {**wanted, "negative": "rain", "prompts": ["dog"], "device": "cpu"}
+    wanted = {"seconds": 0.25, "seed": [9, 10], "steps": 2, "guidance": 1.5}
+    wanted |= {"candidates": 3, "sampler": "euler", "reuse": 2, "trim": False, "batch_size": 2}
+    wanted |= {"negative": ["rain"] * 2, "prompts": ["dog"] * 2, "device": "cpu"}
+    assert seen == wanted
     seen.clear()
     run("generate", "dog", "--model", tiny_model, "-o", tmp_path / "b.wav")
     assert (seen["seconds"], seen["steps"], seen["guidance"]) == (None, None, None)
@@ -331,13 +333,13 @@ def test_train_prints_json_lines(run, clips, tiny_recipe, tmp_path):
         (["dog", "--seconds", "inf"], "seconds: got inf"),
         (["dog", "--seconds", "100000"], "seconds: got 100000"),
         (["dog", "--seconds", "x"], "'--seconds'"),
-        (["dog", "--count", "0"], "count: got 0; at least 1"),
+        (["dog", "--count", "0"], "count: got 0; allowed: 1 to"),
         (["dog", "--count", "1.5"], "'--count'"),
-        (["dog", "--steps", "0"], "steps: got 0; at least 1"),
-        (["dog", "--steps", "1001"], "num_steps: got 1001"),
+        (["dog", "--steps", "0"], "steps: got 0; allowed: 1 to"),
+        (["dog", "--steps", "1001"], "steps: got 1001"),
         (["dog", "--guidance", "nan"], "guidance: got nan"),
         (["dog", "--guidance", "-1"], "guidance: got -1"),
-        (["dog", "--seed", "-1"], "seed: got -1"),
+        (["dog", "--seed", "-2"], "seed: got -2"),
         (["dog", "--seed", str(2**70)], "seed: got"),
         (["dog", "--device", "toaster"], "device: 'toaster' is not available"),
         (["dog", "--device", "meta"], "device: 'meta' is not available"),

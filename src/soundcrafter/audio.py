@@ -141,34 +141,43 @@ def list_audio(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def write_audio(path: str | os.PathLike[str], wave: Wave, sample_rate: int) -> None:
-    """Write wave [N]: the suffix decides the format; wav and flac are 16-bit PCM.
+    """Write wave [N], encoded by `encode_audio`, under a temporary name that is then renamed: there
+    is never half a file. Raises ValueError as `encode_audio`, and where it cannot be written."""
+    path = Path(path)
+    try:
+        encoded = encode_audio(wave, sample_rate, path.suffix)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    with replacing(path) as temporary:
+        temporary.write_bytes(encoded)
 
-    The wave is clipped to [-1, 1]. The file is written under a temporary name and renamed, so
-    there is never half a file. The same wave gives the same bytes as wav and flac (Ogg carries a
-    random serial number). Raises ValueError for an unknown suffix, a folder that is missing or
-    not writable, a wave that is not one finite dimension, and a rate above 200 kHz.
+
+def encode_audio(wave: Wave, sample_rate: int, suffix: str = ".wav") -> memoryview:
+    """The bytes of a sound file of wave [N]: the suffix decides the format; wav and flac are 16-bit
+    PCM.
+
+    The wave is clipped to [-1, 1]. The same wave gives the same bytes as wav and flac (Ogg carries
+    a random serial number). Raises ValueError for an unknown suffix, a wave that is not one finite
+    dimension, and a rate above 200 kHz.
     """
     import soundfile
 
-    path = Path(path)
     if not 0 < sample_rate <= _MAX_WRITE_RATE:
         raise ValueError(
             f"sample_rate: got {sample_rate}; allowed to write: 1 to {_MAX_WRITE_RATE} Hz"
         )
-    if path.suffix.lower() not in _ENCODINGS:
+    if suffix.lower() not in _ENCODINGS:
         raise ValueError(
-            f"{path}: cannot write {path.suffix or 'without a suffix'!r}; "
-            f"allowed: {', '.join(WRITE_SUFFIXES)}"
+            f"cannot write {suffix or 'without a suffix'!r}; allowed: {', '.join(WRITE_SUFFIXES)}"
         )
     samples = _to_int16(wave)
-    kind, subtype = _ENCODINGS[path.suffix.lower()]
+    kind, subtype = _ENCODINGS[suffix.lower()]
     # encoded in memory: on a full disk libsndfile would not say so, Python does
     stream = io.BytesIO()
     with soundfile.SoundFile(stream, "w", sample_rate, 1, subtype, format=kind) as file:
         for begin in range(0, len(samples), _BLOCK):
             file.write(samples[begin : begin + _BLOCK])
-    with replacing(path) as temporary:
-        temporary.write_bytes(stream.getbuffer())
+    return stream.getbuffer()
 
 
 def resample(wave: Wave, from_rate: int, to_rate: int) -> Wave:
@@ -207,6 +216,30 @@ def limit_peak(wave: Wave, peak: float = 0.99) -> Wave:
     wave = _as_wave(wave)
     largest = float(np.abs(wave).max(initial=0.0))
     return wave if largest <= peak else (wave * (peak / largest)).astype(np.float32)
+
+
+def sound_end(wave: Wave) -> int:
+    """Where the sound in wave [N] ends, in samples: what follows lies 60 dB or more below its peak.
+
+    It is N for silence.
+    """
+    magnitudes = np.abs(_as_wave(wave))
+    loud = np.flatnonzero(magnitudes > 1e-3 * magnitudes.max(initial=0.0))
+    return int(loud[-1]) + 1 if len(loud) else len(magnitudes)
+
+
+def trim_end(wave: Wave, sample_rate: int) -> Wave:
+    """Cut the silence after the sound in wave [N], see `sound_end`, with a fade of 20 ms.
+
+    At least 0.2 s are kept, of a shorter wave everything.
+    """
+    wave, fade = _as_wave(wave), round(0.02 * sample_rate)
+    end = max(sound_end(wave) + fade, round(0.2 * sample_rate))
+    if end >= len(wave):
+        return wave
+    cut = wave[:end].copy()
+    cut[end - fade :] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
+    return cut
 
 
 def fit_length(

@@ -5,13 +5,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 
-from soundcrafter.audio import limit_peak
+from soundcrafter.audio import limit_peak, trim_end
 from soundcrafter.config import latent_frames
 from soundcrafter.cpu.memory import limit_heap, trim_heap, tune_malloc
 from soundcrafter.cpu.optimize import optimize
@@ -68,6 +69,7 @@ class SoundCrafter:
         self.vocoder = cast(Vocoder, folder.load("vocoder").to(self.device))
         if self.device.type == "cpu":
             tune_malloc()
+            _allow_forks()
         for network in (self.vae, self.vocoder):
             self._speed_up(network)
         self.set_adapters(adapters or {})
@@ -177,7 +179,7 @@ class SoundCrafter:
         *,
         seconds: float | None = None,
         count: int = 1,
-        seed: int = 0,
+        seed: int | Iterable[int] = 0,
         steps: int | None = None,
         guidance: float | None = None,
         negative: str | Iterable[str] | None = None,
@@ -186,29 +188,36 @@ class SoundCrafter:
         draft_steps: int | None = None,
         reuse: int | None = None,
         batch_size: int | None = None,
+        trim: bool | None = None,
         noise: torch.Tensor | None = None,
         progress: Progress | None = None,
     ) -> list[Sound]:
         """Make sounds for one prompt or several, `count` for each, in the order of the prompts.
 
-        Sound k of a prompt uses seed + k, and the same seed gives the same sound, whatever the
-        batch. None takes the model's own setting (`SamplingConfig`).
+        Sound k of a prompt uses seed + k. The same call gives the same samples on one machine with
+        the same number of threads. In another batch or with other threads sums are rounded
+        differently: latents agree to 1e-3, but where a vocoder finds its phases by iteration,
+        the wave may differ while it sounds the same. With batch_size 1 every sound is exactly
+        what its seed gives alone. None takes the model's own setting (`SamplingConfig`).
 
         Args:
             prompts: what should be heard, one string or several.
             seconds: length of each sound, 0.2 to 600.
-            count: sounds per prompt, at least 1. Default 1.
-            seed: of the first sound of each prompt, 0 to 2**63 - 1 - count. Default 0.
-            steps: sampling steps, at least 1; more take longer and get better.
+            count: sounds per prompt, 1 to 10,000. Default 1.
+            seed: of the first sound of each prompt, 0 to 2**64 - count; one for all prompts or one
+                per prompt; -1 for a random one, which `Sound.seed` tells. Default 0.
+            steps: sampling steps, 1 to what the model was trained with; more take longer and get
+                better.
             guidance: strength of the prompt, at least 0; 1 turns guidance off.
             negative: what should not be heard, one string for all prompts or one per prompt; ""
                 for nothing. It needs guidance other than 1.
             sampler: "ddim", "ddpm", "euler", "heun", "dpmpp" or "lcm".
-            candidates: initial noises drafted for each sound, at least 1; CLAP chooses one.
+            candidates: initial noises drafted for each sound, 1 to 1000; CLAP chooses one.
             draft_steps: sampling steps of each draft, at least 1.
             reuse: steps that share the U-Net's inner levels, at least 1: faster and rougher. 1
                 turns it off.
-            batch_size: sounds made at once, at least 1; it never changes a sound. Default 4.
+            batch_size: sounds made at once, 1 to 1024. Default 4.
+            trim: cut the silence after the end of a sound, by default where `seconds` is not given.
             noise: initial noise [sounds, C, T, F] for all sounds, instead of drawing it from the
                 seeds; see the method `noise`. It needs candidates 1.
             progress: called with (steps done, all steps) after every sampling step.
@@ -228,6 +237,7 @@ class SoundCrafter:
             draft_steps=draft_steps,
             reuse=reuse,
             batch_size=batch_size,
+            trim=trim,
             noise=noise,
             progress=progress,
         )
@@ -239,7 +249,7 @@ class SoundCrafter:
         *,
         seconds: float | None = None,
         count: int = 1,
-        seed: int = 0,
+        seed: int | Iterable[int] = 0,
         steps: int | None = None,
         guidance: float | None = None,
         negative: str | Iterable[str] | None = None,
@@ -248,6 +258,7 @@ class SoundCrafter:
         draft_steps: int | None = None,
         reuse: int | None = None,
         batch_size: int | None = None,
+        trim: bool | None = None,
         noise: torch.Tensor | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Sound]:
@@ -266,6 +277,7 @@ class SoundCrafter:
             draft_steps=draft_steps,
             reuse=reuse,
             batch_size=batch_size,
+            trim=seconds is None if trim is None else trim,
         )
         if request.candidates > 1 and not self.clap.has_audio:
             raise ValueError(
@@ -305,7 +317,7 @@ class SoundCrafter:
         noise: torch.Tensor | None,
         report: Callable[[int], None],
     ) -> Iterator[Sound]:
-        cond = self.clap.embed_text([job.prompt for job in jobs])
+        cond = torch.cat([self.clap.embed_text([job.prompt]) for job in jobs])
         negatives = {text: self._embed_negative(text) for text in {job.negative for job in jobs}}
         uncond = torch.stack([negatives[job.negative] for job in jobs])
         seeds, drafted = [job.seed for job in jobs], request.drafted
@@ -326,6 +338,8 @@ class SoundCrafter:
         for i, job in enumerate(jobs):
             # one at a time: the mel at full size takes the most memory
             samples = self._cut(self.vocode(self.decode(latent[i : i + 1])), request.seconds)
+            if request.trim:
+                samples = trim_end(samples, self.sample_rate)
             score = self._similarity(samples, cond[i]) if self.clap.has_audio else None
             found = latent[i].float().cpu().numpy()
             yield Sound(samples, self.sample_rate, job.prompt, job.seed, score, found)
@@ -457,6 +471,14 @@ class SoundCrafter:
 
     def _latent_frames(self, seconds: float) -> int:
         return latent_frames(self.vae.config, self.unet.config, seconds)
+
+
+@cache
+def _allow_forks() -> None:
+    """Let processes that are forked from this one use its models, with one thread each: OpenMP's
+    threads are not there after a fork, and waiting for them would never end."""
+    if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def vocode_in_pieces(vocoder: Vocoder, mel: torch.Tensor, frames: int) -> torch.Tensor:

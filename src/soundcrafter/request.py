@@ -1,13 +1,19 @@
 """One call of `generate`: what the caller asks for, over the model's own sampling settings."""
 
+import secrets
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig, check_at_least
+from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig, check_range
 from soundcrafter.settings import from_dict
+
+RANDOM_SEED = -1  # stands for a seed drawn anew
+MAX_COUNT = 10_000
+MAX_BATCH_SIZE = 1024
 
 
 class Job(NamedTuple):
@@ -25,22 +31,32 @@ class GenerateRequest(SamplingConfig):
     prompts: tuple[str, ...]
     negatives: tuple[str, ...] = ()  # one per prompt; where there are none, `negative` for all
     count: int = 1  # sounds per prompt
-    seed: int = 0  # of the first sound of each prompt
+    seeds: tuple[int, ...] = (0,)  # of the first sound of each prompt; one for all, or one each
     batch_size: int = 4  # sounds made at once, each with its candidates
+    trim: bool = False  # whether the silence after a sound is cut
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise ValueError("prompt: it is empty; say what should be heard")
-        if self.negatives and len(self.negatives) != len(self.prompts):
-            raise ValueError(
-                f"negative: got {len(self.negatives)} for {len(self.prompts)} prompts; "
-                "allowed: one for all, or one per prompt"
-            )
-        check_at_least("count", self.count, 1)
-        check_at_least("batch_size", self.batch_size, 1)
-        if not 0 <= self.seed <= MAX_SEED - self.count:
-            raise ValueError(f"seed: got {self.seed}; allowed: 0 to {MAX_SEED - self.count}")
+        for prompt in self.prompts:
+            _check_text("prompt", prompt)
+        for negative in (self.negative, *self.negatives):
+            _check_text("negative", negative)
+        check_range("count", self.count, 1, MAX_COUNT)
+        check_range("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
+        for name, given, alone in (("negative", self.negatives, 0), ("seed", self.seeds, 1)):
+            if len(given) not in (alone, len(self.prompts)):
+                raise ValueError(
+                    f"{name}: got {len(given)} for {len(self.prompts)} prompts; "
+                    "allowed: one for all, or one per prompt"
+                )
+        for seed in self.seeds:
+            last = MAX_SEED - self.count + 1
+            if not 0 <= seed <= last:
+                raise ValueError(
+                    f"seed: got {seed}; allowed: 0 to {last}, or {RANDOM_SEED} for a random one"
+                )
 
     @property
     def drafted(self) -> int:
@@ -50,9 +66,10 @@ class GenerateRequest(SamplingConfig):
     def jobs(self) -> list[Job]:
         """Every sound, prompt by prompt."""
         negatives = self.negatives or (self.negative,) * len(self.prompts)
+        seeds = self.seeds if len(self.seeds) > 1 else self.seeds * len(self.prompts)
         return [
-            Job(prompt, negative.strip(), self.seed + k)
-            for prompt, negative in zip(self.prompts, negatives, strict=True)
+            Job(prompt, negative.strip(), seed + k)
+            for prompt, negative, seed in zip(self.prompts, negatives, seeds, strict=True)
             for k in range(self.count)
         ]
 
@@ -61,19 +78,18 @@ def resolve(
     sampling: SamplingConfig,
     prompts: str | Iterable[str],
     *,
+    seed: int | Iterable[int] = 0,
     negative: str | Iterable[str] | None = None,
     **options: float | str | None,
 ) -> GenerateRequest:
-    """The request that a call makes of a model with these settings; None takes the model's.
+    """The request that a call makes of a model with these settings; None takes the model's, and
+    seeds of -1 are drawn.
 
     Raises ValueError, saying what is allowed, for a wrong type or value.
     """
-    given: dict[str, object] = {
-        # numpy's numbers are not Python's
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in options.items()
-        if value is not None
-    }
+    given = {name: _plain(value) for name, value in options.items() if value is not None}
+    seeds: Iterable[Any] = seed if isinstance(seed, Iterable) else [seed]
+    given["seeds"] = [_drawn(_plain(each)) for each in seeds]
     if given.get("sampler", "ddim") != "ddim":
         given["end"] = "clean"  # the other samplers know no other end
     if isinstance(negative, str):
@@ -91,3 +107,25 @@ def _texts(name: str, given: str | Iterable[str]) -> tuple[str, ...]:
     if isinstance(texts, tuple) and all(isinstance(text, str) for text in texts):
         return texts
     raise ValueError(f"{name}: got {given!r}; allowed: a string, or a list of strings")
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as one of Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _drawn(seed: Any) -> Any:
+    """A seed, drawn where it is -1. 32 bits are enough, and can be copied by hand."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed: expected int, got {seed!r}")
+    return secrets.randbits(32) if seed == RANDOM_SEED else seed
+
+
+def _check_text(name: str, text: str) -> None:
+    """Raise ValueError for what no text holds: bytes that are not UTF-8, control characters."""
+    for character in text:
+        if unicodedata.category(character) in ("Cs", "Cc") and not character.isspace():
+            raise ValueError(
+                f"{name}: it holds U+{ord(character):04X}, which is not text; "
+                "allowed: UTF-8 text without control characters"
+            )

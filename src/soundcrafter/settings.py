@@ -8,7 +8,7 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -30,7 +30,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            raise ValueError(f"{_join(where, key)}: unknown setting{_closest(key, fields)}")
+            raise ValueError(f"{_join(where, key)}: unknown setting{closest(key, fields)}")
     values = {key: _convert(hints[key], value, _join(where, key)) for key, value in data.items()}
     missing = [name for name, field in fields.items() if name not in data and _required(field)]
     if missing:
@@ -184,6 +184,8 @@ def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
-def _closest(key: str, fields: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(key, fields, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(fields)}"
+def closest(key: str, allowed: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the name that was meant, or those allowed."""
+    allowed = list(allowed)
+    close = difflib.get_close_matches(key, allowed, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(allowed)}"

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from soundcrafter.audio import write_audio
+from soundcrafter.audio import encode_audio, sound_end, write_audio
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +27,19 @@ class Sound:
     def seconds(self) -> float:
         return len(self.wave) / self.sample_rate
 
+    @property
+    def end(self) -> float:
+        """Where the sound ends, in seconds; silence follows, 60 dB below the peak or less."""
+        return sound_end(self.wave) / self.sample_rate
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write wav or flac (16-bit PCM) or ogg, by the suffix; ValueError for another one."""
         write_audio(path, self.wave, self.sample_rate)
         return Path(path)
+
+    def to_bytes(self, suffix: str = ".wav") -> bytes:
+        """A wav file (or flac, ogg) of this sound, for a stream or an answer of a server."""
+        return bytes(encode_audio(self.wave, self.sample_rate, suffix))
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """The mel spectrogram: a PNG at `path`, or a matplotlib figure where there is none."""

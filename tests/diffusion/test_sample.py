@@ -210,7 +210,7 @@ def test_strength_begins_at_the_noised_start():
         ({"strength": math.nan, "start": START}, "strength: got nan"),
         ({"strength": 0.5}, "start: strength below 1 and mask need"),
         ({"mask": torch.ones(1)}, "start: strength below 1 and mask need"),
-        ({"steps": 1001}, "num_steps: got 1001"),
+        ({"steps": 1001}, "steps: got 1001"),
     ],
 )
 def test_what_does_not_fit_is_a_value_error(options, message):

@@ -1,5 +1,7 @@
 """The command line. Heavy imports wait until a command runs, so that --help is instant."""
 
+import io
+import re
 import sys
 from typing import Annotated
 
@@ -40,12 +42,19 @@ app.add_typer(evaluate_app, name="evaluate")
 
 def main() -> None:
     """Run the command line: exit 0; 2 with one line on stderr for what the user can mend."""
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal that cannot show a character shows "?": work must not end over it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.Abort:
         sys.exit(130)
     except typer.TyperException as error:
-        _fail(error.format_message())
+        message = error.format_message()
+        if re.match(r"No such option: -[^-]?$", message):
+            message += " (an argument that begins with -, as a prompt may, needs -- before it)"
+        _fail(message)
     except (ValueError, OSError) as error:
         _fail(str(error))
     sys.exit(code if isinstance(code, int) else 0)

@@ -53,7 +53,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 @contextmanager
-def progress(what: str, show: bool = True) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, show: bool = True) -> Iterator[Callable[[float, int], None]]:
     """A bar on stderr, where someone looks; yields a callback (done, total)."""
     if not (show and sys.stderr.isatty()):
         yield lambda done, total: None

@@ -1,33 +1,47 @@
 """Commands that make sounds."""
 
 import json
-import os
-import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
+from soundcrafter.cli.jobs import STDOUT, assign_files, check_pipe, plan_jobs, run_jobs
+
+if TYPE_CHECKING:
+    from soundcrafter.prompt_file import PromptRow
 
 DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
+_QUIET_END = 0.5  # seconds of silence after a sound that are worth a warning
 
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What should be heard.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Text file, one prompt per line; csv: column prompt.")
+        Path | None,
+        typer.Option(
+            help="Text file, one prompt per line; or csv or jsonl with prompt, and optionally name "
+            "and options (seed, seconds, ...) per row."
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg) or folder.")
+        Path | None,
+        typer.Option("-o", "--output", help="File (wav, flac, ogg), folder, or - for a pipe."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Folder or hub name; the bundled model if not given.")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(help="Length in seconds, 0.2 to 600.")] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Length in seconds, 0.2 to 600; without it, silent ends are cut."),
+    ] = None,
     count: Annotated[int, typer.Option(help="Sounds per prompt; sound k uses seed + k.")] = 1,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same sound.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="The same seed gives the same sound; -1 draws one.")
+    ] = 0,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Guidance strength; 1 turns it off.")
@@ -46,18 +60,30 @@ def generate(
     reuse: Annotated[
         int | None, typer.Option(help="Steps that share the U-Net's inner levels: faster, rougher.")
     ] = None,
+    trim: Annotated[
+        bool | None,
+        typer.Option("--trim/--no-trim", help="Cut silent ends, or keep them."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sounds made at once.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help='File names in a folder, e.g. "{index:03}-{slug}-{seed}".'),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files in a folder.")
+    ] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Make only the sounds whose files are missing.")
+    ] = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="Plot each sound's spectrogram.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make sounds from a prompt, or from a file of prompts."""
-    from soundcrafter.diffusion.sample import SamplingConfig
     from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter
-    from soundcrafter.request import resolve
 
-    wanted = _read_prompts(prompt, prompts)
     options: dict[str, Any] = {
         "seconds": seconds,
         "count": count,
@@ -68,25 +94,43 @@ def generate(
         "candidates": candidates,
         "sampler": sampler,
         "reuse": reuse,
+        "trim": trim,
+        "batch_size": batch_size,
     }
-    # refuse what no model can do before one is loaded
-    resolve(SamplingConfig(), wanted, **options)
-    files = _output_files(output, wanted, count, seed)
+    # whatever no model can do is refused before one is loaded
+    jobs = plan_jobs(_read_rows(prompt, prompts), options, prompts)
+    if output == STDOUT:
+        given = {"--plot": plot, "--json": as_json, "--name": name is not None}
+        check_pipe(jobs, [option for option, there in given.items() if there])
+    else:
+        jobs = assign_files(
+            jobs, output, name, overwrite=overwrite, skip_existing=skip_existing, plot=plot
+        )
+    report: list[dict[str, object]] = []
     crafter = SoundCrafter.from_pretrained(model, device, _adapters(adapter or ()), precision)
-    report = []
     with progress("generating", show=not as_json) as advance:
-        sounds = crafter.stream(wanted, **options, progress=advance)
-        make_folder(files[0].parent)
-        for sound, file in zip(sounds, files, strict=True):
-            sound.save(file)
-            if plot:
-                sound.plot(file.with_suffix(".png"))
+        for job, sound in run_jobs(crafter, jobs, advance):
+            if job.file == STDOUT:
+                sys.stdout.buffer.write(sound.to_bytes())
+                continue
+            make_folder(job.file.parent)
+            sound.save(job.file)
+            picture = job.file.with_suffix(".png") if plot else None
+            if picture is not None:
+                sound.plot(picture)
             score = None if sound.score is None else round(sound.score, 4)
-            facts = {"seed": sound.seed, "seconds": sound.seconds, "score": score}
-            report.append({"file": str(file), "prompt": sound.prompt, **facts})
+            entry: dict[str, object] = {"file": str(job.file), "prompt": sound.prompt}
+            entry |= {"seed": sound.seed, "seconds": sound.seconds, "score": score}
+            report.append(entry if picture is None else {**entry, "spectrogram": str(picture)})
             if not as_json:
                 said = "" if score is None else f"  score {score:.2f}"
-                print(f"{file}  {sound.seconds:.2f} s  seed {sound.seed}{said}")
+                print(f"{job.file}  {sound.seconds:.2f} s  seed {sound.seed}{said}")
+            if sound.seconds - sound.end > _QUIET_END:
+                print(
+                    f"warning: {job.file}: the sound ends at {sound.end:.1f} s of "
+                    f"{sound.seconds:.1f} s, silence follows",
+                    file=sys.stderr,
+                )
     if as_json:
         print(json.dumps(report, indent=2))
 
@@ -96,6 +140,7 @@ def demo(
     device: DeviceOption = "auto",
 ) -> None:
     """Three sounds from the bundled model, with their spectrograms."""
+    from soundcrafter.filenames import slug
     from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.plots import plot_grid
@@ -105,7 +150,7 @@ def demo(
     with progress("generating") as advance:
         sounds = model.generate(DEMO_PROMPTS, seed=1, progress=advance)
     for sound in sounds:
-        file = sound.save(out / f"{_slug(sound.prompt)}.wav")
+        file = sound.save(out / f"{slug(sound.prompt)}.wav")
         sound.plot(file.with_suffix(".png"))
         print(f"{file}  and its spectrogram, {file.with_suffix('.png').name}")
     waves = {sound.prompt: sound.wave for sound in sounds}
@@ -127,48 +172,9 @@ def _adapters(given: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
+def _read_rows(prompt: str | None, file: Path | None) -> "list[PromptRow]":
+    from soundcrafter.prompt_file import PromptRow, read_prompt_file
+
     if (prompt is None) == (file is None):
         raise ValueError("prompt: give one prompt, or --prompts FILE")
-    if file is None:
-        return [prompt or ""]
-    from soundcrafter.evaluate.prompts import read_prompts
-
-    return [each.text for each in read_prompts(file)]
-
-
-def _output_files(output: Path | None, prompts: list[str], count: int, seed: int) -> list[Path]:
-    """Where each sound goes: the file named, numbered where there are several, or a folder.
-
-    A folder may be a new one; nothing is made yet. Raises ValueError for what cannot be written.
-    """
-    from soundcrafter.audio import WRITE_SUFFIXES
-
-    total = len(prompts) * count
-    if output is not None and output.suffix and not output.is_dir():
-        if output.suffix.lower() not in WRITE_SUFFIXES:
-            allowed = ", ".join(WRITE_SUFFIXES)
-            raise ValueError(f"{output}: cannot write {output.suffix!r}; allowed: {allowed}")
-        folder = output.parent
-        numbers = [""] if total == 1 else [f"-{i + 1:0{len(str(total))}d}" for i in range(total)]
-        files = [output.with_name(f"{output.stem}{number}{output.suffix}") for number in numbers]
-    else:
-        folder = output or Path()
-        width = len(str(len(prompts)))
-        starts = ["" if len(prompts) == 1 else f"{i + 1:0{width}d}-" for i in range(len(prompts))]
-        files = [
-            folder / f"{start}{_slug(prompt)}-{seed + k}.wav"
-            for start, prompt in zip(starts, prompts, strict=True)
-            for k in range(count)
-        ]
-        # a new folder needs one above it to be made in
-        folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise ValueError(f"{folder}: no such folder, or it cannot be written")
-    return files
-
-
-def _slug(prompt: str) -> str:
-    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60]
-    # a file's name may have 255 bytes, not letters, on most disks
-    return words.encode()[:180].decode(errors="ignore") or "sound"
+    return [PromptRow(prompt or "")] if file is None else read_prompt_file(file)

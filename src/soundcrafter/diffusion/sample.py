@@ -15,7 +15,9 @@ from soundcrafter.diffusion.windows import in_parts, windowed
 from soundcrafter.progress import Progress
 
 SECONDS_RANGE = (0.2, 600.0)
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**64 - 1  # the largest that torch's generators take
+MAX_STEPS = 10_000
+MAX_CANDIDATES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +43,9 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler: got {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
-        for name in ("steps", "candidates", "draft_steps", "reuse"):
-            check_at_least(name, getattr(self, name), 1)
+        for name in ("steps", "draft_steps", "reuse"):
+            check_range(name, getattr(self, name), 1, MAX_STEPS)
+        check_range("candidates", self.candidates, 1, MAX_CANDIDATES)
         if self.end == "first_step" and self.sampler != "ddim":
             raise ValueError(f"end: got {self.end} with sampler {self.sampler}; allowed with ddim")
         if self.reuse > 1 and self.sampler == "heun":  # which evaluates each time twice
@@ -61,10 +64,10 @@ class SamplingConfig:
             raise ValueError(f"window: got {self.window:g}; it must be above 0")
 
 
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Raise ValueError for a setting below the least that is allowed."""
-    if value < least:
-        raise ValueError(f"{name}: got {value}; at least {least}")
+def check_range(name: str, value: int, least: int, most: int) -> None:
+    """Raise ValueError for a setting that is not within these bounds."""
+    if not least <= value <= most:
+        raise ValueError(f"{name}: got {value}; allowed: {least} to {most}")
 
 
 def sample(
@@ -130,7 +133,7 @@ def step_noise(seeds: Sequence[int], like: Tensor) -> Noise:
         rows = []
         for seed in seeds:
             # any odd constant spreads neighbouring seeds and steps; this is the golden ratio's
-            generator = torch.Generator().manual_seed((seed * 0x9E3779B9 + step + 1) % MAX_SEED)
+            generator = torch.Generator().manual_seed((seed * 0x9E3779B9 + step + 1) % (2**63 - 1))
             rows.append(torch.randn(like.shape[1:], generator=generator))
         return torch.stack(rows).to(like.device)
 

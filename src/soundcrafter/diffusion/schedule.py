@@ -147,7 +147,7 @@ class Schedule:
         steps = self.config.steps
         if num_steps < 1 or (num_steps > steps and not self.is_flow):
             limit = "at least 1" if self.is_flow else f"1 to {steps}"
-            raise ValueError(f"num_steps: got {num_steps}; allowed: {limit}")
+            raise ValueError(f"steps: got {num_steps}; allowed: {limit}")
         allowed = ["trailing"] if self.is_flow else list(_SPACINGS)
         if spacing not in allowed:
             raise ValueError(f"spacing: got {spacing!r}; allowed: {', '.join(allowed)}")

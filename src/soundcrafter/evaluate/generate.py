@@ -149,7 +149,9 @@ def generate_batch(
     if all(exists(planned) for planned in batch):
         return False
     texts = [planned.prompt.text for planned in batch]
-    sounds = model.generate(texts, seed=batch[0].seed, seconds=seconds, batch_size=BATCH_SIZE)
+    sounds = model.generate(
+        texts, seed=batch[0].seed, seconds=seconds, batch_size=BATCH_SIZE, trim=False
+    )
     for planned, sound in zip(batch, sounds, strict=True):
         save(planned, sound)
     return True

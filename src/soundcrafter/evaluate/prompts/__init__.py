@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from soundcrafter.data.manifest import read_manifest, read_table
+from soundcrafter.prompt_file import read_prompt_lines
 
 FAMILIES, FREE, COMPOSITION = "families.csv", "free.csv", "composition.csv"
 REVERSED = "-reversed"  # ends the name of a scene in reversed order
@@ -112,11 +113,7 @@ def read_prompts(path: str | os.PathLike[str]) -> tuple[Prompt, ...]:
             raise ValueError(f"{path}: it has no column prompt")
         found = [(row["prompt"] or "", row.get("family") or "") for row in rows]
     else:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: cannot read: {error}") from None
-        found = [(line, "") for line in lines]
+        found = [(line, "") for line in read_prompt_lines(path)]
     prompts = tuple(Prompt(p.strip(), f.strip()) for p, f in found if p.strip())
     if not prompts:
         raise ValueError(f"{path}: no prompt in it")

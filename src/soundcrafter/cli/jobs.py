@@ -1,0 +1,174 @@
+"""The sounds that one call of `generate` makes, and the files that they go to."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # imported late, so that --help is instant
+    from soundcrafter.pipeline import SoundCrafter
+    from soundcrafter.prompt_file import PromptRow
+    from soundcrafter.sound import Sound
+
+STDOUT = Path("-")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sound to be made."""
+
+    prompt: str
+    negative: str | None  # None: the model's own
+    seed: int
+    options: dict[str, Any]  # for `generate`; jobs with the same ones share a batch
+    row: int  # of its prompt, from 1
+    take: int  # among the sounds of its prompt, from 1
+    name: str = ""  # of its file, where the prompt file gives one
+    file: Path = STDOUT
+
+
+def plan_jobs(
+    rows: "Sequence[PromptRow]", options: dict[str, Any], source: Path | None
+) -> list[Job]:
+    """Every sound, prompt by prompt. Raises ValueError for what no model can do, and names the
+    prompt of the file `source`."""
+    from soundcrafter.diffusion.sample import SamplingConfig
+    from soundcrafter.request import resolve
+
+    jobs = []
+    for number, row in enumerate(rows, 1):
+        own = {**options, **row.options}
+        try:
+            request = resolve(SamplingConfig(), row.prompt, **own)
+        except ValueError as error:
+            where = "" if source is None else f"{source}: prompt {number}: "
+            raise ValueError(f"{where}{error}") from None
+        shared = {key: own[key] for key in own if key not in ("seed", "count", "negative")}
+        jobs += [
+            Job(each.prompt, own["negative"], each.seed, shared, number, take, row.name)
+            for take, each in enumerate(request.jobs(), 1)
+        ]
+    return jobs
+
+
+def run_jobs(
+    crafter: "SoundCrafter", jobs: Sequence[Job], advance: Callable[[float, int], None]
+) -> "Iterator[tuple[Job, Sound]]":
+    """Make the sounds of jobs; neighbours with the same options share batches. `advance` is called
+    with (sounds made, all sounds), in parts of a sound."""
+    done = 0
+    for _, group in itertools.groupby(jobs, key=lambda job: (job.options, job.negative is None)):
+        batch = list(group)
+
+        def report(steps: int, total: int, done: int = done, sounds: int = len(batch)) -> None:
+            advance(done + sounds * steps / total, len(jobs))
+
+        negatives = [job.negative for job in batch if job.negative is not None]
+        sounds = crafter.stream(
+            [job.prompt for job in batch],
+            seed=[job.seed for job in batch],
+            negative=negatives or None,
+            **batch[0].options,
+            progress=report,
+        )
+        yield from zip(batch, sounds, strict=True)
+        done += len(batch)
+
+
+def check_pipe(jobs: Sequence[Job], others: Sequence[str]) -> None:
+    """Raise ValueError where a pipe cannot take what is asked for: it gets one wav file."""
+    if len(jobs) != 1:
+        raise ValueError(f"output: - takes one sound, not {len(jobs)}; name a folder")
+    if others:
+        raise ValueError(f"output: - takes a sound alone; leave {', '.join(others)} out")
+    if os.isatty(1):
+        raise ValueError("output: - is a terminal; redirect it into a file or a pipe")
+
+
+def assign_files(
+    jobs: Sequence[Job],
+    output: Path | None,
+    template: str | None,
+    *,
+    overwrite: bool,
+    skip_existing: bool,
+    plot: bool,
+) -> list[Job]:
+    """The jobs with their files, without those skipped; nothing is made yet.
+
+    `output` is a file, with numbers where there are several sounds, or a folder, which may be a new
+    one. A file that is named is replaced; in a folder names that are taken get a number, unless
+    they are overwritten or skipped. Raises ValueError for what cannot be written.
+    """
+    from soundcrafter.filenames import free_path
+
+    if overwrite and skip_existing:
+        raise ValueError("--overwrite, --skip-existing: give one of them")
+    named = output is not None and output.suffix != "" and not output.is_dir()
+    if output is not None and named:
+        if template is not None:
+            raise ValueError(f"name: {output} is a file; --name needs a folder as --output")
+        files = _numbered(output, len(jobs))
+    else:
+        folder, width = output or Path(), len(str(jobs[-1].row))
+        several = len({job.row for job in jobs}) > 1
+        files = [
+            folder / f"{_file_name(job, template, index, width if several else 0)}.wav"
+            for index, job in enumerate(jobs, 1)
+        ]
+    assigned: list[Job] = []
+    taken: set[Path] = set()
+    for job, file in zip(jobs, files, strict=True):
+        file = free_path(file, taken, on_disk=not (named or overwrite or skip_existing))
+        taken.add(file)
+        if not (skip_existing and file.is_file()):
+            assigned.append(replace(job, file=file))
+    for job in assigned:
+        _check_target(job.file, may_be_new=not named)
+        if plot:
+            _check_target(job.file.with_suffix(".png"), may_be_new=not named)
+    return assigned
+
+
+def _numbered(output: Path, count: int) -> list[Path]:
+    from soundcrafter.audio import WRITE_SUFFIXES
+
+    if output.suffix.lower() not in WRITE_SUFFIXES:
+        allowed = ", ".join(WRITE_SUFFIXES)
+        raise ValueError(f"{output}: cannot write {output.suffix!r}; allowed: {allowed}")
+    if count == 1:
+        return [output]
+    width = len(str(count))
+    return [
+        output.with_name(f"{output.stem}-{number:0{width}d}{output.suffix}")
+        for number in range(1, count + 1)
+    ]
+
+
+def _file_name(job: Job, template: str | None, index: int, width: int) -> str:
+    """The name of a file without its suffix. `width`: digits of the prompt's number; 0: none."""
+    from soundcrafter.filenames import check_name, expand_name, slug
+
+    if template is None:
+        # a name of the user's own is kept as it is
+        number = f"{job.row:0{width}d}-" if width and not job.name else ""
+        template = f"{number}{{name}}" + ("" if job.name and job.take == 1 else "-{seed}")
+    name = job.name or slug(job.prompt)
+    if job.name:
+        check_name(job.name)
+    return expand_name(
+        template, index=index, name=name, slug=slug(job.prompt), seed=job.seed, take=job.take
+    )
+
+
+def _check_target(file: Path, *, may_be_new: bool) -> None:
+    """Raise ValueError where a file cannot be written. `may_be_new`: its folder can be made."""
+    if file.is_dir():
+        raise ValueError(f"{file}: cannot write: it is a folder")
+    folder = file.parent
+    if may_be_new:  # which takes a folder above it
+        folder = next(place for place in file.absolute().parents if place.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(f"{folder}: no such folder, or it cannot be written")
