@@ -24,6 +24,11 @@ WRITE_SUFFIXES = (".wav", ".flac", ".ogg")
 """The suffixes that can be written, in lower case."""
 
 _ENCODINGS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+# More samples per byte than any encoding has: a header that promises them is wrong. FLAC packs a
+# block of silence into some 15 bytes; an MP3 frame of at most 1152 samples takes 24 bytes or more.
+_MAX_SAMPLES_PER_BYTE = 70_000
+_MAX_SAMPLES_PER_BYTE_OF_MP3 = 100
+_READ_BLOCK = 2**20  # samples a channel
 _BLOCK = 65_536  # libsndfile's Vorbis encoder overflows its stack on minutes given at once
 _MAX_WRITE_RATE = 200_000  # Hz; above it libsndfile's Vorbis encoder crashes, FLAC refuses
 # Channels cancel each other if averaging them loses more power than this: 12 dB.
@@ -93,11 +98,27 @@ def read_channels(
         if first:
             file.seek(first)
         # one sample too many rather than one too few: the exact cut is made after resampling
-        count = -1 if seconds is None else min(math.ceil(seconds * rate), file.frames - first)
-        samples = file.read(count, dtype="float32", always_2d=True)
+        count = file.frames - first
+        if seconds is not None:
+            count = min(count, math.ceil(seconds * rate))
+        samples = _read_blocks(file, count)
+    if not len(samples):
+        raise ValueError(f"{path}: no sound in it from {start:g} s on")
     if not np.isfinite(samples).all():
         raise ValueError(f"{path}: holds NaN or infinite samples")
     return samples, rate
+
+
+def _read_blocks(file: Any, count: int) -> NDArray[np.float32]:
+    """Up to `count` samples [N, channels]; memory grows with what is there, not with `count`."""
+    blocks = []
+    while count > 0:
+        block = file.read(min(count, _READ_BLOCK), dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        blocks.append(block)
+        count -= len(block)
+    return np.concatenate(blocks or [np.zeros((0, file.channels), np.float32)])
 
 
 def to_mono(channels: NDArray[np.float32]) -> Wave:
@@ -284,9 +305,22 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Any]:
         with soundfile.SoundFile(path) as file:
             if file.frames <= 0:
                 raise ValueError(f"{path}: no sound in it")
+            _check_length(path, file)
             yield file
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot read: {error.error_string}") from None
+
+
+def _check_length(path: Path, file: Any) -> None:
+    """Raise ValueError for a header that promises more samples than a file of its size can hold."""
+    is_mp3 = path.suffix.lower() == ".mp3"
+    most = _MAX_SAMPLES_PER_BYTE_OF_MP3 if is_mp3 else _MAX_SAMPLES_PER_BYTE
+    size = path.stat().st_size
+    if file.frames > most * size:
+        hours = file.frames / file.samplerate / 3600
+        raise ValueError(
+            f"{path}: damaged: its header promises {hours:,.1f} h of sound in {size:,} bytes"
+        )
 
 
 def _to_int16(wave: Wave) -> NDArray[np.int16]:

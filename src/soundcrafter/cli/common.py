@@ -1,5 +1,6 @@
 """What the commands share: options, progress, tables, text files."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,3 +65,19 @@ def progress(what: str, show: bool = True) -> Iterator[Callable[[float, int], No
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def silent_libraries() -> Iterator[None]:
+    """Suppress what C libraries write to stderr (libmpg123 on damaged files); Python's is shown."""
+    sys.stderr.flush()
+    ours, saved = sys.stderr, os.dup(2)
+    with open(os.devnull, "w") as nowhere, open(os.dup(saved), "w", errors="replace") as shown:
+        os.dup2(nowhere.fileno(), 2)
+        sys.stderr = shown
+        try:
+            yield
+        finally:
+            sys.stderr = ours
+            os.dup2(saved, 2)
+            os.close(saved)

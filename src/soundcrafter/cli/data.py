@@ -14,6 +14,7 @@ from soundcrafter.cli.common import (
     RecipeOption,
     SetOption,
     progress,
+    silent_libraries,
 )
 
 TablesArgument = Annotated[
@@ -51,14 +52,16 @@ def check(
     """Count recordings, seconds, captions and labels; list what cannot be read."""
     from soundcrafter.data.check import check as look_at
 
-    with progress("checking", show=decode and not as_json) as advance:
+    show = decode and not as_json
+    with silent_libraries(), progress("checking", show=show) as advance:
         facts = look_at(data, split, label_column, decode=decode, progress=advance)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
     for key in ("recordings", "minutes", "captions", "labels"):
         print(f"{key}: {facts[key]}")
-    print(f"splits: {facts['splits']}")
+    splits = ", ".join(f"{name} {number}" for name, number in facts["splits"].items())
+    print(f"splits: {splits or 'none named; all are trained on'}")
     print(f"skipped: {len(facts['skipped'])}")
     for file, reason in (*facts["skipped"], *facts["notes"]):
         print(f"  {file}: {reason}")

@@ -10,6 +10,7 @@ from soundcrafter.data.manifest import Manifest, read_manifest
 from soundcrafter.progress import Progress
 
 _THREADS = 2
+_LOST_SECONDS = 0.1  # an encoder's padding is shorter
 
 
 def check(
@@ -51,13 +52,17 @@ def _decode(manifest: Manifest, progress: Progress | None) -> list[tuple[str, st
     def look(number: int) -> tuple[str, str]:
         recording = manifest.recordings[number]
         try:
-            channels, _ = read_channels(
+            channels, rate = read_channels(
                 recording.file, start=recording.start, seconds=recording.seconds
             )
         except ValueError as error:
             return str(error), ""
-        note = "its channels cancel each other: the loudest one is used"
-        return "", note if channels_cancel(channels) else ""
+        seconds = len(channels) / rate
+        if seconds < recording.seconds - _LOST_SECONDS:
+            lost = f"damaged: only {seconds:.1f} s of {recording.seconds:.1f} s can be decoded"
+            return "", lost
+        cancelled = "its channels cancel each other: the loudest one is used"
+        return "", cancelled if channels_cancel(channels) else ""
 
     found: list[tuple[str, str]] = []
     total = len(manifest.recordings)
