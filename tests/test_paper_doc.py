@@ -10,9 +10,10 @@ from pathlib import Path
 import typer
 
 from soundcrafter.cli import app
-from soundcrafter.describe import count_parameters, describe
+from soundcrafter.describe import describe
 from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
 from soundcrafter.settings import to_dict
+from soundcrafter.store import count_parameters
 from soundcrafter.train.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

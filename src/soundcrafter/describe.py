@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from soundcrafter.config import GENERATOR_PARTS, PARTS
 from soundcrafter.hub import find_model
 from soundcrafter.settings import to_dict
-from soundcrafter.store import ModelFolder, open_folder
+from soundcrafter.store import ModelFolder, count_parameters, open_folder
 from soundcrafter.train.recipe import Recipe, read_recipe
 
 
@@ -23,13 +21,6 @@ def describe(target: str | None, overrides: Sequence[str] = ()) -> dict[str, Any
     if overrides:
         raise ValueError("--set changes a recipe, not a model")
     return _describe_folder(open_folder(find_model(target)))
-
-
-def count_parameters(part: str, config: Any) -> int:
-    """The trainable numbers of a part of that config; nothing is allocated."""
-    with torch.device("meta"):
-        module = PARTS[part].build(config)
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _describe_folder(folder: ModelFolder) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+_LIMITS = {"sample_rate": 768_000, "n_fft": 65_536, "hop": 65_536, "num_mels": 1024}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MelConfig:
@@ -29,9 +31,9 @@ class MelConfig:
     framing: Literal["exact", "center"] = "exact"  # ceil(N / hop) frames, or N // hop + 1
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "n_fft", "hop", "num_mels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 1 or more")
+        for name, most in _LIMITS.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 1 to {most}")
         if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
             raise ValueError(
                 f"fmin, fmax: got {self.fmin}, {self.fmax}; "

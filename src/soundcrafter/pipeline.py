@@ -212,7 +212,7 @@ class SoundCrafter:
             negative: what should not be heard, one string for all prompts or one per prompt; ""
                 for nothing. It needs guidance other than 1.
             sampler: "ddim", "ddpm", "euler", "heun", "dpmpp" or "lcm".
-            candidates: initial noises drafted for each sound, 1 to 1000; CLAP chooses one.
+            candidates: initial noises drafted for each sound, 1 to 100; CLAP chooses one.
             draft_steps: sampling steps of each draft, at least 1.
             reuse: steps that share the U-Net's inner levels, at least 1: faster and rougher. 1
                 turns it off.

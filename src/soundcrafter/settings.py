@@ -157,6 +157,8 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
         if not math.isfinite(value):
             raise ValueError(f"{where}: got {value!r}; expected a finite number")
         return float(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise ValueError(f"{where}: got a number of {len(str(abs(value)))} digits; too large")
     # bool is an int in Python: true must not pass for 1
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value

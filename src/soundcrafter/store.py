@@ -3,6 +3,8 @@
 import hashlib
 import os
 import shutil
+import textwrap
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from soundcrafter.config import PARTS, check_together
 from soundcrafter.diffusion.sample import SamplingConfig
@@ -29,6 +32,7 @@ from soundcrafter.text import Tokenizer
 
 FORMAT = 1
 TOKENIZER = "tokenizer.json"
+MOST_PARAMETERS = 10**11  # of a part: more than any of this field has
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,15 @@ class ModelFolder:
         entry = self.parts[name]
         file = self.path / f"{name}.safetensors"
         _verify(file, entry.sha256)
-        module = PARTS[name].build(entry.config)
         try:
-            module.load_state_dict(load_file(file), strict=True)
-        except (RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{file}: does not fit its config: {reason[:300]}") from None
+            state = load_file(file)
+            # counted before it is built: settings could ask for more than any memory holds
+            count_parameters(name, entry.config, most=sum(x.numel() for x in state.values()))
+            module = PARTS[name].build(entry.config)
+            module.load_state_dict(state, strict=True)
+        except (RuntimeError, SafetensorError, ValueError) as error:
+            reason = _one_line(error)
+            raise ValueError(f"{file}: does not fit its config: {reason}") from None
         return module.eval()
 
     def load_tokenizer(self) -> Tokenizer:
@@ -197,6 +204,35 @@ def copy_parts(source: ModelFolder, path: str | os.PathLike[str], names: Sequenc
         new_config.write_text(to_json(data), encoding="utf-8")
 
 
+def count_parameters(name: str, config: Any, most: int = MOST_PARAMETERS) -> int:
+    """The number of parameters of a part with these settings; nothing is allocated.
+
+    Raises ValueError where it would be above `most`, as soon as that is clear, and for settings
+    that torch cannot build.
+    """
+    counted, thread = 0, threading.get_ident()
+    most_counted = 3 * most  # weight normalisation replaces a parameter by two
+
+    def count(module: nn.Module, key: str, parameter: nn.Parameter | None) -> None:
+        nonlocal counted
+        if parameter is None or threading.get_ident() != thread:
+            return
+        counted += parameter.numel()
+        if counted > most_counted:
+            raise ValueError(f"its settings ask for more than {most:,} parameters")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            network = PARTS[name].build(config)
+    except (RuntimeError, TypeError, OverflowError, ZeroDivisionError) as error:
+        reason = _one_line(error)
+        raise ValueError(f"{name}: its settings cannot be built: {reason}") from None
+    finally:
+        hook.remove()
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
     """The training id of weights: 16 hex digits of a hash over names, shapes and fp32 values."""
     digest = hashlib.sha256()
@@ -205,6 +241,10 @@ def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{key}{tuple(value.shape)}".encode())
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _one_line(error: Exception) -> str:
+    return textwrap.shorten(str(error), 300, placeholder=" ...")
 
 
 def _verify(file: Path, sha256: str) -> None:

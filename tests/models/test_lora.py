@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from soundcrafter.describe import count_parameters
 from soundcrafter.models.lora import Adapter, AdapterConfig
 from soundcrafter.models.unet import UNet, UNetConfig
+from soundcrafter.store import count_parameters
 from soundcrafter.train import read_recipe
 
 SMALL = UNetConfig(

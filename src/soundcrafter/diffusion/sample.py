@@ -17,7 +17,7 @@ from soundcrafter.progress import Progress
 SECONDS_RANGE = (0.2, 600.0)
 MAX_SEED = 2**64 - 1  # the largest that torch's generators take
 MAX_STEPS = 10_000
-MAX_CANDIDATES = 1000
+MAX_CANDIDATES = 100
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,9 @@ Objective = Literal["epsilon", "v", "flow"]
 Spacing = Literal["trailing", "leading", "linspace"]
 
 
+MAX_TRAINING_STEPS = 100_000  # the tables of the schedule have a row for each
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
     """The forward process and what the network predicts."""
@@ -22,8 +25,8 @@ class DiffusionConfig:
     objective: Objective = "epsilon"  # the noise, v = alpha eps - sigma x0, or flow's velocity
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps: got {self.steps}; must be at least 1")
+        if not 1 <= self.steps <= MAX_TRAINING_STEPS:
+            raise ValueError(f"steps: got {self.steps}; allowed: 1 to {MAX_TRAINING_STEPS}")
         if self.betas not in ("linear", "scaled_linear"):
             raise ValueError(f"betas: got {self.betas!r}; allowed: linear, scaled_linear")
         if not 0 < self.beta_start <= self.beta_end < 1:

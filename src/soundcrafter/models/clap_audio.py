@@ -12,6 +12,7 @@ from soundcrafter.mel import LogMel, MelConfig
 from soundcrafter.models.conv_tower import ConvTower
 from soundcrafter.models.layers import checkpoint_calls, evaluating
 
+_MAX_SECONDS = 600.0
 _PATCH = 4  # HTS-AT's patches are 4 x 4 spectrogram cells
 
 
@@ -40,6 +41,8 @@ class ClapAudioConfig:
             raise ValueError(f"depths: got {self.depths}; at least one stage of at least 1 block")
         if not self.mel_std > 0:
             raise ValueError(f"mel_std: got {self.mel_std}; it must be positive")
+        if not self.max_seconds <= _MAX_SECONDS:
+            raise ValueError(f"max_seconds: got {self.max_seconds}; allowed: up to {_MAX_SECONDS}")
         if self.max_samples < self.min_samples:
             raise ValueError(
                 f"max_seconds: got {self.max_seconds}; "

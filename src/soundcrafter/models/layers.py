@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 Stride = tuple[int, int]
 Conditioning = Literal["film", "shift"]
 
+MAX_BLOCKS = 100  # residual blocks a level
+
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     """Sinusoids of the time step: t [B] (training-step units, int or float) -> [B, dim] float32.
@@ -61,8 +63,8 @@ def check_levels(
         raise ValueError(
             f"strides: got {strides}; allowed: (1, 1) for the first level, then 1 or 2 a side"
         )
-    if res_blocks < 1:
-        raise ValueError(f"res_blocks: got {res_blocks}; allowed: 1 or more")
+    if not 1 <= res_blocks <= MAX_BLOCKS:
+        raise ValueError(f"res_blocks: got {res_blocks}; allowed: 1 to {MAX_BLOCKS}")
     widths = [channels * multiplier for multiplier in multipliers]
     if norm_groups < 1 or channels < 1 or any(width % norm_groups for width in widths):
         raise ValueError(

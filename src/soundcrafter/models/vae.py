@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from soundcrafter.mel import MelConfig
 from soundcrafter.models.attention import AttentionBlock
 from soundcrafter.models.layers import (
+    MAX_BLOCKS,
     Block,
     Downsample,
     ResBlock,
@@ -53,6 +54,10 @@ class VAEConfig:
         for name in ("decoder_channels", "decoder_blocks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 or more")
+        if self.decoder_blocks > MAX_BLOCKS:
+            raise ValueError(
+                f"decoder_blocks: got {self.decoder_blocks}; allowed: 0 to {MAX_BLOCKS}"
+            )
         if self.decoder_channels % self.norm_groups:
             raise ValueError(
                 f"decoder_channels: got {self.decoder_channels}; "
