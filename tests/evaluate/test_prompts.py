@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from soundcrafter.data.manifest import normalize_caption, read_captions
+from soundcrafter.data.captions import normalize_caption, read_captions
 from soundcrafter.evaluate.prompts import (
     REVERSED,
     composition_prompts,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from soundcrafter.audio import audio_info, normalize_peak, read_audio
-from soundcrafter.data.manifest import Recording, normalize_caption, read_manifest
+from soundcrafter.data.captions import normalize_caption
+from soundcrafter.data.manifest import Recording, read_manifest
 from soundcrafter.device import choose_device
 from soundcrafter.evaluate.clap_embedder import load_clap
 from soundcrafter.evaluate.metrics import retrieval, wilson_interval

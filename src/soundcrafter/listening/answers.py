@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from soundcrafter.data.manifest import read_table
+from soundcrafter.data.tables import read_table
 
 KEY_COLUMNS = ("item", "sound", "system", "prompt", "file")
 RESULT_COLUMNS = (

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.data.manifest import read_table
+from soundcrafter.data.tables import read_table
 from soundcrafter.files import read_json
 
 COLUMNS = ("FD", "IS", "KL", "FAD", "CLAP", "parameters (M)", "seconds per clip")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from soundcrafter.data.manifest import read_manifest, read_table
+from soundcrafter.data.manifest import read_manifest
+from soundcrafter.data.tables import read_table
 
 FAMILIES, FREE, COMPOSITION = "families.csv", "free.csv", "composition.csv"
 REVERSED = "-reversed"  # ends the name of a scene in reversed order
