@@ -14,6 +14,7 @@ from torch import nn
 from soundcrafter import cli
 from soundcrafter.bench import meter as meter_room
 from soundcrafter.bench import peer as peer_room
+from soundcrafter.bench.benchmark import bench, ratios
 from soundcrafter.bench.meter import (
     COUNTED,
     PARTS,
@@ -25,7 +26,6 @@ from soundcrafter.bench.meter import (
 )
 from soundcrafter.bench.ours import Ours
 from soundcrafter.bench.peer import AudioLDMConfigs, configs_like
-from soundcrafter.bench.run import bench, ratios
 from soundcrafter.bench.runner import LocalRunner, ProcessRunner, in_own_process, own_process
 from soundcrafter.bench.scaling import plot_scaling
 from soundcrafter.pipeline import SoundCrafter

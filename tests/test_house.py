@@ -25,6 +25,7 @@ LAYERS = (
         "sound",
         "workers",
         "progress",
+        "markdown",
     ),
     ("models", "diffusion"),
     ("cpu",),

@@ -223,7 +223,7 @@ def test_clips_and_captions(table):
         (HORSE, {"horse": "a horse"}),
     ]
     assert skipped == {
-        HORSE: "its caption holds nothing but stop words",
+        HORSE: "its caption contains only stop words",
         "absent.wav": f"{data / 'absent.wav'}: no such file",
     }
 

@@ -21,7 +21,7 @@ from soundcrafter.listening.analysis import (
     sign_test,
 )
 from soundcrafter.listening.answers import KEY_COLUMNS, RESULT_COLUMNS
-from soundcrafter.listening.page import write_listening_test
+from soundcrafter.listening.listening_test import write_listening_test
 from soundcrafter.listening.stimuli import PEAK, TARGET, equally_loud, loudness, match_sounds
 
 RATE = 16_000
@@ -178,8 +178,22 @@ class TestSounds:
             match_sounds({**evaluations, "real": clips / "audio"})
         (tmp_path / "old").mkdir()
         write_json(tmp_path / "old" / "report.json", {"embedders": {}})
-        with pytest.raises(ValueError, match=r"report\.json: it lists no sounds"):
+        with pytest.raises(ValueError, match=r"report\.json: lists no sounds"):
             match_sounds({**evaluations, "old": tmp_path / "old"})
+
+    @pytest.mark.parametrize(
+        ("sounds", "fault"),
+        [
+            (3, "lists no sounds"),
+            (["rain"], "the sound rain lacks file"),
+            ([{"file": "generated/a.wav", "prompt": "rain"}], "the sound .* lacks seed"),
+            ([{"file": "a.wav", "prompt": "rain", "seed": 0}], "a.wav is not below generated/"),
+        ],
+    )
+    def test_a_malformed_report(self, sounds, fault, evaluations, tmp_path):
+        write_json(tmp_path / "report.json", {"sounds": sounds})
+        with pytest.raises(ValueError, match=rf"report\.json: .*{fault}"):
+            match_sounds({**evaluations, "old": tmp_path})
 
     @pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
     def test_loudness_of_a_sine(self, rate):

@@ -36,8 +36,8 @@ def bench(
     as_json: JsonFlag = False,
 ) -> None:
     """How fast a model is here, part by part, and how much memory it takes."""
+    from soundcrafter.bench.benchmark import bench as measure
     from soundcrafter.bench.meter import Request
-    from soundcrafter.bench.run import bench as measure
     from soundcrafter.bench.scaling import SCALING
 
     request = Request(

@@ -31,7 +31,7 @@ from soundcrafter.evaluate.prompts import (
     family_prompts,
 )
 from soundcrafter.evaluate.result_log import ResultLog
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress, step_counter
@@ -53,7 +53,7 @@ def evaluate_composition(
     seeds: int = 1,
     seed: int = 0,
     limit: int | None = None,
-    tagger: Tagger | None = None,
+    tagger: TaggerEmbedder | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a model on two sources at once and in order; writes composition.json and
@@ -65,7 +65,7 @@ def evaluate_composition(
     the data lacks a family, and where `out` holds results of another model or other settings.
     """
     check_seeds(seeds, seed)
-    tagger = tagger or Tagger.bundled()
+    tagger = tagger or TaggerEmbedder.bundled()
     scenes = _scenes(limit)
     recordings = _families(read_manifest(data, split=split, label_column="family"))
     for family in sorted({family for scene in scenes for family in (scene.first, scene.second)}):
@@ -100,7 +100,7 @@ def evaluate_composition(
 class SceneResults:
     """Measures the sounds of scenes with the tagger, and logs the results."""
 
-    def __init__(self, tagger: Tagger, thresholds: Array, log: ResultLog) -> None:
+    def __init__(self, tagger: TaggerEmbedder, thresholds: Array, log: ResultLog) -> None:
         self.tagger, self.thresholds, self.log = tagger, thresholds, log
 
     def margins(self, scene: Scene, wave: Wave, sample_rate: int) -> list[float]:
@@ -160,7 +160,7 @@ def _families(manifest: Manifest) -> Families:
     return found
 
 
-def _thresholds(tagger: Tagger, data: Path, log: ResultLog) -> Array:
+def _thresholds(tagger: TaggerEmbedder, data: Path, log: ResultLog) -> Array:
     """The threshold of each class [K], set once from single recordings as long as a scene."""
     if "thresholds" not in log:
         rate, scores, places = tagger.sample_rate, [], []

@@ -30,7 +30,7 @@ class PlannedSound:
     seed: int
 
 
-Batch = tuple[PlannedSound, ...]  # of one seed
+PlannedBatch = tuple[PlannedSound, ...]  # of one seed
 
 
 def generate_prompts(
@@ -75,7 +75,7 @@ def check_seeds(seeds: int, seed: int) -> None:
         raise ValueError(f"seeds, seed: got {seeds}, {seed}; at least 1 and 0")
 
 
-def plan_batches(prompts: Sequence[Prompt], seeds: int = 1, seed: int = 0) -> list[Batch]:
+def plan_batches(prompts: Sequence[Prompt], seeds: int = 1, seed: int = 0) -> list[PlannedBatch]:
     """All sounds, seed by seed in the order of the prompts, in batches of BATCH_SIZE.
 
     A prompt that occurs again, as captions do, gets other seeds: otherwise one sound would be
@@ -99,7 +99,7 @@ def plan_batches(prompts: Sequence[Prompt], seeds: int = 1, seed: int = 0) -> li
 
 def claim_folder(
     model: SoundCrafter,
-    batches: Sequence[Batch],
+    batches: Sequence[PlannedBatch],
     folder: Path,
     threads: int,
     seconds: float | None = None,
@@ -135,7 +135,7 @@ def claim_folder(
 
 def generate_batch(
     model: SoundCrafter,
-    batch: Batch,
+    batch: PlannedBatch,
     *,
     exists: Callable[[PlannedSound], bool],
     save: Callable[[PlannedSound, Sound], None],
@@ -156,7 +156,7 @@ def generate_batch(
 
 
 def generate_files(
-    model: SoundCrafter, batch: Batch, folder: Path, seconds: float | None = None
+    model: SoundCrafter, batch: PlannedBatch, folder: Path, seconds: float | None = None
 ) -> bool:
     """`generate_batch` to the files of a folder, see `sound_file`."""
 

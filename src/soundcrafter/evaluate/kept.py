@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from soundcrafter.audio import Wave, write_audio
-from soundcrafter.evaluate.generate import Batch, claim_folder, slug, sound_file
+from soundcrafter.evaluate.generate import PlannedBatch, claim_folder, slug, sound_file
 from soundcrafter.evaluate.result_log import ResultLog
 from soundcrafter.files import make_folder, replacing
 from soundcrafter.pipeline import SoundCrafter
@@ -48,7 +48,7 @@ def _file_stem(name: str) -> str:
 
 
 def claim_families(
-    model: SoundCrafter, batches: Sequence[Batch], folder: Path, threads: int
+    model: SoundCrafter, batches: Sequence[PlannedBatch], folder: Path, threads: int
 ) -> None:
     """Check, before any sound is generated, that `keep_by_family` can copy these to `folder`, and
     record in it how they are made.
@@ -67,7 +67,7 @@ def claim_families(
     claim_folder(model, batches, folder, threads)
 
 
-def keep_by_family(batches: Sequence[Batch], generated: Path, folder: Path) -> None:
+def keep_by_family(batches: Sequence[PlannedBatch], generated: Path, folder: Path) -> None:
     """Copy the sounds of `generated` to <family>/<the same name>.wav below `folder`."""
     for batch in batches:
         for planned in batch:

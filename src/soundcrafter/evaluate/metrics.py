@@ -38,14 +38,21 @@ def inception_score(probs: np.ndarray, splits: int = 10, seed: int = 0) -> tuple
     distributions, and for fewer rows than splits.
     """
     probs = _distributions("probs", probs)
-    if not 1 <= splits <= len(probs):
-        raise ValueError(f"splits: got {splits} for {len(probs)} rows; allowed: 1 to the rows")
+    check_splits(splits)
+    if splits > len(probs):
+        raise ValueError(f"splits: got {splits}; allowed: 1 to the number of rows, {len(probs)}")
     shuffled = probs[np.random.default_rng(seed).permutation(len(probs))]
     scores = [
         math.exp(_kl(part, part.mean(0, keepdims=True)).mean())
         for part in np.array_split(shuffled, splits)
     ]
     return float(np.mean(scores)), float(np.std(scores))
+
+
+def check_splits(splits: int) -> None:
+    """Raise ValueError for less than one split."""
+    if splits < 1:
+        raise ValueError(f"splits: got {splits}; at least 1")
 
 
 def kl_divergence(reference: np.ndarray, generated: np.ndarray) -> float:

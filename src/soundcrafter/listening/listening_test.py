@@ -13,7 +13,7 @@ from soundcrafter.audio import Wave, audio_info, read_audio
 from soundcrafter.files import make_folder, write_csv, write_text
 from soundcrafter.listening.answers import KEY_COLUMNS, QUESTIONS, RESULT_COLUMNS, read_key
 from soundcrafter.listening.stimuli import Stimulus, equally_loud, match_sounds
-from soundcrafter.reports.page import document, package_text, wave_uri
+from soundcrafter.reports.document import document, package_text, wave_uri
 
 PAGE, KEY = "index.html", "key.csv"
 
