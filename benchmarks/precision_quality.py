@@ -16,7 +16,7 @@ import numpy as np
 
 from soundcrafter import SoundCrafter
 from soundcrafter.evaluate.metrics import log_mel_distance, wilson_interval
-from soundcrafter.evaluate.prompts import Prompt, family_prompts
+from soundcrafter.evaluate.prompt_sets import Prompt, family_prompts
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.mel import MelConfig
 from soundcrafter.sound import Sound

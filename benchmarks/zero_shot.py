@@ -22,7 +22,7 @@ from soundcrafter.audio import fit_length, normalize_peak, read_audio
 from soundcrafter.data.manifest import read_manifest
 from soundcrafter.data.wordings import read_wordings
 from soundcrafter.evaluate.metrics import wilson_interval
-from soundcrafter.evaluate.prompts import Prompt, family_prompts, free_prompts
+from soundcrafter.evaluate.prompt_sets import Prompt, family_prompts, free_prompts
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.files import write_json
 from soundcrafter.hub import find_model

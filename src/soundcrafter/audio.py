@@ -62,7 +62,7 @@ def read_audio(
     `start` and `seconds` choose a part; what lies beyond the end of the file is left out, not
     padded. Values are as the file holds them: a float or lossy file may pass 1.
     Raises ValueError naming the file where it is missing, unsupported, corrupt, empty, shorter
-    than `start`, or holds NaN or infinity.
+    than `start`, or contains NaN or infinity.
     """
     _check_rate("sample_rate", sample_rate)
     channels, rate = read_channels(path, start=start, seconds=seconds)
@@ -96,7 +96,7 @@ def read_channels(
         count = -1 if seconds is None else min(math.ceil(seconds * rate), file.frames - first)
         samples = file.read(count, dtype="float32", always_2d=True)
     if not np.isfinite(samples).all():
-        raise ValueError(f"{path}: holds NaN or infinite samples")
+        raise ValueError(f"{path}: contains NaN or infinite samples")
     return samples, rate
 
 
@@ -259,7 +259,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Any]:
 def _to_int16(wave: Wave) -> NDArray[np.int16]:
     wave = _as_wave(wave)
     if not np.isfinite(wave).all():
-        raise ValueError("wave: holds NaN or infinite samples")
+        raise ValueError("wave: contains NaN or infinite samples")
     # libsndfile multiplies by 32767 but divides by 32768: this way a file survives a rewrite
     return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
 

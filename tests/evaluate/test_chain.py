@@ -10,7 +10,7 @@ from soundcrafter.evaluate import chain
 from soundcrafter.evaluate.chain import distances, evaluate_chain
 from soundcrafter.evaluate.chain_report import summarise
 from soundcrafter.evaluate.codec import open_codec, resynthesise
-from soundcrafter.evaluate.prompts import family_prompts
+from soundcrafter.evaluate.prompt_sets import family_prompts
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.mel import MelConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig

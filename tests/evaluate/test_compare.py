@@ -12,7 +12,7 @@ from soundcrafter.evaluate.compare import compare_markdown
 from soundcrafter.evaluate.embedders import open_embedder
 from soundcrafter.evaluate.embedding import Embedding
 from soundcrafter.evaluate.generate import generate_prompts
-from soundcrafter.evaluate.prompts import Prompt, caption_prompts
+from soundcrafter.evaluate.prompt_sets import Prompt, caption_prompts
 from soundcrafter.evaluate.run import evaluate_folders
 from soundcrafter.evaluate.sound_files import find_sounds
 from soundcrafter.pipeline import SoundCrafter

@@ -19,7 +19,7 @@ from soundcrafter.evaluate.presence import (
     source_onsets,
     source_scores,
 )
-from soundcrafter.evaluate.prompts import composition_prompts
+from soundcrafter.evaluate.prompt_sets import composition_prompts
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.pipeline import SoundCrafter
 

@@ -23,7 +23,7 @@ from soundcrafter.evaluate.compare import card_figures
 from soundcrafter.evaluate.embedders import open_embedder
 from soundcrafter.evaluate.generate import draw_prompts, generate_prompts, plan_batches
 from soundcrafter.evaluate.jobs import open_models
-from soundcrafter.evaluate.prompts import Prompt, caption_prompts
+from soundcrafter.evaluate.prompt_sets import Prompt, caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
 from soundcrafter.evaluate.sound_files import find_recordings
 from soundcrafter.files import write_csv
@@ -166,7 +166,7 @@ def test_one_process_and_two_make_the_same(measure, opened, tmp_path):
     for row in reports[0]["sounds"]:
         assert row["family"] == "rain"
         assert 0 <= row["expected"] <= row["probability"]
-    with pytest.raises(ValueError, match=r"holds sounds made with 1 threads per process, not 5"):
+    with pytest.raises(ValueError, match=r"contains sounds made with 1 threads per process, not 5"):
         measure(tmp_path / "2", prompts, seeds=3, workers=Workers(2, 5, opened))
 
 
@@ -182,7 +182,7 @@ def test_sounds_are_kept_by_family(measure, clips, tmp_path):
     copies[0].unlink()
     assert measure(out, prompts, seeds=2, keep=keep) == report
     assert copies[0].read_bytes() == (out / report["sounds"][0]["file"]).read_bytes()
-    with pytest.raises(ValueError, match=r"keep: holds sounds that differ in prompts"):
+    with pytest.raises(ValueError, match=r"keep: contains sounds that differ in prompts"):
         measure(tmp_path / "again", prompts, seeds=1, keep=keep)
 
 
@@ -197,7 +197,7 @@ def test_prompts_that_cannot_be_sorted_by_family(measure, clips, tmp_path, monke
         main()
     assert end.value.code == 2
     errors = capsys.readouterr().err
-    assert "no family to sort them by; it needs a family in each row" in errors
+    assert "--keep: needs prompts with a family" in errors
     assert errors.count("\n") == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["plain.txt"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from soundcrafter.audio import AUDIO_SUFFIXES, audio_info, read_audio, write_audio
 from soundcrafter.evaluate.embedders import open_embedder
-from soundcrafter.evaluate.prompts import caption_prompts
+from soundcrafter.evaluate.prompt_sets import caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
 from soundcrafter.evaluate.sound_files import find_recordings
 from soundcrafter.pipeline import SoundCrafter

@@ -34,7 +34,7 @@ from soundcrafter.cli.evaluate_options import (
 
 if TYPE_CHECKING:
     from soundcrafter.evaluate.embedders import OpenEmbedder
-    from soundcrafter.evaluate.prompts import Prompt
+    from soundcrafter.evaluate.prompt_sets import Prompt
     from soundcrafter.evaluate.sound_files import SoundFiles
 
 
@@ -65,7 +65,7 @@ def captions(
 
     Reports FD, KID, IS, KL, density, coverage and the CLAP score, and writes report.html.
     """
-    from soundcrafter.evaluate.prompts import caption_prompts
+    from soundcrafter.evaluate.prompt_sets import caption_prompts
     from soundcrafter.evaluate.sound_files import find_recordings
 
     _evaluate(
@@ -110,7 +110,7 @@ def families(
     Reports how many are recognised as their family besides the metrics of `captions`, and with
     --data their variety and the share of copies of training recordings.
     """
-    from soundcrafter.evaluate.prompts import family_prompts
+    from soundcrafter.evaluate.prompt_sets import family_prompts
 
     _evaluate(
         model,
@@ -151,7 +151,7 @@ def free(
     as_json: JsonFlag = False,
 ) -> None:
     """Generate sounds for 100 frozen prompts in free wording; otherwise like `families`."""
-    from soundcrafter.evaluate.prompts import free_prompts
+    from soundcrafter.evaluate.prompt_sets import free_prompts
 
     _evaluate(
         model,
@@ -196,7 +196,7 @@ def prompts(
     as_json: JsonFlag = False,
 ) -> None:
     """Generate sounds for the prompts in a file; otherwise like `families`."""
-    from soundcrafter.evaluate.prompts import read_prompts
+    from soundcrafter.evaluate.prompt_sets import read_prompts
 
     _evaluate(
         model,
@@ -236,7 +236,7 @@ def _evaluate(
 
     `options` are further ones of `evaluate_prompts`.
     """
-    from soundcrafter.bench.meter import machine_facts
+    from soundcrafter.bench.machine import machine_facts
     from soundcrafter.evaluate.compare import compare_markdown
     from soundcrafter.evaluate.generate import draw_prompts, plan_batches
     from soundcrafter.evaluate.jobs import open_models

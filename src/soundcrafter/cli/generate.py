@@ -132,7 +132,7 @@ def _read_prompts(prompt: str | None, file: Path | None) -> list[str]:
         raise ValueError("prompt: give one prompt, or --prompts FILE")
     if file is None:
         return [prompt or ""]
-    from soundcrafter.evaluate.prompts import read_prompts
+    from soundcrafter.evaluate.prompt_sets import read_prompts
 
     return [each.text for each in read_prompts(file)]
 

@@ -196,7 +196,7 @@ def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if made_by != settings:
         other = ", ".join(key for key in settings if made_by.get(key) != settings[key])
         raise ValueError(
-            f"{file.parent}: holds data encoded with another {other or 'format'}; "
+            f"{file.parent}: contains data encoded with another {other or 'format'}; "
             "choose an empty folder or delete it"
         )
     assert isinstance(contents, dict)

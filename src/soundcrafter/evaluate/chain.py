@@ -29,7 +29,7 @@ from soundcrafter.evaluate.metrics import (
     log_spectral_distance,
     stft_distance,
 )
-from soundcrafter.evaluate.prompts import family_prompts
+from soundcrafter.evaluate.prompt_sets import family_prompts
 from soundcrafter.evaluate.result_log import ResultLog
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.files import write_json, write_text
@@ -56,24 +56,23 @@ def evaluate_chain(
     seeds: int = 2,
     seed: int = 0,
     tagger: TaggerEmbedder | None = None,
-    label_column: str = "family",
     keep: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure every link of a model and return the report.
 
     Writes chain.json, chain.md and figures.json (for a model card) into `out`. A Codec generates
-    nothing, so that its last link has N 0. `data` is a manifest or folder whose `label_column`
+    nothing, so that its last link has N 0. `data` is a manifest or folder whose column family
     contains the tagger's classes; `where`: column -> the value that rows must have. `keep`: a
     folder for a copy of every measured sound at the model's rate, <link>/<family>/<name>.wav. An
-    interrupted call is resumed by the same call; sounds missing in `keep` are made again. Raises
-    ValueError if the data has no recording of the scored families, and if `out` or `keep` contains
-    results of another model or other settings.
+    interrupted call is resumed by the same call; sounds missing in `keep` are generated again.
+    Raises ValueError if the data has no recording of the scored families, and if `out` or `keep`
+    contains results of another model or other settings.
     """
     check_seeds(seeds, seed)
     tagger = tagger or TaggerEmbedder.bundled()
     scored = tagger.classes[:-1]
-    manifest = read_manifest(data, split=split, label_column=label_column, where=where)
+    manifest = read_manifest(data, split=split, label_column="family", where=where)
     recordings = [r for r in manifest.recordings if r.label in scored]
     if not recordings:
         raise ValueError(f"{data}: no recording of the tagger's {len(scored)} families in {split}")
@@ -161,7 +160,7 @@ def distances(
 
     `log_mel` is measured at the rate of `mel`, so that models of different rates are comparable.
     The log-spectral distances are measured above a `sample_rate` of 16 kHz, and in the upper band
-    only where the `source_rate` of the recording in Hz can hold it.
+    only where the `source_rate` of the recording in Hz includes it.
     """
     length = max(len(real), MIN_SAMPLES)
     pair = fit_length(real, length), fit_length(made, length)

@@ -7,7 +7,7 @@ import numpy as np
 
 from soundcrafter.evaluate.metrics import wilson_interval
 from soundcrafter.evaluate.presence import level_balance
-from soundcrafter.evaluate.prompts import REVERSED
+from soundcrafter.evaluate.prompt_sets import REVERSED
 from soundcrafter.markdown import format_interval, format_number, markdown_table
 
 BASELINES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from soundcrafter.evaluate.embedders import OpenEmbedder
-from soundcrafter.evaluate.embedding import Embedded, Embedder, Embedding, collect, embed_file
+from soundcrafter.evaluate.embedding import Embedded, Embedder, Embedding, collect, embed_files
 from soundcrafter.evaluate.generate import (
     BATCH_SIZE,
     PlannedBatch,
@@ -126,12 +126,7 @@ def _do(models: EvaluationModels, job: _Job) -> _Done:
     if job.batch is not None:
         generated = generate_files(models.model, job.batch, job.out / GENERATED)
     seconds = time.perf_counter() - began
-    embeddings, unreadable = {}, {}
-    for file in job.files:
-        try:
-            embeddings[file] = embed_file(models.embedders, file, job.out / EMBEDDINGS)
-        except ValueError as error:
-            if job.batch is not None:
-                raise
-            unreadable[file] = str(error)
+    embeddings, unreadable = embed_files(models.embedders, job.files, cache=job.out / EMBEDDINGS)
+    if job.batch is not None and unreadable:
+        raise ValueError(next(iter(unreadable.values())))
     return _Done(job, embeddings, unreadable, seconds if generated else None)

@@ -44,7 +44,7 @@ def presence_thresholds(scores: np.ndarray, classes: np.ndarray) -> Array:
     A family's threshold is exceeded by FALSE_ALARMS of the recordings of all other families. Its
     own recordings (none to seven) are too few to set one. A common threshold with the same
     FALSE_ALARMS finds both sources in 0.64 of the mixes of dev, these find them in 0.82, because
-    the tagger predicts some families more often than others. Raises ValueError where there are
+    the tagger predicts some families more often than others. Raises ValueError if there are
     fewer than MIN_RECORDINGS of other families.
     """
     found = np.empty(scores.shape[1])

@@ -10,7 +10,7 @@ from torch import nn
 from soundcrafter.audio import audio_info
 from soundcrafter.evaluate.clap_embedder import ClapEmbedder
 from soundcrafter.evaluate.compare import EmbeddedSounds, card_figures, compare, compare_markdown
-from soundcrafter.evaluate.embedding import Embedded, Embedder, embed_files
+from soundcrafter.evaluate.embedding import Embedded, Embedder, collect, embed_files
 from soundcrafter.evaluate.generate import (
     PlannedSound,
     check_seeds,
@@ -21,7 +21,7 @@ from soundcrafter.evaluate.generate import (
 from soundcrafter.evaluate.jobs import GENERATED, EvaluationModels, generate_and_embed, threads_of
 from soundcrafter.evaluate.kept import claim_families, keep_by_family
 from soundcrafter.evaluate.metrics import check_splits, clap_score
-from soundcrafter.evaluate.prompts import Prompt
+from soundcrafter.evaluate.prompt_sets import Prompt
 from soundcrafter.evaluate.sound_files import SoundFiles
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder, recognition
 from soundcrafter.evaluate.variety import variety_report
@@ -68,11 +68,8 @@ def _check_pairs(generated: SoundFiles, reference: SoundFiles) -> None:
 def _embed(
     sounds: SoundFiles, embedders: Sequence[Embedder], progress: Progress | None
 ) -> EmbeddedSounds:
-    unreadable: dict[Path, str] = {}
-    embedded = embed_files(
-        embedders, sounds.files.values(), skip=unreadable.__setitem__, progress=progress
-    )
-    return EmbeddedSounds(sounds.without(unreadable), embedded)
+    found, unreadable = embed_files(embedders, sounds.files.values(), progress=progress)
+    return EmbeddedSounds(sounds.without(unreadable), collect(embedders, found.values()))
 
 
 def evaluate_prompts(

@@ -202,7 +202,7 @@ def _row(
 
 
 def _cells(model: EvaluatedModel, sound: Mapping[str, Any] | None, scores: Sequence[str]) -> str:
-    """A cell with the player and one per score; they are empty where the sound is missing."""
+    """A cell with the player and one per score; they are empty if the sound is missing."""
     show: dict[str, Callable[[Any], str]] = {
         "expected": _share,
         "clap": lambda value: f"{value:.3f}",

@@ -11,7 +11,7 @@ import numpy as np
 
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.evaluate.embedders import open_embedder
-from soundcrafter.evaluate.prompts import caption_prompts
+from soundcrafter.evaluate.prompt_sets import caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
 from soundcrafter.evaluate.sound_files import find_recordings
 from soundcrafter.pipeline import SoundCrafter
