@@ -27,7 +27,7 @@ from soundcrafter.audio import fit_length, normalize_peak, read_audio, resample
 from soundcrafter.data.manifest import Recording, read_manifest
 from soundcrafter.evaluate.chain import LEVEL, MAX_SECONDS, MIN_SAMPLES
 from soundcrafter.evaluate.metrics import log_mel_distance, stft_distance
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.mel import LogMel
 from soundcrafter.models.griffin_lim import griffin_lim
 from soundcrafter.models.losses import log_magnitude
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--show", nargs="+", default=[], metavar="FAMILY")
     arguments = parser.parse_args()
-    tagger = Tagger.bundled()
+    tagger = TaggerEmbedder.bundled()
     models = [Model(folder, arguments.other) for folder in arguments.models]
     rows: dict[str, dict[str, list[float]]] = {}
     pictures: dict[str, np.ndarray] = {}

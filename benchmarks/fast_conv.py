@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from soundcrafter.bench.meter import in_turns, timed
+from soundcrafter.bench.meters import interleaved, timed
 from soundcrafter.cpu import fast_conv as fast
 from soundcrafter.cpu.convolutions import FastConv1d
 from soundcrafter.precision import DTYPES
@@ -86,8 +86,8 @@ def gain(least: float) -> Iterator[None]:
 def median(calls: list[Callable[[], object]], repeats: int) -> list[float]:
     """Seconds of each call, which take turns, after a warm-up."""
     jobs = {key: partial(timed, call, torch.device("cpu")) for key, call in enumerate(calls)}
-    in_turns(jobs, 1)
-    return [statistics.median(found) for found in in_turns(jobs, repeats).values()]
+    interleaved(jobs, 1)
+    return [statistics.median(found) for found in interleaved(jobs, repeats).values()]
 
 
 def plain(size: Size, x: Tensor, weight: Tensor, bias: Tensor) -> Callable[[], Tensor]:

@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from soundcrafter.bench.meter import Request, Subject, in_turns, machine_facts, timed
-from soundcrafter.bench.ours import Ours
-from soundcrafter.bench.peer import Peer, configs_like, peer_dtypes
+from soundcrafter.bench.diffusers_model import DiffusersModel, configs_like, peer_dtypes
+from soundcrafter.bench.machine import machine_facts
+from soundcrafter.bench.meters import interleaved, timed
+from soundcrafter.bench.own_model import OwnModel
+from soundcrafter.bench.workload import Subject, Workload
 from soundcrafter.device import choose_device
 from soundcrafter.diffusion.guidance import Model
 
@@ -57,7 +59,7 @@ class _Capture:
         return self.output
 
 
-def with_graph(ours: Ours, call: Callable[[], float]) -> Callable[[], float]:
+def with_graph(ours: OwnModel, call: Callable[[], float]) -> Callable[[], float]:
     """The call with the U-Net graphed for as long as it lasts; captured once, as a server would."""
     unet = ours.crafter.unet
     graphed = Graphed(unet.forward)
@@ -73,14 +75,14 @@ def with_graph(ours: Ours, call: Callable[[], float]) -> Callable[[], float]:
 
 
 def measure(
-    model: str | None, request: Request, batches: Sequence[int], *, with_peer: bool
+    model: str | None, request: Workload, batches: Sequence[int], *, with_peer: bool
 ) -> dict[int, dict[str, float]]:
     """Batch -> way -> seconds of a call."""
-    ours = Ours(model, request)
+    ours = OwnModel(model, request)
     subjects: dict[str, Subject] = {"ours": ours}
     if with_peer:
         for name, dtype in peer_dtypes(ours.device).items():
-            peer = Peer(configs_like(ours.crafter), dtype, request, ours.device)
+            peer = DiffusersModel(configs_like(ours.crafter), dtype, request, ours.device)
             subjects[f"diffusers {name}"] = peer
     found = {}
     for batch in batches:
@@ -89,12 +91,12 @@ def measure(
             jobs["ours, CUDA graph"] = with_graph(ours, jobs["ours"])
         for job in jobs.values():
             job()  # to warm up
-        runs = in_turns(jobs, request.repeats)
+        runs = interleaved(jobs, request.repeats)
         found[batch] = {name: statistics.median(seconds) for name, seconds in runs.items()}
     return found
 
 
-def _call(subject: Subject, request: Request, batch: int) -> Callable[[], float]:
+def _call(subject: Subject, request: Workload, batch: int) -> Callable[[], float]:
     def work() -> object:
         return subject.make(lambda: None, seconds=request.seconds, steps=request.steps, batch=batch)
 
@@ -112,7 +114,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--peer", action="store_true", help="diffusers' AudioLDM beside it")
     options = parser.parse_args()
-    request = Request(
+    request = Workload(
         seconds=options.seconds,
         steps=options.steps,
         repeats=options.repeats,

@@ -17,7 +17,7 @@ import torch
 from soundcrafter.audio import fit_length, normalize_peak, read_audio, write_audio
 from soundcrafter.data.manifest import read_manifest
 from soundcrafter.evaluate.chain import LEVEL, MAX_SECONDS
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.mel import LogMel, MelConfig
 from soundcrafter.models.griffin_lim import griffin_lim, least_frames
 
@@ -36,7 +36,7 @@ def main() -> None:
     manifest = read_manifest(
         arguments.data, split=arguments.split, label_column="family", where=where
     )
-    scored = [r for r in manifest.recordings if r.label in Tagger.bundled().classes[:-1]]
+    scored = [r for r in manifest.recordings if r.label in TaggerEmbedder.bundled().classes[:-1]]
     for number, spec in enumerate(arguments.mels):
         rate, n_fft, hop, bands = map(int, spec.split(":"))
         config = MelConfig(sample_rate=rate, n_fft=n_fft, hop=hop, num_mels=bands, fmax=rate / 2)

@@ -16,8 +16,8 @@ import numpy as np
 
 from soundcrafter import SoundCrafter
 from soundcrafter.evaluate.metrics import log_mel_distance, wilson_interval
-from soundcrafter.evaluate.prompts import Prompt, family_prompts
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.prompt_sets import Prompt, family_prompts
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.mel import MelConfig
 from soundcrafter.sound import Sound
 
@@ -34,7 +34,7 @@ def measure(
     model: str | None, precision: str, count: int, seed: int, device: str
 ) -> dict[str, Any]:
     """The figures of one model; see the head of this file."""
-    prompts, tagger = first_wordings(count), Tagger.bundled()
+    prompts, tagger = first_wordings(count), TaggerEmbedder.bundled()
     texts = [prompt.text for prompt in prompts]
 
     def sounds(name: str, first: int) -> list[Sound]:
@@ -66,7 +66,7 @@ def distance(first: Sequence[Sound], second: Sequence[Sound]) -> float:
     return float(np.mean([log_mel_distance(a.wave, b.wave, mel) for a, b in pairs]))
 
 
-def heard_in(tagger: Tagger, sounds: Sequence[Sound]) -> list[str]:
+def heard_in(tagger: TaggerEmbedder, sounds: Sequence[Sound]) -> list[str]:
     """The class that the tagger gives each sound."""
     found = []
     for sound in sounds:
@@ -91,7 +91,7 @@ def main() -> None:
     for name in ("fp32", options.precision):
         low, high = found[name]["interval"]
         share = found[name]["hits"] / found["n"]
-        print(f"taken for their family, {name}: {share:.3f} ({low:.3f} to {high:.3f})")
+        print(f"recognised as their family, {name}: {share:.3f} ({low:.3f} to {high:.3f})")
     print(f"taken for the same in both: {found['same']} of {found['n']}")
 
 

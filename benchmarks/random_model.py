@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from soundcrafter.bench.peer import AudioLDMConfigs
+from soundcrafter.bench.diffusers_model import AudioLDMConfigs
 from soundcrafter.config import GENERATOR_PARTS, PARTS, ModelConfig
 from soundcrafter.convert.diffusers import head_counts
 from soundcrafter.convert.imported import SAMPLING

@@ -22,7 +22,7 @@ import torch
 
 from soundcrafter.data.wordings import read_wordings
 from soundcrafter.diffusion.sample import SamplingConfig
-from soundcrafter.evaluate.tagger import Tagger, recognition
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder, recognition
 from soundcrafter.evaluate.variety import variety
 from soundcrafter.files import make_folder, read_json, write_json
 from soundcrafter.pipeline import SoundCrafter
@@ -53,7 +53,7 @@ def main() -> None:
         parser.error("--count: at least 2, for a distance within each family")
     make_folder(arguments.out)
     file = arguments.out / "sweep.json"
-    model, tagger = SoundCrafter.from_pretrained(arguments.model, "cpu"), Tagger.bundled()
+    model, tagger = SoundCrafter.from_pretrained(arguments.model, "cpu"), TaggerEmbedder.bundled()
     wordings = read_wordings(arguments.wordings, "dev")
     jobs = [(w, f) for f in tagger.classes[:-1] for w in wordings[f][: arguments.count]]
     pairs = [text.partition("=") for text in arguments.base]
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def measure(
-    model: SoundCrafter, tagger: Tagger, jobs: list[tuple[str, str]], seed: int
+    model: SoundCrafter, tagger: TaggerEmbedder, jobs: list[tuple[str, str]], seed: int
 ) -> dict[str, Any]:
     """What the model's settings give for `jobs`, (wording, family) each."""
     heard, vectors, scores = [], [], []

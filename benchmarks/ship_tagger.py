@@ -14,7 +14,7 @@ import torch
 from soundcrafter.audio import read_audio
 from soundcrafter.data.manifest import read_manifest
 from soundcrafter.evaluate.metrics import wilson_interval
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.files import replacing, write_text
 from soundcrafter.store import open_folder, save_part
 
@@ -38,7 +38,7 @@ def main() -> None:
         training_id=entry.training_id,
         dtype=torch.float16,
     )
-    tagger = Tagger(options.out)
+    tagger = TaggerEmbedder(options.out)
     counts = {split: confusion(tagger, options.data, split) for split in ("dev", "test")}
     with replacing(options.out / "confusion.csv") as path, open(path, "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -51,7 +51,7 @@ def main() -> None:
     print(options.out / "README.md")
 
 
-def confusion(tagger: Tagger, data: Path, split: str) -> np.ndarray:
+def confusion(tagger: TaggerEmbedder, data: Path, split: str) -> np.ndarray:
     """Counts [K, K] on the real recordings of the scored families: row true, column heard."""
     counts = np.zeros((len(tagger.classes),) * 2, dtype=int)
     for recording in read_manifest(data, split=split, label_column="family").recordings:
@@ -62,7 +62,9 @@ def confusion(tagger: Tagger, data: Path, split: str) -> np.ndarray:
     return counts
 
 
-def card(tagger: Tagger, network: torch.nn.Module, size: int, counts: dict[str, np.ndarray]) -> str:
+def card(
+    tagger: TaggerEmbedder, network: torch.nn.Module, size: int, counts: dict[str, np.ndarray]
+) -> str:
     """The tagger's model card."""
     parameters = sum(p.numel() for p in network.parameters())
     rows = []

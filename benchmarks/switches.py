@@ -23,7 +23,7 @@ import torch
 from fast_conv import gain
 from torch import Tensor, nn
 
-from soundcrafter.bench.meter import in_turns, timed
+from soundcrafter.bench.meters import interleaved, timed
 from soundcrafter.cpu import fast_conv, slabs
 from soundcrafter.cpu.attention import BlockedAttention
 from soundcrafter.cpu.convolutions import FastConv1d, FastConvTranspose1d
@@ -85,7 +85,7 @@ class Comparison:
         difference = float((without() - with_it()).abs().max())
         cpu = torch.device("cpu")
         jobs = {key: partial(timed, way, cpu) for key, way in enumerate((without, with_it))}
-        seconds = in_turns(jobs, self.repeats)
+        seconds = interleaved(jobs, self.repeats)
         before, after = (statistics.median(runs) for runs in seconds.values())
         print(
             f"{name:44} {before / after:5.2f}  {before:7.3f} s -> {after:7.3f} s  {difference:.1e}"

@@ -37,8 +37,9 @@ import torch
 from full_size import CHECKPOINTED, limit_memory, ready
 from torch import Tensor
 
-from soundcrafter.data.dataset import Sounds, prefetch
-from soundcrafter.data.encode import encode
+from soundcrafter.data.dataset import Sounds
+from soundcrafter.data.latent_writer import encode_latents
+from soundcrafter.data.prefetch import prefetch
 from soundcrafter.device import choose_device
 from soundcrafter.files import write_json
 from soundcrafter.precision import cpu_has_bf16
@@ -147,7 +148,7 @@ def encode_few(recipe: Recipe, data: Path, out: Path) -> None:
         def posterior(wave: Tensor, shape: tuple[int, int, int] = shape) -> tuple[Tensor, Tensor]:
             return torch.randn(len(wave), *shape), torch.zeros(len(wave), *shape)
 
-        encode(
+        encode_latents(
             Sounds(
                 few,
                 every.config,

@@ -22,8 +22,8 @@ from soundcrafter.audio import fit_length, normalize_peak, read_audio
 from soundcrafter.data.manifest import read_manifest
 from soundcrafter.data.wordings import read_wordings
 from soundcrafter.evaluate.metrics import wilson_interval
-from soundcrafter.evaluate.prompts import Prompt, family_prompts, free_prompts
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.prompt_sets import Prompt, family_prompts, free_prompts
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.files import write_json
 from soundcrafter.hub import find_model
 from soundcrafter.models.clap import Clap
@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = open_folder(find_model(options.model))
     clap = Clap(folder.load("clap_audio"), folder.load("clap_text"), folder.load_tokenizer())
-    families = list(Tagger.bundled().classes[:-1])
+    families = list(TaggerEmbedder.bundled().classes[:-1])
     wordings = read_wordings(options.wordings)
     texts = {
         "name": clap.embed_text(families),

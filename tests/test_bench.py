@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,33 +13,26 @@ import torch
 from torch import nn
 
 from soundcrafter import cli
-from soundcrafter.bench import meter as meter_room
-from soundcrafter.bench import peer as peer_room
-from soundcrafter.bench.meter import (
-    COUNTED,
-    PARTS,
-    Request,
-    count_flops,
-    in_turns,
-    machine_peak,
-    memory_rise,
-)
-from soundcrafter.bench.ours import Ours
-from soundcrafter.bench.peer import AudioLDMConfigs, configs_like
-from soundcrafter.bench.run import bench, ratios
-from soundcrafter.bench.runner import LocalRunner, ProcessRunner, in_own_process, own_process
+from soundcrafter.bench import diffusers_model, machine, meters
+from soundcrafter.bench.benchmark import bench, ratios
+from soundcrafter.bench.diffusers_model import AudioLDMConfigs, configs_like
+from soundcrafter.bench.machine import machine_peak
+from soundcrafter.bench.meters import count_flops, interleaved, memory_rise
+from soundcrafter.bench.own_model import OwnModel
+from soundcrafter.bench.runners import LocalRunner, ProcessRunner, in_own_process, own_process
 from soundcrafter.bench.scaling import plot_scaling
+from soundcrafter.bench.workload import COUNTED, PARTS, Workload
 from soundcrafter.pipeline import SoundCrafter
 
 CPU = torch.device("cpu")
-SHORT = Request(seconds=0.5, steps=2, repeats=2, device="cpu", precision="fp32")
+SHORT = Workload(seconds=0.5, steps=2, repeats=2, device="cpu", precision="fp32")
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "random_model.py"
 MB = 2**20
 
 
 @pytest.fixture(autouse=True)
 def quick_peak(monkeypatch):
-    monkeypatch.setattr(meter_room, "_PEAK_SECONDS", 0.01)
+    monkeypatch.setattr(machine, "_PEAK_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +106,7 @@ def test_a_tiny_model_has_every_figure(tiny_model, tmp_path):
 
 
 def test_peer_takes_turns_at_the_models_size(audioldm, monkeypatch):
-    monkeypatch.setattr(peer_room, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(diffusers_model, "cpu_has_bf16", lambda: False)
     report = bench(audioldm, SHORT, peer="diffusers")
     ours, peer = report["ours"], report["peers"]["diffusers fp32"]
     assert "clap_score" not in ours["seconds"]
@@ -127,7 +121,7 @@ def test_peer_takes_turns_at_the_models_size(audioldm, monkeypatch):
 
 def test_peer_has_the_weights_of_an_import(audioldm):
     crafter = SoundCrafter.from_pretrained(audioldm, "cpu", precision="fp32")
-    pipeline = peer_room.build_pipeline(configs_like(crafter))
+    pipeline = diffusers_model.build_pipeline(configs_like(crafter))
 
     def size(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
@@ -176,7 +170,7 @@ def test_operations_of_a_convolution_and_of_attention_by_hand():
 
 def test_jobs_take_turns():
     order: list[str] = []
-    found = in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
+    found = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
     assert order == ["a", "b", "a", "b"]
     assert found == {"a": [None, None], "b": [None, None]}
 
@@ -199,32 +193,32 @@ def test_memory_is_measured_in_another_process():
 
 
 def test_memory_by_sampling(monkeypatch):
-    monkeypatch.setattr(meter_room, "_reset_kernel_peak", lambda: False)
+    monkeypatch.setattr(meters, "_reset_kernel_peak", lambda: False)
 
     def work() -> None:
         held = torch.ones(64 * MB // 4)
-        meter_room.time.sleep(0.05)
+        time.sleep(0.05)
         assert held.sum() > 0
 
     assert 0.5 < memory_rise([], work, CPU) * 1e6 / (64 * MB) < 1.5
 
 
 def test_a_subject_is_measured_in_another_process_as_in_this(tiny_model):
-    here = LocalRunner(Ours(tiny_model, SHORT), SHORT)
+    here = LocalRunner(OwnModel(tiny_model, SHORT), SHORT)
     with own_process().open() as pool:
-        other = ProcessRunner(pool, SHORT, Ours, tiny_model, SHORT)
+        other = ProcessRunner(pool, SHORT, OwnModel, tiny_model, SHORT)
         assert other.parts() == here.parts()
         for part in COUNTED:
             assert other.flops(part) == here.flops(part)
             assert other.seconds(part) > 0
         for runner in (here, other):
-            whole, sampled = runner.whole()
+            whole, sampled = runner.end_to_end()
             assert whole > sampled > 0
 
 
 def test_a_subject_that_cannot_be_made_elsewhere_says_why():
     with own_process().open() as pool, pytest.raises(ValueError, match="no-such-model"):
-        ProcessRunner(pool, SHORT, Ours, "no-such-model", SHORT)
+        ProcessRunner(pool, SHORT, OwnModel, "no-such-model", SHORT)
 
 
 def test_a_killed_measurement_is_said():
@@ -266,7 +260,7 @@ def test_command_prints_a_table_and_json(tiny_model, monkeypatch, capsys):
         (("--steps", "0"), "steps: got 0; at least 1"),
         (("--precision", "int8"), "precision: got 'int8'"),
         (("--device", "tpu"), "device: 'tpu' is not available"),
-        (("--scaling",), "give --out DIR"),
+        (("--scaling",), "needs --out DIR"),
     ],
 )
 def test_what_is_refused(refused, options, words):
@@ -274,7 +268,7 @@ def test_what_is_refused(refused, options, words):
 
 
 def test_a_peer_that_is_not_installed(refused, monkeypatch):
-    monkeypatch.setattr(peer_room, "find_spec", lambda _: None)
+    monkeypatch.setattr(diffusers_model, "find_spec", lambda _: None)
     assert "peer: diffusers is not installed; pip install diffusers" in refused(
         "--peer", "diffusers"
     )

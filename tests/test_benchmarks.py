@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from soundcrafter.bench.meter import Request
+from soundcrafter.bench.workload import Workload
 from soundcrafter.hub import find_model
 
 BUNDLED = find_model(None)
@@ -24,7 +24,7 @@ def script(name: str) -> ModuleType:
 
 
 def test_the_gpu_script_runs_on_a_cpu(tiny_model):
-    request = Request(seconds=0.5, steps=2, repeats=1, device="cpu", precision="fp32")
+    request = Workload(seconds=0.5, steps=2, repeats=1, device="cpu", precision="fp32")
     found = script("gpu").measure(str(tiny_model), request, [1, 2], with_peer=False)
     assert list(found) == [1, 2]
     for ways in found.values():

@@ -10,9 +10,10 @@ import pytest
 
 from soundcrafter.audio import write_audio
 from soundcrafter.data.audiocaps import prepare, read_entries
-from soundcrafter.data.manifest import read_manifest, read_table
+from soundcrafter.data.manifest import read_manifest
 from soundcrafter.data.subset import Selection, select
-from soundcrafter.data.youtube import Clip, FetchOptions
+from soundcrafter.data.tables import read_table
+from soundcrafter.data.youtube import FetchOptions, VideoClip
 
 FAST = FetchOptions(per_minute=60_000)
 HEADER = "audiocap_id,youtube_id,start_time,caption"
@@ -29,7 +30,7 @@ def sound(path: Path) -> Path:
     return path
 
 
-def record(clip: Clip, target: Path) -> None:
+def record(clip: VideoClip, target: Path) -> None:
     """A stand-in for the network, where every video is there."""
     sound(target)
 
@@ -69,7 +70,7 @@ def test_clips_of_a_list_are_left_out_with_all_their_captions(tmp_path):
     kept, _ = select(entries, Selection(exclude=one))
     assert [entry.caption for entry in kept] == ["A guitar"]
     music.write_text("aaaaaaaaaaa bbbbbbbbbbb")
-    with pytest.raises(ValueError, match=r"music\.txt: lists all clips of the tables"):
+    with pytest.raises(ValueError, match=r"music\.txt: lists all clips in the tables"):
         select(entries, Selection(exclude=music))
 
 
@@ -86,8 +87,8 @@ def test_the_second_version_has_the_same_columns(tmp_path):
         (("1,a,x,Rain",), HEADER, r"train\.csv: row 1: .*start_time 'x'"),
         (("1,a,0,Rain", "2,../b,0,Rain"), HEADER, r"row 2: got youtube_id '\.\./b'"),
         (("1,a,0,",), HEADER, "row 1: .*caption ''"),
-        (("1,a",), "file,caption", "has columns caption, file; needs caption, start_time, youtube"),
-        ((), HEADER, r"train\.csv: no caption in it"),
+        (("1,a",), "file,caption", "has columns caption, file; needs youtube_id, start_time, cap"),
+        ((), HEADER, r"train\.csv: it has no captions"),
     ],
 )
 def test_bad_tables_are_named(tmp_path, rows, header, message):
@@ -119,7 +120,7 @@ def test_clips_under_any_name(tmp_path, name):
     (recording,) = read_manifest(tmp_path / "out").recordings
     assert recording.file == file
     (missing,) = read_table(tmp_path / "out/missing.csv")[1]
-    expected = ("bbbbbbbbbbb", "0", "train", "not there")
+    expected = ("bbbbbbbbbbb", "0", "train", "not found")
     assert tuple(missing.values()) == expected
 
 
@@ -135,7 +136,7 @@ def test_unreadable_clips_are_listed(tmp_path):
 
 def test_nothing_there_is_an_error(tmp_path, five):
     (tmp_path / "clips").mkdir()
-    with pytest.raises(ValueError, match="clips: none of the 5 clips is there"):
+    with pytest.raises(ValueError, match="clips: none of the 5 clips was found"):
         prepare([five], tmp_path / "out", audio=tmp_path / "clips")
     with pytest.raises(ValueError, match="nowhere: no such folder"):
         prepare([five], tmp_path / "out", audio=tmp_path / "nowhere")

@@ -99,5 +99,5 @@ def test_recordings_of_a_low_rate_can_be_left_out(tmp_path):
     assert sounds.all_skipped == {"low.wav": "was recorded at 22050 Hz"}
     low = DataConfig(min_sample_rate=96_000)
     known = Manifest(root=tmp_path, recordings=manifest.recordings[:2])
-    with pytest.raises(ValueError, match="leaves no recording"):
+    with pytest.raises(ValueError, match="no recording is left"):
         Sounds(known, low, sample_rate=RATE, num_samples=RATE, seed=0)

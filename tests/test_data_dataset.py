@@ -15,8 +15,9 @@ import torch
 from soundcrafter.audio import read_audio, write_audio
 from soundcrafter.data.augment import gain, join_captions, mix
 from soundcrafter.data.cache import BLOCK_SECONDS, WaveCache
-from soundcrafter.data.dataset import DataConfig, Sounds, prefetch
+from soundcrafter.data.dataset import DataConfig, Sounds
 from soundcrafter.data.manifest import Manifest, Recording, read_manifest
+from soundcrafter.data.prefetch import prefetch
 
 RATE = 8000
 

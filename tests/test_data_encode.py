@@ -13,7 +13,8 @@ from safetensors import safe_open
 
 from soundcrafter.audio import write_audio
 from soundcrafter.data.dataset import DataConfig, Sounds
-from soundcrafter.data.encode import Latents, encode
+from soundcrafter.data.latent_writer import encode_latents
+from soundcrafter.data.latents import Latents
 from soundcrafter.data.manifest import Manifest, Recording
 
 RATE = 4000
@@ -66,7 +67,7 @@ def run(drawn: Sounds, out: Path, **changes) -> Path:
         "batch_size": 4,
         "shard_size": 5,
     }
-    return encode(drawn, out, **{**arguments, **changes})
+    return encode_latents(drawn, out, **{**arguments, **changes})
 
 
 @pytest.mark.parametrize("balance", ["label", "none"])
@@ -233,7 +234,7 @@ def test_refuses(manifest, tmp_path):
     with pytest.raises(ValueError, match=r"mean: NaN or infinity in float32 for one of .*\.wav"):
         run(sounds(manifest), tmp_path / "out", posterior=lambda w: (posterior(w)[0] / 0, w))
     bare = Recording(file=manifest.root / "0.wav", seconds=0.5)
-    with pytest.raises(ValueError, match=r"1 recordings have no caption.*0\.wav"):
+    with pytest.raises(ValueError, match=r"recordings without a caption: 1; .*0\.wav"):
         run(sounds(Manifest(root=manifest.root, recordings=(bare,))), tmp_path / "out")
     for recording in manifest.recordings:
         recording.file.write_bytes(b"broken")
@@ -282,7 +283,7 @@ class Blocker:
         if name.split(".")[0] in BLOCKED:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocker())
-from soundcrafter.data.encode import Latents
+from soundcrafter.data.latents import Latents
 batch = Latents(sys.argv[1], seed=3).batch([0, 1, 2])
 print(tuple(batch.mean.shape), *(len(files) for files in batch.files))
 """

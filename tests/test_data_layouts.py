@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundcrafter.data.layouts import (
+from soundcrafter.data.clip_names import (
     clip_name,
     clip_names,
-    clip_of,
     find_clip,
     index_audio,
-    own_split,
-    read_layout,
-    seconds_in,
+    parse_clip_name,
+    project_split,
 )
+from soundcrafter.data.layouts import read_layout
+from soundcrafter.data.tables import parse_number
 
 ids = st.text("abcXYZ019-_", min_size=11, max_size=11)
 starts = st.integers(0, 3600)
@@ -31,9 +31,9 @@ def test_every_name_of_a_clip_is_found_and_tells_its_id(clip, start):
     assert f"{clip}_{start * 1000}_{start * 1000 + 10000}" in names
     for name in names:
         assert find_clip({name: Path(name)}, clip, start) == Path(name)
-        assert clip_of(name)[0] == clip
-    assert clip_of(clip_name(clip, start)) == (clip, start)
-    assert clip_of(f"Y{clip}_{start * 1000}_{start * 1000 + 10000}") == (clip, start)
+        assert parse_clip_name(name)[0] == clip
+    assert parse_clip_name(clip_name(clip, start)) == (clip, start)
+    assert parse_clip_name(f"Y{clip}_{start * 1000}_{start * 1000 + 10000}") == (clip, start)
 
 
 @given(ids, starts, starts)
@@ -64,13 +64,13 @@ def test_telling_names_win_over_bare_ones():
     ],
 )
 def test_ids_in_names(name, clip):
-    assert clip_of(name) == clip
+    assert parse_clip_name(name) == clip
 
 
 def test_names_of_all_clips_of_audiocaps(data_dir):
     lines = (data_dir / "captions" / "audiocaps_test.csv").read_text().splitlines()[1:]
     for clip, start in {tuple(line.split(",")[1:3]) for line in lines}:
-        assert all(clip_of(name)[0] == clip for name in clip_names(clip, float(start)))
+        assert all(parse_clip_name(name)[0] == clip for name in clip_names(clip, float(start)))
 
 
 def test_index_leaves_out_hidden_and_other_files(tmp_path):
@@ -81,14 +81,14 @@ def test_index_leaves_out_hidden_and_other_files(tmp_path):
         "one": tmp_path / "a/one.flac",
         "two": tmp_path / "two.WAV",
     }
-    assert set(index_audio(tmp_path, below=False)) == {"two"}
+    assert set(index_audio(tmp_path, recursive=False)) == {"two"}
 
 
 def test_words_of_tables():
     names = ("audiocaps_val", "valid", "dev", "my_Test", "audiocaps_train", "x")
-    assert list(map(own_split, names)) == ["dev", "dev", "dev", "test", "train", "train"]
+    assert list(map(project_split, names)) == ["dev", "dev", "dev", "test", "train", "train"]
     cells = ("30", " 1.5", "", None, "x", "-1", "inf", "nan")
-    assert list(map(seconds_in, cells)) == [30, 1.5, *[None] * 6]
+    assert list(map(parse_number, cells)) == [30, 1.5, *[None] * 6]
 
 
 def audioldm(folder: Path) -> Path:

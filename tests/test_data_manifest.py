@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 
 from soundcrafter.audio import write_audio
-from soundcrafter.data.manifest import (
-    exclude_captions,
-    normalize_caption,
-    read_excluded,
-    read_manifest,
-)
+from soundcrafter.data.captions import exclude_captions, normalize_caption, read_excluded
+from soundcrafter.data.manifest import read_manifest
 
 RATE = 8000
 
@@ -53,7 +49,7 @@ def test_seconds_come_from_the_header_where_the_table_has_none(tmp_path):
     table(tmp_path / "x.csv", "file,start", "one.wav,", "one.wav,0.25", "one.wav,0.8")
     manifest = read_manifest(tmp_path / "x.csv")
     assert [(r.start, r.seconds) for r in manifest.recordings] == [(0.0, 0.75), (0.25, 0.5)]
-    assert manifest.skipped == (("one.wav", "ends at 0.75 s, before start"),)
+    assert manifest.skipped == (("one.wav", "ends at 0.75 s, before its start"),)
 
 
 def test_rows_with_a_value_in_a_column(tmp_path):
@@ -100,8 +96,8 @@ def test_unreadable_files_are_skipped_with_the_reason(tmp_path):
     assert "bad.wav" in reasons["bad.wav"]
     assert "no such file" in reasons["gone.wav"]
     assert reasons["gone2.wav"] == "no such file"
-    assert ("good.wav", "no caption") in manifest.skipped
-    assert reasons["(no name)"] == "the row names no file"
+    assert ("good.wav", "the row has no caption") in manifest.skipped
+    assert reasons["(no name)"] == "the row has no file"
     assert any("'long'" in reason for _, reason in manifest.skipped)
 
 
@@ -241,7 +237,7 @@ def test_excluded_captions_errors(tmp_path):
         exclude_captions(manifest, (str(tmp_path / "gone.csv"),))
     with pytest.raises(ValueError, match="has columns text; needs caption or prompt"):
         exclude_captions(manifest, (str(table(tmp_path / "t.csv", "text", "Rain")),))
-    with pytest.raises(ValueError, match="leave no recording"):
+    with pytest.raises(ValueError, match="no recording is left"):
         exclude_captions(manifest, (str(table(tmp_path / "r.csv", "prompt", "rain!")),))
 
 

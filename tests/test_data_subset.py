@@ -7,16 +7,18 @@ from collections import Counter
 
 import pytest
 
-from soundcrafter.data.layouts import Entry
-from soundcrafter.data.subset import Selection, read_only, select
+from soundcrafter.data.layouts import CaptionEntry
+from soundcrafter.data.subset import Selection, read_clip_list, select
 
 
-def caption(number: int, clip: str, *, text: str | None = None, split: str = "train") -> Entry:
+def caption(
+    number: int, clip: str, *, text: str | None = None, split: str = "train"
+) -> CaptionEntry:
     words = text or f"caption {number}"
-    return Entry(clip=clip, start=5.0, caption=words, split=split, number=str(number))
+    return CaptionEntry(clip=clip, start=5.0, caption=words, split=split, number=str(number))
 
 
-def many() -> list[Entry]:
+def many() -> list[CaptionEntry]:
     return [caption(n, f"clip{n // 5}") for n in range(200)]
 
 
@@ -78,7 +80,7 @@ def test_only(tmp_path):
 
     def numbers(name: str, text: str) -> tuple[list[str], int]:
         (tmp_path / name).write_text(text)
-        kept, unknown = read_only(tmp_path / name).choose(entries)
+        kept, unknown = read_clip_list(tmp_path / name).choose(entries)
         return [e.number for e in kept], unknown
 
     assert numbers("a.csv", "youtube_id\naaaaaaaaaaa\nzzzzzzzzzzz\n") == (["1", "2"], 1)
@@ -97,7 +99,7 @@ def test_only(tmp_path):
         select(entries, Selection(only=tmp_path / "g.csv"))
     with pytest.raises(ValueError, match=r"h\.csv: has columns file; needs audiocap_id or"):
         numbers("h.csv", "file\nx\n")
-    with pytest.raises(ValueError, match=r"i\.txt: lists no clip"):
+    with pytest.raises(ValueError, match=r"i\.txt: lists no clips"):
         numbers("i.txt", "\n")
 
 

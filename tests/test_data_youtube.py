@@ -16,12 +16,13 @@ import pytest
 from soundcrafter import cli
 from soundcrafter.audio import audio_info, write_audio
 from soundcrafter.data.audiocaps import prepare
-from soundcrafter.data.manifest import read_manifest, read_table
+from soundcrafter.data.manifest import read_manifest
+from soundcrafter.data.tables import read_table
 from soundcrafter.data.youtube import (
     STOP_AFTER,
-    Clip,
     FetchError,
     FetchOptions,
+    VideoClip,
     YouTube,
     write_csv,
 )
@@ -43,7 +44,7 @@ class Network:
     def __init__(self, **faults: list[FetchError]) -> None:
         self.faults, self.asked = faults, []
 
-    def __call__(self, clip: Clip, target: Path) -> None:
+    def __call__(self, clip: VideoClip, target: Path) -> None:
         self.asked.append(clip.name)
         if faults := self.faults.get(clip.youtube_id):
             target.write_bytes(b"half")
@@ -118,7 +119,9 @@ def test_a_network_that_is_down_is_not_the_clips_fault(tmp_path):
     options = dataclasses.replace(FAST, retries=0)
     facts = prepare([train], tmp_path / "out", options=options, fetch=network)
     assert len(network.asked) == 2 + STOP_AFTER
-    assert f"{STOP_AFTER} clips in a row were refused, the last: HTTP Error 429" in facts["stopped"]
+    assert (
+        f"{STOP_AFTER} consecutive downloads failed, the last: HTTP Error 429" in facts["stopped"]
+    )
     assert (facts["clips"], facts["failed"]) == (2, 0)
     assert read_table(tmp_path / "out/failures.csv")[1] == []
     facts = prepare([train], tmp_path / "out", options=options, fetch=Network())
@@ -126,13 +129,13 @@ def test_a_network_that_is_down_is_not_the_clips_fault(tmp_path):
 
 
 def test_what_is_no_sound_is_a_failure(tmp_path, five):
-    def fetch(clip: Clip, target: Path) -> None:
+    def fetch(clip: VideoClip, target: Path) -> None:
         target.write_bytes(b"<html>")
 
     facts = prepare([five], tmp_path / "out", options=FAST, fetch=fetch)
     assert (facts["clips"], facts["failed"]) == (0, 5)
     failures = read_table(tmp_path / "out/failures.csv")[1]
-    assert failures[0]["reason"].startswith("not a sound: cannot")
+    assert failures[0]["reason"].startswith("not an audio file: cannot")
     assert list((tmp_path / "out" / "audio").iterdir()) == []
 
 
@@ -146,7 +149,7 @@ def test_pace(tmp_path, five):
 def test_ctrl_c_leaves_a_manifest(tmp_path, five):
     network = Network()
 
-    def fetch(clip: Clip, target: Path) -> None:
+    def fetch(clip: VideoClip, target: Path) -> None:
         if clip.youtube_id == "clip3":
             raise KeyboardInterrupt
         network(clip, target)
@@ -201,7 +204,7 @@ def test_a_killed_run_leaves_nothing_half_written(tmp_path, five):
         ({"rate": 0}, "rate: got 0; allowed: 1000 to"),
         ({"format": "mp3"}, "format: got 'mp3'; allowed: wav, flac"),
         ({"per_minute": 0}, "per_minute: got 0; allowed: above 0"),
-        ({"retries": -1}, "retries and retry_wait: allowed: 0 or more"),
+        ({"retries": -1}, "retries, retry_wait: got -1, 30; allowed: 0 or more"),
         ({"cookies": Path("none")}, "none: no such file"),
     ],
 )
@@ -328,7 +331,7 @@ def test_command_stops_where_all_is_refused(tmp_path, tools, run):
     code, out, error = run(csv_file, "--out", tmp_path / "out", *quick, "--json")
     assert code == 2
     assert json.loads(out)["clips"] == 0
-    assert "10 clips in a row were refused" in error
+    assert "10 consecutive downloads failed" in error
 
 
 def test_a_hanging_download_is_ended_with_its_children(tmp_path, tools, monkeypatch):
@@ -339,7 +342,7 @@ def test_a_hanging_download_is_ended_with_its_children(tmp_path, tools, monkeypa
     (tools / "yt-dlp").write_text(f"#!{sys.executable}\n{hang}")
     (tmp_path / "stage").mkdir()
     with pytest.raises(FetchError, match="timed out after 1 s") as error:
-        YouTube(FAST)(Clip(youtube_id="a", start=0), tmp_path / "stage" / "a_0.wav")
+        YouTube(FAST)(VideoClip(youtube_id="a", start=0), tmp_path / "stage" / "a_0.wav")
     assert error.value.transient
     child, deadline = int((tools / "child").read_text()), time.monotonic() + 20
     while _runs(child):
@@ -357,7 +360,7 @@ def _runs(pid: int) -> bool:
 
 def test_the_real_yt_dlp_understands_the_command(tools):
     yt_dlp = pytest.importorskip("yt_dlp")
-    command = YouTube(FAST).download_command(Clip(youtube_id="-abcdefghij", start=30))
+    command = YouTube(FAST).download_command(VideoClip(youtube_id="-abcdefghij", start=30))
     options = yt_dlp.parse_options(command[1:])
     assert options.urls == ["https://www.youtube.com/watch?v=-abcdefghij"]
     parsed = options.ydl_opts

@@ -26,6 +26,7 @@ LAYERS = (
         "workers",
         "progress",
         "filenames",
+        "markdown",
     ),
     ("models", "diffusion"),
     ("cpu",),

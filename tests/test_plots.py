@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soundcrafter.plots import mel_thumbnail, plot_grid, plot_mel
+from soundcrafter.plots import mel_thumbnail, plot_grid, plot_lines, plot_mel
 
 
 def tone(seconds: float, rate: int) -> np.ndarray:
@@ -87,3 +87,17 @@ def test_a_thumbnail_shows_a_tone_and_nothing_of_silence():
         assert np.asarray(picture).max() == 0
     with pytest.raises(ValueError, match="empty"):
         mel_thumbnail(np.zeros(0, dtype="f4"), 16000)
+
+
+def test_a_curve_of_one_point_is_visible(tmp_path):
+    for name, values in (("one", [0.5]), ("none", [np.nan])):
+        panels = {"vae": {"kl": ([5.0], np.array(values))}}
+        plot_lines(panels, tmp_path / f"{name}.png", x="step", symlog=0.01)
+    pictures = []
+    for name in ("one", "none"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            colours = np.asarray(picture.convert("RGB"), dtype="f4")
+        pictures.append(
+            (np.ptp(colours, axis=2) > 60).sum()
+        )  # coloured pixels, of curve and legend
+    assert pictures[0] > pictures[1] + 10

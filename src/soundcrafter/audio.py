@@ -67,7 +67,7 @@ def read_audio(
     `start` and `seconds` choose a part; what lies beyond the end of the file is left out, not
     padded. Values are as the file holds them: a float or lossy file may pass 1.
     Raises ValueError naming the file where it is missing, unsupported, corrupt, empty, shorter
-    than `start`, or holds NaN or infinity.
+    than `start`, or contains NaN or infinity.
     """
     _check_rate("sample_rate", sample_rate)
     channels, rate = read_channels(path, start=start, seconds=seconds)
@@ -105,7 +105,7 @@ def read_channels(
     if not len(samples):
         raise ValueError(f"{path}: no sound in it from {start:g} s on")
     if not np.isfinite(samples).all():
-        raise ValueError(f"{path}: holds NaN or infinite samples")
+        raise ValueError(f"{path}: contains NaN or infinite samples")
     return samples, rate
 
 
@@ -326,7 +326,7 @@ def _check_length(path: Path, file: Any) -> None:
 def _to_int16(wave: Wave) -> NDArray[np.int16]:
     wave = _as_wave(wave)
     if not np.isfinite(wave).all():
-        raise ValueError("wave: holds NaN or infinite samples")
+        raise ValueError("wave: contains NaN or infinite samples")
     # libsndfile multiplies by 32767 but divides by 32768: this way a file survives a rewrite
     return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
 

@@ -1,4 +1,4 @@
-"""Pictures of sounds: the log-mel spectrogram as a PNG or a figure."""
+"""Plots: log-mel spectrograms of sounds, and curves."""
 
 import io
 import os
@@ -15,15 +15,10 @@ from soundcrafter.audio import Wave, fit_length
 from soundcrafter.files import replacing
 from soundcrafter.mel import LogMel, MelConfig
 
-# entries of a training log that are not losses; "loss" is their weighted sum
-LOG_FACTS = (
-    *("step", "loss", "learning_rate", "samples_per_second", "seconds", "memory_gb", "phase"),
-    *("progress", "gradient_norm", "discriminator_gradient_norm"),
-)
-
 _TICKS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
-_RANGE = 80.0  # dB below the loudest point that the colours span
-_SHADES = 64  # of a thumbnail: more cannot be told apart, and make its file larger
+_RANGE = 80.0  # dB from the loudest point down to black
+_SHADES = 64  # of a thumbnail; more look the same and make the file larger
+_MARKED_POINTS = 40  # curves of at most this many points have markers
 
 
 def plot_mel(
@@ -34,9 +29,8 @@ def plot_mel(
 ) -> Any:
     """Draw the log-mel spectrogram of wave [N]: time in s, frequency in Hz, level in dB.
 
-    Writes a PNG to `path` (a temporary name, then renamed) and returns None; without a path
-    returns the matplotlib figure. Raises ValueError for a wave that is empty or not [N], and a
-    path that is not a writable .png.
+    Writes a PNG to `path` and returns None; without a path returns the matplotlib figure. Raises
+    ValueError for a wave that is empty or not [N], and for a path that is not a writable .png.
     """
     if not np.size(wave):
         raise ValueError("wave: it is empty, there is nothing to plot")
@@ -48,10 +42,10 @@ def plot_mel(
 
 
 def mel_thumbnail(wave: Wave, sample_rate: int, width: int = 320, height: int = 96) -> bytes:
-    """The log-mel spectrogram of wave [N] without axes: a PNG of `width` x `height` pixels.
+    """Return the log-mel spectrogram of wave [N] without axes, a PNG of `width` x `height` pixels.
 
-    It spans the whole wave and 0 Hz to half the rate, in the colours of `plot_mel`; silence is
-    black. Raises ValueError for a wave that is empty or not [N].
+    It spans the whole wave and 0 Hz to half the sample rate, in the colours of `plot_mel`; silence
+    is black. Raises ValueError for a wave that is empty or not [N].
     """
     from matplotlib import colormaps
     from PIL import Image
@@ -75,10 +69,10 @@ def plot_grid(
     path: str | os.PathLike[str],
     columns: int | None = None,
 ) -> None:
-    """Draw several log-mel spectrograms side by side, each under its name, as a PNG.
+    """Draw several log-mel spectrograms side by side as a PNG, each with its name as title.
 
-    `waves` maps a name to wave [N], `columns` of them in a row, by default all. ValueError as
-    `plot_mel`, and where they do not fill their rows.
+    `waves` maps a name to wave [N]; each row has `columns` of them, by default all. Raises
+    ValueError as `plot_mel`, and if they do not fill the rows.
     """
     rows, rest = divmod(len(waves), columns or len(waves))
     if rest:
@@ -90,54 +84,36 @@ def plot_grid(
     _save(figure, Path(path))
 
 
-def plot_losses(
-    logs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | os.PathLike[str]
-) -> None:
-    """Draw the training losses of stages as a PNG: one panel a stage, steps across.
-
-    `logs` maps a stage to the entries of its log.jsonl. The axis is linear from -0.01 to 0.01 and
-    logarithmic beyond, so that losses of different size and sign share a panel. ValueError for a
-    path not a writable .png.
-    """
-    figure = _figure(3.2 * len(logs), 2.8)
-    panels = figure.subplots(1, len(logs), squeeze=False)[0]
-    for axes, (stage, entries) in zip(panels, logs.items(), strict=True):
-        names = dict.fromkeys(name for entry in entries for name in entry)
-        for name in (name for name in names if name not in LOG_FACTS):
-            points = [(entry["step"], entry[name]) for entry in entries if name in entry]
-            axes.plot([x for x, _ in points], [y for _, y in points], label=name, lw=1)
-        axes.set_yscale("symlog", linthresh=0.01)
-        axes.set(title=stage, xlabel="step", ylabel="loss")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=6)
-    _save(figure, Path(path))
-
-
 def plot_lines(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], NDArray[np.float64]]]],
     path: str | os.PathLike[str],
     *,
     x: str,
     y: str = "",
+    symlog: float | None = None,
 ) -> None:
-    """Draw curves as a PNG, a panel for each title: name -> (positions [N], values [N] or [R, N]).
+    """Draw curves as a PNG, one panel per title: name -> (positions [N], values [N] or [R, N]).
 
-    Several values at a position are drawn as their mean, with their range around it. ValueError
-    for a path not a writable .png.
+    Several values at a position are drawn as their mean and range. `symlog`: the y axis is linear
+    between -symlog and symlog and logarithmic beyond; by default it is linear. Raises ValueError
+    for a path that is not a writable .png.
     """
     figure = _figure(4.8 * len(panels), 3.2)
     axes_of = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, curves) in zip(axes_of, panels.items(), strict=True):
         for name, (positions, values) in curves.items():
             rows = np.atleast_2d(values)
-            (line,) = axes.plot(positions, rows.mean(0), label=name, lw=1.2, marker="o", ms=3)
+            marker = "o" if len(positions) <= _MARKED_POINTS else None
+            (line,) = axes.plot(positions, rows.mean(0), label=name, lw=1.2, marker=marker, ms=3)
             if len(rows) > 1:
                 axes.fill_between(
                     positions, rows.min(0), rows.max(0), color=line.get_color(), alpha=0.2, lw=0
                 )
+        if symlog is not None:
+            axes.set_yscale("symlog", linthresh=symlog)
         axes.set(title=title, xlabel=x, ylabel=y)
         axes.grid(alpha=0.3)
-        if any(curves):
+        if curves:
             axes.legend(fontsize=7)
     _save(figure, Path(path))
 
@@ -166,7 +142,7 @@ def _draw_on(axes: Any, wave: Wave, sample_rate: int, title: str) -> Any:
     axes.set_yticks(positions, labels)
     axes.set_xlabel("Time (s)")
     axes.set_ylabel("Frequency (Hz)")
-    axes.set_title(title, wrap=True, parse_math=False)  # a prompt may hold $
+    axes.set_title(title, wrap=True, parse_math=False)  # a prompt may contain $
     return image
 
 
@@ -175,7 +151,7 @@ def _levels(wave: Wave, config: MelConfig) -> NDArray[np.float32]:
     padded = fit_length(wave, max(len(wave), config.reflect_pad + 1))
     with torch.inference_mode():
         levels = LogMel(config)(torch.from_numpy(padded)[None])[0, 0]
-    # frame i is centred on sample i * hop: cut what lies in the padding of a very short wave
+    # frame i is centred on sample i * hop: drop frames in the padding of a very short wave
     return levels[: len(wave) // config.hop + 1].T.numpy()
 
 
@@ -184,7 +160,7 @@ def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # not pyplot: it keeps global state and may look for a display
+    FigureCanvasAgg(figure)  # not pyplot, which has global state and may need a display
     return figure
 
 
@@ -202,7 +178,7 @@ def _config(sample_rate: int) -> MelConfig:
 
 
 def _ticks(config: MelConfig) -> tuple[NDArray[np.float64], list[str]]:
-    """Where round frequencies lie among the bands, and their names."""
+    """The positions of round frequencies among the bands, and their labels."""
     low, high = hertz_to_mel(config.fmin, "slaney"), hertz_to_mel(config.fmax, "slaney")
     centres = mel_to_hertz(np.linspace(low, high, config.num_mels + 2)[1:-1], "slaney")
     shown = [tick for tick in _TICKS if centres[0] <= tick <= config.fmax]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.data.manifest import read_table
+from soundcrafter.data.tables import read_table, require_columns
 from soundcrafter.settings import closest
 
 OPTIONS: Mapping[str, type] = {
@@ -46,8 +46,7 @@ def read_prompt_file(path: Path) -> list[PromptRow]:
         rows = [PromptRow(line) for line in read_prompt_lines(path)]
     else:
         columns, table = read_table(path)
-        if "prompt" not in columns:
-            raise ValueError(f"{path}: it has no column prompt")
+        require_columns(path, columns, ["prompt"])
         for column in sorted(columns - set(_COLUMNS)):
             raise ValueError(f"{path}: {column}: unknown column{closest(column, _COLUMNS)}")
         rows = [_row(row, f"{path}: row {number}") for number, row in enumerate(table, 1)]

@@ -7,10 +7,11 @@ import pytest
 from soundcrafter.audio import audio_info, normalize_peak, read_audio, write_audio
 from soundcrafter.cli import main
 from soundcrafter.evaluate import chain
-from soundcrafter.evaluate.chain import distances, evaluate_chain, summarise
+from soundcrafter.evaluate.chain import distances, evaluate_chain
+from soundcrafter.evaluate.chain_report import summarise
 from soundcrafter.evaluate.codec import open_codec, resynthesise
-from soundcrafter.evaluate.prompts import family_prompts
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.prompt_sets import family_prompts
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.mel import MelConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
 from soundcrafter.models.vae import VAE, VAEConfig
@@ -49,10 +50,10 @@ def test_every_link_is_measured_and_a_kill_loses_nothing(model, recordings, tmp_
     counts = {link: found["n"] for link, found in report["links"].items()}
     assert counts == {"real": 3, "vocoder": 3, "griffin_lim": 3, "vae_vocoder": 3, "generated": 10}
     assert report["skipped"] == ["skipped/bad.wav"]
-    assert report["tagger"] == Tagger.bundled().sha256
+    assert report["tagger"] == TaggerEmbedder.bundled().sha256
     assert (out / "chain.md").read_text().count("\n| ") > 50
     card = json.loads((out / "figures.json").read_text())
-    assert card["taken for their family by the tagger, test, vae vocoder"] == {
+    assert card["recognised as their family by the tagger, test, vae vocoder"] == {
         key: report["links"]["vae_vocoder"][key]
         for key in ("accuracy", "of_real", "n", "families_at_zero")
         if report["links"]["vae_vocoder"][key] is not None
@@ -176,7 +177,7 @@ def call(monkeypatch, capsys, *words):
 
 def test_distances_of_two_rates_compare():
     """The same sound at 16 and 32 kHz is as far from its quieter copy in log-mel."""
-    mel = Tagger.bundled().network.config.mel
+    mel = TaggerEmbedder.bundled().network.config.mel
     noise = np.random.default_rng(0).standard_normal(32_000).astype(np.float32) * 0.1
     found = {rate: distances(noise, noise / 2, rate, rate, mel) for rate in (16_000, 32_000)}
     assert set(found[16_000]) == {"stft", "log_mel"}
@@ -225,7 +226,7 @@ class TestTagger:
         from soundcrafter.audio import read_audio
         from soundcrafter.data.manifest import read_manifest
 
-        tagger = Tagger.bundled()
+        tagger = TaggerEmbedder.bundled()
         found = read_manifest(data_dir, split="dev", label_column="family").recordings
         found = [r for r in found if r.label in tagger.classes[:-1]][::3]
         hits = 0
@@ -236,7 +237,7 @@ class TestTagger:
         assert hits / len(found) > 0.65
 
     def test_level_and_padding_do_not_matter(self):
-        tagger = Tagger.bundled()
+        tagger = TaggerEmbedder.bundled()
         wave = np.random.default_rng(0).standard_normal(40_960).astype(np.float32) * 0.1
         wave -= wave.mean()
         found = tagger(wave, 16_000)
@@ -249,7 +250,7 @@ class TestTagger:
         assert heard[0] == heard[1]
 
     def test_odd_input(self):
-        tagger = Tagger.bundled()
+        tagger = TaggerEmbedder.bundled()
         for wave in (np.zeros(5), np.ones(3), np.zeros(100_000)):
             assert np.isfinite(tagger(wave, 16_000).probabilities).all()
         for wave in (np.zeros(0), np.zeros((2, 9)), np.full(9, np.nan)):
@@ -262,5 +263,5 @@ class TestTagger:
 
         folder = Path(str(resources.files("soundcrafter"))) / "assets" / "tagger"
         assert sum(file.stat().st_size for file in folder.iterdir()) < 4e6
-        assert len(Tagger.bundled().classes) == 53
-        assert Tagger.bundled().sha256[:16] in (folder / "README.md").read_text()
+        assert len(TaggerEmbedder.bundled().classes) == 53
+        assert TaggerEmbedder.bundled().sha256[:16] in (folder / "README.md").read_text()

@@ -12,9 +12,9 @@ from soundcrafter.evaluate.compare import compare_markdown
 from soundcrafter.evaluate.embedders import open_embedder
 from soundcrafter.evaluate.embedding import Embedding
 from soundcrafter.evaluate.generate import generate_prompts
-from soundcrafter.evaluate.prompts import Prompt, caption_prompts
+from soundcrafter.evaluate.prompt_sets import Prompt, caption_prompts
 from soundcrafter.evaluate.run import evaluate_folders
-from soundcrafter.evaluate.sounds import find_sounds
+from soundcrafter.evaluate.sound_files import find_sounds
 from soundcrafter.pipeline import SoundCrafter
 
 
@@ -69,6 +69,17 @@ def test_the_report_says_what_was_measured(run, sides):
         assert word in table
 
 
+def test_values_that_are_missing_are_a_dash_and_rates_may_be_mixed(run, tmp_path):
+    sides = fill(tmp_path / "one", 1), fill(tmp_path / "real", 6)
+    report = run(sides)
+    report["sample_rates"]["reference"] = None
+    report["embedders"][0].pop("is")
+    table = compare_markdown(report)
+    assert "generated 1 (16000 Hz), reference 6 (mixed rates)" in table
+    cells = [cell.strip() for cell in table.splitlines()[-1][1:-1].split("|")]
+    assert cells[3:8] == ["-"] * 5
+
+
 def test_equal_folders_and_a_shuffle_of_names(run, tmp_path):
     real = fill(tmp_path / "real", 10)
     same = run((real, real))["embedders"][0]
@@ -86,6 +97,10 @@ def test_equal_folders_and_a_shuffle_of_names(run, tmp_path):
 def test_names_without_partner(run, sides):
     with pytest.raises(ValueError, match=r"sounds without a partner: 2, the first: 12"):
         run(sides, paired=True)
+    with pytest.raises(ValueError, match="splits: got 0; at least 1"):
+        run(sides, splits=0)
+    with pytest.raises(ValueError, match="seeds, seed: got 1, -1"):
+        run(sides, seed=-1)
     for file in sides[0].glob("*.wav"):
         file.rename(file.with_name(f"x{file.name}"))
     assert "kl" not in run(sides)["embedders"][0]
@@ -127,7 +142,7 @@ def test_folders_that_cannot_be_read(sides, tmp_path):
     write_audio(sides[0] / "other.wav", np.ones(9000, np.float32), 22_050)
     with pytest.raises(ValueError, match=r"mixed sample rates: 16000 Hz .*, 22050 Hz"):
         find_sounds(sides[0])
-    assert find_sounds(sides[0], mixed_rates=True).sample_rate == 0
+    assert find_sounds(sides[0], mixed_rates=True).sample_rate is None
 
 
 def test_noise_moves_the_distance_of_the_shipped_tagger(data_dir):
@@ -288,6 +303,7 @@ class TestCommand:
             (["folders", "x", "--reference", "y", "--keep", "z"], "No such option"),
             (["free", "--data", "x", "--where", "a=b"], "No such option"),
             (["free", "--reference", "real", "--limit", "0"], "limit: got 0"),
+            (["free", "--reference", "real", "--splits", "0"], "splits: got 0"),
             (["free", "--reference", "real", "--seeds", "0"], "seeds, seed: got 0"),
             (["listen", "x"], "Missing option '--system'"),
             (["listen", "x", "--system", "a"], "expected NAME=VALUE"),

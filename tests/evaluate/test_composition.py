@@ -19,8 +19,8 @@ from soundcrafter.evaluate.presence import (
     source_onsets,
     source_scores,
 )
-from soundcrafter.evaluate.prompts import composition_prompts
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.prompt_sets import composition_prompts
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.pipeline import SoundCrafter
 
 RATE = 16_000
@@ -127,7 +127,7 @@ class TestPresence:
         assert onset(np.ones(3), np.zeros(2)) == pytest.approx(0.025)
 
     def test_windows_of_the_tagger(self):
-        tagger = Tagger.bundled()
+        tagger = TaggerEmbedder.bundled()
         wave = noise(np.random.default_rng(0), 5.12)
         wave[40_960 - 20_480 :] *= 1e-3  # only the first window holds sound
         found = tagger.log_probabilities(wave, RATE)
@@ -163,7 +163,7 @@ class TestOnRecordings:
         return draw
 
     def test_balance_follows_the_levels_of_a_mix(self, pairs):
-        tagger, truth, found = Tagger.bundled(), [], []
+        tagger, truth, found = TaggerEmbedder.bundled(), [], []
         for number, (scene, *waves) in enumerate(pairs("overlap")):
             layers = at_once(*waves, RATE, 5.12)
             truth.append((-12, -6, 0, 6, 12)[number % 5])
@@ -174,7 +174,7 @@ class TestOnRecordings:
         assert np.abs(np.subtract(truth, found)).mean() < 9
 
     def test_onsets_say_the_order_of_a_sequence(self, pairs):
-        tagger, right, errors = Tagger.bundled(), [], []
+        tagger, right, errors = TaggerEmbedder.bundled(), [], []
         for scene, *waves in pairs("order")[::4]:
             first, second, starts = in_order(*waves, RATE, 10.0)
             places = [tagger.classes.index(family) for family in _families(scene)]
@@ -186,7 +186,7 @@ class TestOnRecordings:
 
     def test_the_first_pairs(self, model, data_dir, tmp_path):
         report = evaluate_composition(model, data_dir, tmp_path, limit=2)
-        families = Tagger.bundled().classes[:-1]
+        families = TaggerEmbedder.bundled().classes[:-1]
         dev = read_manifest(data_dir, split="dev", label_column="family").recordings
         assert report["threshold_recordings"] == sum(r.label in families for r in dev)
         assert report["overlap"]["real"]["both"]["n"] == 2

@@ -3,7 +3,7 @@ import pytest
 
 from soundcrafter.audio import write_audio
 from soundcrafter.evaluate import embedding
-from soundcrafter.evaluate.embedding import Embedding, embed_files
+from soundcrafter.evaluate.embedding import Embedding, collect, embed_files
 
 
 class Counting:
@@ -28,11 +28,16 @@ def files(tmp_path):
     return found
 
 
+def embed(embedder, files, **options):
+    found, _ = embed_files([embedder], files, **options)
+    return collect([embedder], found.values())[0]
+
+
 @pytest.mark.parametrize("probabilities", [None, np.array([0.25, 0.75], np.float32)])
 def test_a_sound_is_embedded_once(files, tmp_path, probabilities):
     embedder, kept = Counting(probabilities=probabilities), tmp_path / "kept"
-    (fresh,) = embed_files([embedder], files)
-    first, again = (embed_files([embedder], files, cache=kept)[0] for _ in range(2))
+    fresh = embed(embedder, files)
+    first, again = (embed(embedder, files, cache=kept) for _ in range(2))
     assert embedder.calls == 6
     for found in (first, again):
         np.testing.assert_array_equal(found.features, fresh.features)
@@ -45,20 +50,19 @@ def test_a_sound_is_embedded_once(files, tmp_path, probabilities):
 
 def test_other_content_and_other_weights_are_embedded_anew(files, tmp_path):
     embedder, kept = Counting(), tmp_path / "kept"
-    embed_files([embedder], files, cache=kept)
+    embed(embedder, files, cache=kept)
     write_audio(files[1], np.full(800, 0.5, np.float32), 16_000)
-    assert embed_files([embedder], files, cache=kept)[0].rows[1][0, 0] == pytest.approx(
-        0.0, abs=1e-6
-    )
+    assert embed(embedder, files, cache=kept).rows[1][0, 0] == pytest.approx(0.0, abs=1e-6)
     assert embedder.calls == 4
     other = Counting("1" * 64)
-    embed_files([other], files, cache=kept)
+    embed(other, files, cache=kept)
     assert other.calls == 3
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"gone\.wav: no such file"):
-        embed_files([Counting()], [tmp_path / "gone.wav"], cache=tmp_path)
+    gone = tmp_path / "gone.wav"
+    found, unreadable = embed_files([Counting()], [gone], cache=tmp_path)
+    assert (found, unreadable) == ({}, {gone: f"{gone}: no such file"})
 
 
 def test_a_file_is_read_and_hashed_once_for_all_embedders(files, tmp_path, monkeypatch):
@@ -72,7 +76,8 @@ def test_a_file_is_read_and_hashed_once_for_all_embedders(files, tmp_path, monke
 
         monkeypatch.setattr(embedding, name, count)
     embedders = [Counting(), Counting("1" * 64), Counting("2" * 64)]
-    assert len(embed_files(embedders, files, cache=tmp_path / "kept")) == 3
+    found, _ = embed_files(embedders, files, cache=tmp_path / "kept")
+    assert [len(of_file) for of_file in found.values()] == [3, 3, 3]
     assert sorted(calls) == ["file_sha256"] * 3 + ["read_audio"] * 3
     embed_files(embedders, files, cache=tmp_path / "kept")
     assert calls.count("read_audio") == 3
@@ -80,8 +85,5 @@ def test_a_file_is_read_and_hashed_once_for_all_embedders(files, tmp_path, monke
 
 def test_files_that_cannot_be_read_are_reported(files, tmp_path):
     files[1].write_bytes(b"RIFF")
-    skipped = []
-    (found,) = embed_files([Counting()], files, skip=lambda file, reason: skipped.append(file))
-    assert (len(found.rows), skipped) == (2, [files[1]])
-    with pytest.raises(ValueError, match=r"1\.wav"):
-        embed_files([Counting()], files)
+    found, unreadable = embed_files([Counting()], files)
+    assert (list(found), list(unreadable)) == ([files[0], files[2]], [files[1]])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from soundcrafter.data.manifest import normalize_caption, read_captions
-from soundcrafter.evaluate.prompts import (
+from soundcrafter.data.captions import normalize_caption, read_captions
+from soundcrafter.evaluate.prompt_sets import (
     REVERSED,
     composition_prompts,
     family_prompts,
@@ -81,10 +81,10 @@ def test_files_of_ones_own(tmp_path):
     (tmp_path / "b.csv").write_text('prompt,family\n"a, b",rain\n')
     assert read_prompts(tmp_path / "b.csv")[0].family == "rain"
     (tmp_path / "c.csv").write_text("text\nx\n")
-    with pytest.raises(ValueError, match="no column prompt"):
+    with pytest.raises(ValueError, match="needs prompt"):
         read_prompts(tmp_path / "c.csv")
     (tmp_path / "d.txt").write_text("\n")
-    with pytest.raises(ValueError, match="no prompt in it"):
+    with pytest.raises(ValueError, match="it has no prompts"):
         read_prompts(tmp_path / "d.txt")
     with pytest.raises(ValueError, match="cannot read"):
         read_prompts(tmp_path / "e.txt")

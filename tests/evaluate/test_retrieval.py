@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from soundcrafter import cli
 from soundcrafter.audio import read_audio, resample, write_audio
-from soundcrafter.data.manifest import normalize_caption, read_manifest
+from soundcrafter.data.captions import normalize_caption
+from soundcrafter.data.manifest import read_manifest
 from soundcrafter.evaluate.metrics import retrieval
 from soundcrafter.evaluate.retrieval import (
     embed_clips,
@@ -222,7 +223,7 @@ def test_clips_and_captions(table):
         (HORSE, {"horse": "a horse"}),
     ]
     assert skipped == {
-        HORSE: "its caption holds nothing but stop words",
+        HORSE: "its caption contains only stop words",
         "absent.wav": f"{data / 'absent.wav'}: no such file",
     }
 

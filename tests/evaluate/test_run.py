@@ -20,14 +20,15 @@ from soundcrafter.audio import audio_info
 from soundcrafter.cli import main
 from soundcrafter.data.manifest import read_manifest
 from soundcrafter.evaluate.compare import card_figures
-from soundcrafter.evaluate.embedders import EmbedderChoice
+from soundcrafter.evaluate.embedders import open_embedder
 from soundcrafter.evaluate.generate import draw_prompts, generate_prompts, plan_batches
-from soundcrafter.evaluate.jobs import open_tools
-from soundcrafter.evaluate.prompts import Prompt, caption_prompts
+from soundcrafter.evaluate.jobs import open_models
+from soundcrafter.evaluate.prompt_sets import Prompt, caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
-from soundcrafter.evaluate.sounds import find_recordings
+from soundcrafter.evaluate.sound_files import find_recordings
 from soundcrafter.files import write_csv
 from soundcrafter.listening.answers import RESULT_COLUMNS
+from soundcrafter.reports.html import write_html
 from soundcrafter.train.release import release
 from soundcrafter.workers import Workers
 
@@ -46,21 +47,24 @@ def one_thread():
 @pytest.fixture(scope="module")
 def opened(tiny_model):
     return partial(
-        open_tools, str(tiny_model), "cpu", [EmbedderChoice("tagger"), EmbedderChoice("clap")]
+        open_models,
+        str(tiny_model),
+        "cpu",
+        [partial(open_embedder, "tagger"), partial(open_embedder, "clap")],
     )
 
 
 @pytest.fixture(scope="module")
 def measure(one_thread, opened, tiny_model, clips):
     """Evaluate the tiny model on the clips' captions."""
-    tools = opened()
+    models = opened()
 
     def go(out, prompts=None, **options):
         return evaluate_prompts(
-            tools.model,
+            models.model,
             prompts or caption_prompts(clips, "train"),
             find_recordings(clips, "train"),
-            tools.embedders,
+            models.embedders,
             out,
             name=tiny_model.name,
             data=clips,
@@ -123,7 +127,8 @@ def test_a_killed_evaluation_in_two_processes_gives_the_same_bytes(
     assert finished.returncode == 0, errors
     assert {file: file.read_bytes() for file in made} == made
     assert (out / "report.json").read_bytes() == (whole / "report.json").read_bytes()
-    assert (out / "report.html").is_file()
+    write_html([whole], tmp_path / "whole.html", timing=False)
+    assert (out / "report.html").read_bytes() == (tmp_path / "whole.html").read_bytes()
     timing = json.loads((out / "timing.json").read_text())
     assert (timing["processes"], timing["threads"], timing["device"]) == (2, 1, "cpu")
     assert 0 < timing["seconds_per_clip"] < 60
@@ -161,7 +166,7 @@ def test_one_process_and_two_make_the_same(measure, opened, tmp_path):
     for row in reports[0]["sounds"]:
         assert row["family"] == "rain"
         assert 0 <= row["expected"] <= row["probability"]
-    with pytest.raises(ValueError, match=r"holds sounds made with 1 threads per process, not 5"):
+    with pytest.raises(ValueError, match=r"contains sounds made with 1 threads per process, not 5"):
         measure(tmp_path / "2", prompts, seeds=3, workers=Workers(2, 5, opened))
 
 
@@ -177,7 +182,7 @@ def test_sounds_are_kept_by_family(measure, clips, tmp_path):
     copies[0].unlink()
     assert measure(out, prompts, seeds=2, keep=keep) == report
     assert copies[0].read_bytes() == (out / report["sounds"][0]["file"]).read_bytes()
-    with pytest.raises(ValueError, match=r"keep: holds sounds that differ in prompts"):
+    with pytest.raises(ValueError, match=r"keep: contains sounds that differ in prompts"):
         measure(tmp_path / "again", prompts, seeds=1, keep=keep)
 
 
@@ -192,7 +197,7 @@ def test_prompts_that_cannot_be_sorted_by_family(measure, clips, tmp_path, monke
         main()
     assert end.value.code == 2
     errors = capsys.readouterr().err
-    assert "no family to sort them by; it needs a family in each row" in errors
+    assert "--keep: needs prompts with a family" in errors
     assert errors.count("\n") == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["plain.txt"]
 
@@ -227,6 +232,9 @@ def test_captions_are_paired_with_their_recordings(measure, clips, tmp_path):
         measure(tmp_path, limit=5)
     with pytest.raises(ValueError, match="limit: got 0"):
         measure(tmp_path, limit=0)
+    with pytest.raises(ValueError, match="splits: got 0; at least 1"):
+        measure(tmp_path / "none", splits=0)
+    assert not (tmp_path / "none").exists()
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 40), st.integers(0, 5))
@@ -268,7 +276,7 @@ def test_figures_that_are_not_there_are_left_out():
     report = {"embedders": [ear], "recognised": {**hits, "interval": [0.1, 0.9]}, **counts}
     assert card_figures(report) == {
         "sounds for prompts, by ear 000000000000": {"IS": 2.0, **counts},
-        "taken for their family by the tagger, prompts": hits,
+        "recognised as their family by the tagger, prompts": hits,
     }
 
 

@@ -21,7 +21,7 @@ from soundcrafter.listening.analysis import (
     sign_test,
 )
 from soundcrafter.listening.answers import KEY_COLUMNS, RESULT_COLUMNS
-from soundcrafter.listening.page import write_listening_test
+from soundcrafter.listening.listening_test import write_listening_test
 from soundcrafter.listening.stimuli import PEAK, TARGET, equally_loud, loudness, match_sounds
 
 RATE = 16_000
@@ -125,7 +125,7 @@ class TestPage:
         texts = [[(out / name).read_bytes() for name in names] for out in (first, again, other)]
         assert texts[0][1] == texts[1][1] != texts[2][1]
         assert content_of(first)[1]["items"] == content_of(again)[1]["items"]
-        with pytest.raises(ValueError, match=r"key\.csv: the key of another listening test"):
+        with pytest.raises(ValueError, match=r"key\.csv: belongs to another listening test"):
             write_listening_test(evaluations, first, kind="mos")
         assert (first / "key.csv").read_bytes() == texts[0][1]
 
@@ -133,7 +133,7 @@ class TestPage:
         ("settings", "message"),
         [
             ({"kind": "abx"}, "kind: got 'abx'; allowed: pairs, mos"),
-            ({"kind": "pairs", "count": 4}, "count: got 4; all systems have only 3 sounds"),
+            ({"kind": "pairs", "count": 4}, "count: got 4; allowed: 1 to 3, the common sounds"),
             ({"kind": "mos", "count": 0}, "count: got 0; allowed: 1 or more"),
             ({"kind": "mos", "questions": ["match"]}, "questions: got match; allowed: quality, re"),
             ({"kind": "mos", "questions": []}, "questions: got none"),
@@ -145,7 +145,7 @@ class TestPage:
         assert not (tmp_path / "test").exists()
 
     def test_a_pair_needs_two(self, evaluations, tmp_path):
-        with pytest.raises(ValueError, match="folders: got 1; pairs: 2 or more"):
+        with pytest.raises(ValueError, match="folders: got 1; pairs needs 2 or more"):
             write_listening_test({"a": evaluations["modelred"]}, tmp_path / "test", kind="pairs")
 
     def test_sounds_without_texts(self, evaluations, tmp_path):
@@ -178,8 +178,22 @@ class TestSounds:
             match_sounds({**evaluations, "real": clips / "audio"})
         (tmp_path / "old").mkdir()
         write_json(tmp_path / "old" / "report.json", {"embedders": {}})
-        with pytest.raises(ValueError, match=r"report\.json: it lists no sounds"):
+        with pytest.raises(ValueError, match=r"report\.json: lists no sounds"):
             match_sounds({**evaluations, "old": tmp_path / "old"})
+
+    @pytest.mark.parametrize(
+        ("sounds", "fault"),
+        [
+            (3, "lists no sounds"),
+            (["rain"], "the sound rain lacks file"),
+            ([{"file": "generated/a.wav", "prompt": "rain"}], "the sound .* lacks seed"),
+            ([{"file": "a.wav", "prompt": "rain", "seed": 0}], "a.wav is not below generated/"),
+        ],
+    )
+    def test_a_malformed_report(self, sounds, fault, evaluations, tmp_path):
+        write_json(tmp_path / "report.json", {"sounds": sounds})
+        with pytest.raises(ValueError, match=rf"report\.json: .*{fault}"):
+            match_sounds({**evaluations, "old": tmp_path})
 
     @pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
     def test_loudness_of_a_sine(self, rate):
@@ -325,7 +339,7 @@ class TestPairs:
         made.add("ann", "i1", "overall", "A", "a b")
         (pair,) = made.analyse()["questions"]["overall"]["pairs"]
         assert (pair["win_rate"], pair["interval"]) == (0.0, [0.0, 0.0])
-        assert "One listener" in listening_markdown(made.analyse())
+        assert "With one listener" in listening_markdown(made.analyse())
 
     @given(st.integers(0, 60), st.integers(0, 60))
     def test_sign_test_is_the_exact_binomial_one(self, wins, losses):
@@ -446,7 +460,7 @@ class TestWhatIsRejected:
         cut.write_text(results.read_text() + "ann,i1\n")
         with pytest.raises(ValueError, match=r"cut\.csv, line 9: expected 8 fields"):
             analyse_listening([results, cut], key)
-        with pytest.raises(ValueError, match="it has no column listener, kind"):
+        with pytest.raises(ValueError, match="needs listener, item, kind"):
             analyse_listening([key], key)
         with pytest.raises(ValueError, match=r"gone\.csv: No such file"):
             analyse_listening([tmp_path / "gone.csv"], key)
@@ -454,7 +468,7 @@ class TestWhatIsRejected:
         with pytest.raises(ValueError, match=r"cut\.csv: not a \.csv table"):
             analyse_listening([cut], key)
         write_csv(cut, RESULT_COLUMNS, [])
-        with pytest.raises(ValueError, match="results: they hold no answer"):
+        with pytest.raises(ValueError, match="results: no answers"):
             analyse_listening([cut], key)
         write_csv(cut, KEY_COLUMNS, [("i1", f"s{n}", "x", "", "") for n in range(3)])
         with pytest.raises(ValueError, match="not the key of a listening test"):

@@ -7,7 +7,7 @@ from soundcrafter.audio import read_audio, write_audio
 from soundcrafter.files import write_json
 from soundcrafter.listening.analysis import analyse_listening
 from soundcrafter.listening.answers import RESULT_COLUMNS
-from soundcrafter.listening.page import write_listening_test
+from soundcrafter.listening.listening_test import write_listening_test
 
 RATE = 16_000
 SYSTEMS = ("modelred", "modelblue")

@@ -158,7 +158,7 @@ def test_figures_of_the_models_stand_above(tmp_path):
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "0.500 (0.250 to 0.750)" in text
     assert "seed 0, resampler soxr HQ, soundcrafter 0; embedders tagger 0123456789ab at" in text
-    assert "printed in the paper" in text
+    assert "published in Tab. 3 of the paper" in text
 
 
 def test_the_same_folders_give_the_same_page(tmp_path):
@@ -166,6 +166,33 @@ def test_the_same_folders_give_the_same_page(tmp_path):
     for name in ("1.html", "2.html"):
         write_html([out], tmp_path / name)
     assert (tmp_path / "1.html").read_bytes() == (tmp_path / "2.html").read_bytes()
+
+
+def test_a_page_without_timing_ignores_timing_json(tmp_path):
+    out, page = evaluation(tmp_path / "a", "mini", [{"prompt": "rain"}]), tmp_path / "page.html"
+    pages = []
+    for seconds in (1.25, 2.5):
+        (out / "timing.json").write_text(json.dumps({"seconds_per_clip": seconds}))
+        write_html([out], page, timing=False)
+        pages.append(page.read_bytes())
+        write_html([out], page)
+        assert f'<td class="number">{seconds}</td>' in page.read_text(encoding="utf-8")
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize(
+    ("report", "fault"),
+    [
+        (FACTS | {"sounds": [{"prompt": "rain", "seed": 0}]}, "the sound .* lacks file"),
+        (FACTS | {"sounds": ["rain"]}, "the sound rain lacks file"),
+        (FACTS | {"sounds": 3}, "lists no sounds"),
+        (FACTS | {"embedders": [{"embedder": "tagger"}]}, "the embedder .* lacks sha256"),
+    ],
+)
+def test_a_malformed_report_is_an_error(report, fault, tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match=rf"report\.json: .*{fault}"):
+        write_html([tmp_path], tmp_path / "page.html")
 
 
 def test_faults(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 
 from soundcrafter.audio import AUDIO_SUFFIXES, audio_info, read_audio, write_audio
 from soundcrafter.evaluate.embedders import open_embedder
-from soundcrafter.evaluate.prompts import caption_prompts
+from soundcrafter.evaluate.prompt_sets import caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
-from soundcrafter.evaluate.sounds import find_recordings
+from soundcrafter.evaluate.sound_files import find_recordings
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.reports.html import write_html
 
@@ -145,7 +145,7 @@ def test_the_worst_stand_first_and_what_has_no_score_last(opened):
 
 
 def test_headings_sort_and_turn_round(opened):
-    heading(opened, "family p").click()
+    heading(opened, "P(family)").click()
     first = [1, 5, 2, 3, 0, 4]
     # with one model the page opens in this order already, so a click turns it round
     down = not several(opened)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundcrafter.data.encode import Latents
+from soundcrafter.data.latents import Latents
 from soundcrafter.files import read_json, write_json
 from soundcrafter.train import build_stage, read_recipe
 from soundcrafter.train.curriculum import Curriculum, PhaseConfig

@@ -109,6 +109,23 @@ def test_pictures_of_a_training(scored, tmp_path):
         assert file.stat().st_size > 10_000
 
 
+def test_pictures_of_sounds_have_their_captions_as_titles(scored, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "soundcrafter.train.report.plot_grid", lambda waves, *_, **__: titles.extend(waves)
+    )
+    plot_training(scored, tmp_path / "plots")
+    run = run_folder(scored, "diffusion") / "scores"
+    prompts = json.loads(next(run.glob("step-*/generated/prompts.json")).read_text())["prompts"]
+    captions = [caption for caption, _ in prompts.values()]
+    assert titles
+    for title in titles:
+        first, step = title.split("\n")
+        number, _, caption = first.partition(". ")
+        assert captions[int(number) - 1].startswith(caption.removesuffix("..."))
+        assert step.startswith("step ")
+
+
 def test_a_folder_without_training_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no training"):
         training_report(tmp_path)
@@ -131,7 +148,7 @@ def test_a_grid_of_equal_captions_and_of_what_is_still_there(scored, tmp_path):
     for place in (places[0], places[2]):
         index = place / "generated" / "prompts.json"
         found = json.loads(index.read_text())
-        found["prompts"] = dict.fromkeys(list(found["prompts"])[:3], "a dog barks")
+        found["prompts"] = {stem: ["a dog barks", 0] for stem in list(found["prompts"])[:3]}
         index.write_text(json.dumps(found))
     names = [file.name for file in plot_training(model, tmp_path / "plots")]
     assert names == ["losses.png", "scores.png", "samples.png"]

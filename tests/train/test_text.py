@@ -168,12 +168,12 @@ def test_what_cannot_be_read(make_recipe, texts, overrides, tmp_path):
     with pytest.raises(ValueError, match=r"none\.csv: No such file"):
         read_wordings(tmp_path / "none.csv")
     (tmp_path / "bad.csv").write_text("family,wording\ndog,woof\n")
-    with pytest.raises(ValueError, match="no column split"):
+    with pytest.raises(ValueError, match="needs family, split, wording"):
         read_wordings(tmp_path / "bad.csv")
 
 
 def test_the_shipped_wordings_are_none_of_the_frozen_prompts(tiny_recipe):
-    from soundcrafter.data.manifest import normalize_caption, read_excluded
+    from soundcrafter.data.captions import normalize_caption, read_excluded
 
     shipped = tiny_recipe.parent / "wordings.csv"
     frozen = read_excluded(["frozen:families", "frozen:free"])

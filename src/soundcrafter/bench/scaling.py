@@ -1,4 +1,4 @@
-"""How a subject's time and memory grow with the sound's length, the batch and the steps."""
+"""How time and memory grow with the length of the sound, the batch and the steps."""
 
 import dataclasses
 import os
@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from soundcrafter.bench.meter import Request, Say, Subject, timed
+from soundcrafter.bench.meters import timed
+from soundcrafter.bench.workload import OnStatus, Subject, Workload
 from soundcrafter.plots import plot_lines
 
 SCALING: Mapping[str, Sequence[float]] = {
@@ -21,35 +22,35 @@ _AXES = {"seconds": "seconds of sound", "batch": "prompts at once", "steps": "sa
 
 
 def check_scaling(scaling: Mapping[str, Sequence[float]], out: object) -> None:
-    """ValueError for an axis that is not there, and where there is no folder for the curves."""
+    """Raise ValueError for an unknown axis, and if there is no folder for the curves."""
     for axis in scaling:
         if axis not in _AXES:
             raise ValueError(f"scaling: got {axis!r}; allowed: {', '.join(_AXES)}")
     if out is None:
-        raise ValueError("scaling: it writes a table and a picture; give --out DIR for them")
+        raise ValueError("scaling: needs --out DIR for its table and picture")
 
 
 def measure_scaling(
     subject: Subject,
-    request: Request,
+    workload: Workload,
     scaling: Mapping[str, Sequence[float]],
-    memory_of: Callable[[Request], float],
-    say: Say,
+    memory_of: Callable[[Workload], float],
+    on_status: OnStatus,
 ) -> list[dict[str, Any]]:
-    """One row a value: its axis, the value, the median seconds, the peak MB where the axis is
-    seconds (else None). `memory_of` measures the MB of a request."""
+    """Return one row per value: axis, value, median seconds, and the peak memory in MB if the axis
+    is seconds (else None). `memory_of` measures the MB of a workload."""
     rows = []
     for axis, values in scaling.items():
         for value in values:
-            say(f"{_AXES[axis]}: {value:g}")
-            sizes: dict[str, Any] = {"seconds": request.seconds, "steps": request.steps}
+            on_status(f"{_AXES[axis]}: {value:g}")
+            sizes: dict[str, Any] = {"seconds": workload.seconds, "steps": workload.steps}
             sizes |= {axis: value}
-            subject.make(_ignore, **(sizes | {"steps": 1}))  # to warm up
+            subject.make(_ignore, **(sizes | {"steps": 1}))  # warm-up
             work = partial(subject.make, _ignore, **sizes)
-            seconds = [timed(work, subject.device) for _ in range(request.repeats)]
+            seconds = [timed(work, subject.device) for _ in range(workload.repeats)]
             memory = None
             if axis == "seconds":
-                longer = dataclasses.replace(request, seconds=value)
+                longer = dataclasses.replace(workload, seconds=value)
                 memory = memory_of(longer)
             row = {"axis": axis, "value": value, "seconds": statistics.median(seconds)}
             rows.append({**row, "peak_memory_mb": memory})
@@ -57,8 +58,8 @@ def measure_scaling(
 
 
 def plot_scaling(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draw what `measure_scaling` returned as a PNG: a panel for each axis, the seconds of work
-    upwards, and beside those over the sound's length the peak memory in GB."""
+    """Draw the rows of `measure_scaling` as a PNG, one panel per axis: the time, and for the length
+    of the sound also the memory."""
     panels: dict[str, dict[str, tuple[list[float], Any]]] = {}
     for row in rows:
         curves = panels.setdefault(_AXES[row["axis"]], {})
@@ -78,4 +79,4 @@ def plot_scaling(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
 
 
 def _ignore() -> None:
-    """For a step that nobody watches."""
+    """Do nothing after a step."""

@@ -36,11 +36,11 @@ def bench(
     as_json: JsonFlag = False,
 ) -> None:
     """How fast a model is here, part by part, and how much memory it takes."""
-    from soundcrafter.bench.meter import Request
-    from soundcrafter.bench.run import bench as measure
+    from soundcrafter.bench.benchmark import bench as measure
     from soundcrafter.bench.scaling import SCALING
+    from soundcrafter.bench.workload import Workload
 
-    request = Request(
+    workload = Workload(
         seconds=seconds,
         steps=steps,
         repeats=repeats,
@@ -50,12 +50,12 @@ def bench(
     )
     report = measure(
         model,
-        request,
+        workload,
         peer=peer,
         cold=cold,
         scaling=SCALING if scaling else None,
         out=out,
-        say=_say if sys.stderr.isatty() and not as_json else lambda _: None,
+        on_status=_print_status if sys.stderr.isatty() and not as_json else lambda _: None,
     )
     if as_json:
         print(json.dumps(report, indent=2))
@@ -65,7 +65,7 @@ def bench(
         print(f"{out / 'bench.json'}")
 
 
-def _say(what: str) -> None:
+def _print_status(what: str) -> None:
     print(f"... {what}", file=sys.stderr)
 
 
@@ -94,7 +94,7 @@ def _print(report: Mapping[str, Any]) -> None:
 
 def _rows(report: Mapping[str, Any]) -> list[list[str]]:
     """The table: a part each with its figures and the peers' seconds and ratios."""
-    from soundcrafter.bench.meter import PARTS
+    from soundcrafter.bench.workload import PARTS
 
     ours, peers = report["ours"], report["peers"].values()
     rows = []

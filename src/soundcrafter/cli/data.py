@@ -50,11 +50,11 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Count recordings, seconds, captions and labels; list what cannot be read."""
-    from soundcrafter.data.check import check as look_at
+    from soundcrafter.data.check import check_data
 
     show = decode and not as_json
     with silent_libraries(), progress("checking", show=show) as advance:
-        facts = look_at(data, split, label_column, decode=decode, progress=advance)
+        facts = check_data(data, split, label_column, decode=decode, progress=advance)
     if as_json:
         print(json.dumps(facts, indent=2))
         return

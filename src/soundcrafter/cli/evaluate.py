@@ -90,9 +90,10 @@ def chain(
     A VAE and a vocoder are enough; then nothing is generated.
     """
     from soundcrafter.device import choose_device
-    from soundcrafter.evaluate.chain import chain_markdown, evaluate_chain
+    from soundcrafter.evaluate.chain import evaluate_chain
+    from soundcrafter.evaluate.chain_report import chain_markdown
     from soundcrafter.evaluate.codec import Codec, open_codec
-    from soundcrafter.evaluate.tagger import Tagger
+    from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
     from soundcrafter.hub import find_model
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.store import open_folder
@@ -113,7 +114,7 @@ def chain(
             where=rows,
             seeds=seeds,
             seed=seed,
-            tagger=Tagger.bundled(torch_device),
+            tagger=TaggerEmbedder.bundled(torch_device),
             keep=keep,
             progress=advance,
         )
@@ -158,8 +159,9 @@ def composition(
 
     The detection thresholds always come from the split dev of the data.
     """
-    from soundcrafter.evaluate.composition import composition_markdown, evaluate_composition
-    from soundcrafter.evaluate.tagger import Tagger
+    from soundcrafter.evaluate.composition import evaluate_composition
+    from soundcrafter.evaluate.composition_report import composition_markdown
+    from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
     from soundcrafter.pipeline import SoundCrafter
 
     loaded = SoundCrafter.from_pretrained(model, device, precision="fp32")
@@ -172,7 +174,7 @@ def composition(
             seeds=seeds,
             seed=seed,
             limit=limit,
-            tagger=Tagger.bundled(loaded.device),
+            tagger=TaggerEmbedder.bundled(loaded.device),
             progress=advance,
         )
     print(json.dumps(report, indent=2) if as_json else composition_markdown(report))
@@ -201,12 +203,12 @@ def folders(
     from soundcrafter.device import choose_device
     from soundcrafter.evaluate.compare import compare_markdown
     from soundcrafter.evaluate.run import evaluate_folders
-    from soundcrafter.evaluate.sounds import find_sounds
+    from soundcrafter.evaluate.sound_files import find_sounds
 
     chosen, torch_device = choose_embedders(embedder, checkpoint, sha256), choose_device(device)
     # with --data, --mixed-rates is about the generated sounds alone
     real = find_real(data, split, reference, mixed_rates and reference is not None)
-    opened = [choice.open(torch_device) for choice in chosen]
+    opened = [open_one(device=torch_device) for open_one in chosen]
     made = find_sounds(generated, mixed_rates=mixed_rates)
     with progress("evaluating", show=not as_json) as advance:
         report = evaluate_folders(

@@ -8,8 +8,8 @@ import typer
 from soundcrafter.cli.common import named_values
 
 if TYPE_CHECKING:
-    from soundcrafter.evaluate.embedders import EmbedderChoice
-    from soundcrafter.evaluate.sounds import SoundFiles
+    from soundcrafter.evaluate.embedders import OpenEmbedder
+    from soundcrafter.evaluate.sound_files import SoundFiles
 
 ModelArgument = Annotated[
     str | None, typer.Argument(help="Model folder or hub name; by default the bundled model.")
@@ -64,7 +64,7 @@ def find_real(
 ) -> "SoundFiles":
     """The real sounds of a comparison. ValueError unless exactly one source is given, and for
     options that belong to the other one."""
-    from soundcrafter.evaluate.sounds import find_recordings, find_sounds
+    from soundcrafter.evaluate.sound_files import find_recordings, find_sounds
 
     if (data is None) == (reference is None):
         raise ValueError("evaluate: give real sounds, --reference DIR or --data with --split")
@@ -80,9 +80,11 @@ def find_real(
 
 def choose_embedders(
     names: list[str] | None, checkpoints: list[str] | None, hashes: list[str] | None
-) -> "list[EmbedderChoice]":
+) -> "list[OpenEmbedder]":
     """The embedders (by default tagger and clap) with their given weights and hashes."""
-    from soundcrafter.evaluate.embedders import EmbedderChoice
+    from functools import partial
+
+    from soundcrafter.evaluate.embedders import open_embedder
 
     files = named_values("--checkpoint", checkpoints)
     wanted = named_values("--sha256", hashes)
@@ -91,6 +93,11 @@ def choose_embedders(
     if unused:
         raise ValueError(f"--checkpoint, --sha256: no --embedder {', '.join(unused)}")
     return [
-        EmbedderChoice(name, Path(files[name]) if name in files else None, wanted.get(name))
+        partial(
+            open_embedder,
+            name,
+            checkpoint=Path(files[name]) if name in files else None,
+            sha256=wanted.get(name),
+        )
         for name in names
     ]

@@ -33,9 +33,9 @@ from soundcrafter.cli.evaluate_options import (
 )
 
 if TYPE_CHECKING:
-    from soundcrafter.evaluate.embedders import EmbedderChoice
-    from soundcrafter.evaluate.prompts import Prompt
-    from soundcrafter.evaluate.sounds import SoundFiles
+    from soundcrafter.evaluate.embedders import OpenEmbedder
+    from soundcrafter.evaluate.prompt_sets import Prompt
+    from soundcrafter.evaluate.sound_files import SoundFiles
 
 
 def captions(
@@ -65,8 +65,8 @@ def captions(
 
     Reports FD, KID, IS, KL, density, coverage and the CLAP score, and writes report.html.
     """
-    from soundcrafter.evaluate.prompts import caption_prompts
-    from soundcrafter.evaluate.sounds import find_recordings
+    from soundcrafter.evaluate.prompt_sets import caption_prompts
+    from soundcrafter.evaluate.sound_files import find_recordings
 
     _evaluate(
         model,
@@ -110,7 +110,7 @@ def families(
     Reports how many are recognised as their family besides the metrics of `captions`, and with
     --data their variety and the share of copies of training recordings.
     """
-    from soundcrafter.evaluate.prompts import family_prompts
+    from soundcrafter.evaluate.prompt_sets import family_prompts
 
     _evaluate(
         model,
@@ -151,7 +151,7 @@ def free(
     as_json: JsonFlag = False,
 ) -> None:
     """Generate sounds for 100 frozen prompts in free wording; otherwise like `families`."""
-    from soundcrafter.evaluate.prompts import free_prompts
+    from soundcrafter.evaluate.prompt_sets import free_prompts
 
     _evaluate(
         model,
@@ -196,7 +196,7 @@ def prompts(
     as_json: JsonFlag = False,
 ) -> None:
     """Generate sounds for the prompts in a file; otherwise like `families`."""
-    from soundcrafter.evaluate.prompts import read_prompts
+    from soundcrafter.evaluate.prompt_sets import read_prompts
 
     _evaluate(
         model,
@@ -221,7 +221,7 @@ def _evaluate(
     model: str | None,
     prompts: "Sequence[Prompt]",
     real: "SoundFiles",
-    embedders: "list[EmbedderChoice]",
+    embedders: "list[OpenEmbedder]",
     out: Path,
     *,
     device: str,
@@ -236,35 +236,35 @@ def _evaluate(
 
     `options` are further ones of `evaluate_prompts`.
     """
-    from soundcrafter.bench.meter import machine_facts
+    from soundcrafter.bench.machine import machine_facts
     from soundcrafter.evaluate.compare import compare_markdown
     from soundcrafter.evaluate.generate import draw_prompts, plan_batches
-    from soundcrafter.evaluate.jobs import open_tools
+    from soundcrafter.evaluate.jobs import open_models
     from soundcrafter.evaluate.run import evaluate_prompts
     from soundcrafter.reports.html import write_html
     from soundcrafter.workers import Workers, share_cores
 
     batches = plan_batches(draw_prompts(prompts, limit, seed), seeds, seed)
-    opened = partial(open_tools, model, device, embedders)
-    tools = opened()
-    count, threads = share_cores(processes, tools.model.device, len(batches))
+    opened = partial(open_models, model, device, embedders)
+    models = opened()
+    count, threads = share_cores(processes, models.model.device, len(batches))
     with progress("evaluating", show=not as_json) as advance:
         report = evaluate_prompts(
-            tools.model,
+            models.model,
             prompts,
             real,
-            tools.embedders,
+            models.embedders,
             out,
             name=_model_name(model),
             limit=limit,
             seeds=seeds,
             seed=seed,
             workers=Workers(count, threads, opened) if count > 1 else None,
-            machine=machine_facts(tools.model.device),
+            machine=machine_facts(models.model.device),
             progress=advance,
             **options,
         )
-        write_html([out], out / "report.html", advance)
+        write_html([out], out / "report.html", advance, timing=False)
     print(json.dumps(report, indent=2) if as_json else compare_markdown(report))
 
 

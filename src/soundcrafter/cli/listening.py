@@ -39,7 +39,7 @@ def listen(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a blind listening test as one page, and the key to it."""
-    from soundcrafter.listening.page import KEY, PAGE, write_listening_test
+    from soundcrafter.listening.listening_test import KEY, PAGE, write_listening_test
 
     systems = {name: Path(path) for name, path in named_values("--system", system).items()}
     report = write_listening_test(
@@ -63,7 +63,7 @@ def listen_results(
     """Report the results of a listening test, and write them to listening.json and listening.md."""
     from soundcrafter.files import write_json, write_text
     from soundcrafter.listening.analysis import analyse_listening, listening_markdown
-    from soundcrafter.listening.page import KEY
+    from soundcrafter.listening.listening_test import KEY
 
     report = analyse_listening(ratings, folder / KEY, seed=seed)
     text = listening_markdown(report)

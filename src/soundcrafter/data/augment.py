@@ -1,5 +1,4 @@
-"""Augmentation of waves, spectrograms and captions: gain, mixing at a signal-to-noise ratio,
-distortion, joined captions."""
+"""Augmentation of waves, spectrograms and captions."""
 
 from dataclasses import dataclass
 
@@ -10,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class DistortionConfig:
-    """How far the spectrogram that a classifier sees is from the recording's; 0 is not at all."""
+    """The maximum distortions of the spectrograms that a classifier is trained on; 0 is none."""
 
-    tilt: float = 0.0  # largest change of level at both ends of the spectrum, nats
-    band_shift: int = 0  # largest shift in mel bands
-    time_mask: float = 0.0  # longest masked share of the frames
-    band_mask: float = 0.0  # widest masked share of the bands
+    tilt: float = 0.0  # change of level at both ends of the spectrum, in nats
+    band_shift: int = 0  # in mel bands
+    time_mask: float = 0.0  # masked share of the frames
+    band_mask: float = 0.0  # masked share of the bands
 
     def __post_init__(self) -> None:
         for name in ("tilt", "band_shift"):
@@ -29,7 +28,7 @@ class DistortionConfig:
 def distort(mel: Tensor, config: DistortionConfig, rng: np.random.Generator, fill: float) -> None:
     """Tilt, shift and mask one spectrogram [T, F] in place (SpecAugment, arXiv 1904.08779).
 
-    What is masked becomes `fill`.
+    Masked values become `fill`.
     """
     bands = mel.shape[1]
     slope = torch.linspace(-1.0, 1.0, bands, device=mel.device)
@@ -50,10 +49,10 @@ def gain(wave: np.ndarray, db: float) -> np.ndarray:
 
 
 def mix(first: np.ndarray, second: np.ndarray, snr_db: float) -> np.ndarray:
-    """Add `second` [N] to `first` [N] so that `first` is `snr_db` decibels above it.
+    """Add `second` [N] to `first` [N], scaled so that `first` is `snr_db` decibels louder.
 
-    Power is the mean over non-zero samples: the silence a one-shot is padded with says nothing
-    about how loud it is. Raises ValueError where the lengths differ or one of them is silent.
+    Power is the mean over non-zero samples, so padding with silence does not change it. Raises
+    ValueError if the lengths differ or one of the waves is silent.
     """
     if first.shape != second.shape:
         raise ValueError(
@@ -67,8 +66,8 @@ def mix(first: np.ndarray, second: np.ndarray, snr_db: float) -> np.ndarray:
 
 
 def join_captions(first: str, second: str) -> str:
-    """One caption for two sounds heard at once: "A dog barks." and "Rain falls" become
-    "A dog barks and rain falls". A word in capitals ("TV") keeps them."""
+    """Join the captions of two simultaneous sounds: "A dog barks." and "Rain falls" become
+    "A dog barks and rain falls". A first word in capitals ("TV") stays in capitals."""
     first, second = first.strip().removesuffix("."), second.strip()
     if not second[1:2].isupper():
         second = second[:1].lower() + second[1:]

@@ -1,7 +1,7 @@
-"""Training data in the memory of one device, and batches that are drawn there.
+"""Training data in the memory of one device, where batches are drawn without the CPU.
 
-A GPU trains faster than threads can decode. Here every recording is decoded once, and drawing a
-batch takes a handful of operations on the device, without waiting for the CPU.
+A GPU trains faster than threads can decode. Here every recording is decoded once, and a batch is
+drawn by a few operations on the device.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -13,20 +13,20 @@ from torch import Tensor
 
 from soundcrafter.audio import normalize_peak, read_audio
 from soundcrafter.data.dataset import SILENCE, Sounds
-from soundcrafter.data.encode import Latents
+from soundcrafter.data.latents import Latents
 from soundcrafter.data.manifest import Manifest
 
 LOADING_THREADS = 16
-_FULL_SCALE = 32767.0  # a recording's peak in the bank, which holds int16
+_FULL_SCALE = 32767.0  # peak of each recording, stored as int16
 
 
 class SoundBank:
-    """The recordings of a `Sounds` on a device; `draw` crops, levels and mixes as `Sounds` does.
+    """The recordings of a `Sounds` on a device, cropped, normalised and mixed there.
 
-    Draws use the device's torch generator, so they differ from those of `Sounds`, but they have the
-    same distribution, except that silent crops are not drawn again. Recordings that
-    cannot be decoded are added to `sounds.skipped`. Raises ValueError for pad "repeat", and where
-    no recording can be decoded.
+    Draws come from the device's torch generator. They have the same distribution as those of
+    `Sounds`, except that silent crops are not drawn again. Recordings that cannot be decoded are
+    added to `sounds.skipped`. Raises ValueError for pad "repeat", and if no recording can be
+    decoded.
     """
 
     def __init__(self, sounds: Sounds, device: torch.device) -> None:
@@ -74,7 +74,7 @@ class SoundBank:
         return (wave - mean) * inside
 
     def _level(self, wave: Tensor) -> Tensor:
-        """Each wave [N] of a batch at the peak of the sounds; silence stays silent."""
+        """Scale each wave [N] of a batch to the peak of the sounds; silence stays silent."""
         if self.peak is None:
             return wave
         loudest = wave.abs().amax(1, keepdim=True)
@@ -82,9 +82,9 @@ class SoundBank:
 
 
 class LatentBank:
-    """All encoded draws of a `Latents` on a device; `draw` samples them by their probability.
+    """All encoded draws of a `Latents` on a device, drawn by their probabilities.
 
-    What is stored in half precision stays so, and is drawn in float32.
+    Data in half precision is kept in half precision, and drawn in float32.
     """
 
     def __init__(self, latents: Latents, device: torch.device) -> None:
@@ -100,7 +100,7 @@ class LatentBank:
 
 
 class Choice:
-    """Draws indices by weight on a device; unlike torch.multinomial, without synchronising."""
+    """Draws indices by weight on a device. Unlike torch.multinomial it does not synchronise."""
 
     def __init__(self, weights: Tensor, device: torch.device) -> None:
         """`weights`: [N], not negative and not all zero."""
@@ -111,7 +111,7 @@ class Choice:
     def draw(self, count: int) -> Tensor:
         """[count] int64."""
         places = torch.rand(count, device=self._bounds.device)
-        # with right=True an index of weight zero is never chosen
+        # right=True never chooses an index of weight zero
         return torch.searchsorted(self._bounds, places, right=True).clamp(max=self._last)
 
 
@@ -119,9 +119,12 @@ class Choice:
 def load_waves(
     manifest: Manifest, sample_rate: int
 ) -> tuple[tuple[np.ndarray, ...], dict[str, str]]:
-    """Decode every recording of the manifest: waves [N] at `sample_rate`, int16, peak at full
-    scale, and file -> reason for those that cannot be decoded, whose waves are empty. The result
-    for the last manifest is cached for the next stage."""
+    """Decode all recordings of a manifest.
+
+    Returns waves [N] at `sample_rate`, int16, with the peak at full scale, and file -> reason for
+    recordings that cannot be decoded, whose waves are empty. The last result is cached for the next
+    training stage.
+    """
     failures: dict[str, str] = {}
 
     def load(number: int) -> np.ndarray:
@@ -138,5 +141,5 @@ def load_waves(
 
 
 def _power(wave: Tensor) -> Tensor:
-    """Mean square of the samples that are not zero, [B, N] -> [B, 1], as in `augment.mix`."""
+    """Mean square of the non-zero samples, [B, N] -> [B, 1], as in `augment.mix`."""
     return wave.square().sum(1, keepdim=True) / (wave != 0).sum(1, keepdim=True).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Decoded recordings in memory. What is read never depends on what is cached."""
+"""A cache of decoded recordings. The samples never depend on what is cached."""
 
 import math
 import threading
@@ -8,38 +8,40 @@ import numpy as np
 from soundcrafter.audio import read_audio
 from soundcrafter.data.manifest import Recording
 
-# A recording is decoded in blocks of whole seconds, so that a crop of a long file needs only a
-# part of it and yet has the same samples whether the rest was decoded or not. The margin feeds the
-# resampler's filter across the seams.
+# Recordings are decoded in blocks, so that a crop of a long file needs only a part of it. A margin
+# around each block feeds the resampler's filter, so that the samples do not depend on what else
+# was decoded.
 BLOCK_SECONDS = 16
 MARGIN_SECONDS = 1
 
-Key = tuple[str, float, float, int]
+BlockKey = tuple[str, float, float, int]  # file, start, seconds, number of the block
 
 
 class WaveCache:
-    """Reads crops of recordings at one sample rate; keeps decoded blocks up to `limit` bytes.
+    """Reads crops of recordings at one sample rate and keeps up to `limit` bytes of decoded blocks.
 
-    Blocks are int16 with a scale each, so that quiet recordings keep their resolution. A full
-    cache keeps what it has: recordings come in random order, so dropping old blocks gains nothing.
+    Blocks are stored as int16, each with its own scale, so that quiet recordings keep their
+    resolution. A full cache evicts nothing: recordings are read in random order, so new blocks
+    would not be more useful than old ones.
     """
 
     def __init__(self, sample_rate: int, limit: int) -> None:
         self._sample_rate, self._limit, self._size = sample_rate, limit, 0
-        self._blocks: dict[Key, tuple[np.ndarray, np.float32]] = {}
-        self._failures: dict[Key, str] = {}
+        self._blocks: dict[BlockKey, tuple[np.ndarray, np.float32]] = {}
+        self._failures: dict[BlockKey, str] = {}
         self._lock = threading.Lock()
 
     def num_samples(self, recording: Recording) -> int:
-        """Length at the cache's sample rate. Raises ValueError for an unreadable file."""
+        """Return the length at this sample rate. Raises ValueError for an unreadable file."""
         if recording.seconds <= BLOCK_SECONDS:
             return len(self._block(recording, 0)[0])
         return int(recording.seconds * self._sample_rate)
 
     def crop(self, recording: Recording, start: int, num_samples: int) -> np.ndarray:
-        """Samples start .. start + num_samples, fewer where the recording ends: float32 [N].
+        """Return the samples from `start` as float32 [N], with N less than `num_samples` if the
+        recording ends earlier.
 
-        Raises ValueError for an unreadable file, and one that ends before `start`.
+        Raises ValueError for an unreadable file and for one that ends before `start`.
         """
         size = BLOCK_SECONDS * self._sample_rate
         end = min(start + num_samples, math.ceil(recording.seconds * self._sample_rate))
@@ -50,7 +52,7 @@ class WaveCache:
             parts.append(samples[max(start - first, 0) : end - first].astype(np.float32) * scale)
         wave = np.concatenate(parts)
         if not len(wave):
-            raise ValueError(f"{recording.file}: shorter than the {recording.seconds:g} s stated")
+            raise ValueError(f"{recording.file}: shorter than the stated {recording.seconds:g} s")
         return wave
 
     def _block(self, recording: Recording, number: int) -> tuple[np.ndarray, np.float32]:

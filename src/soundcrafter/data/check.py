@@ -1,19 +1,19 @@
-"""A look at a manifest before training: what is there, what cannot be read."""
+"""Checking a manifest before training: its counts, and the files that cannot be read."""
 
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from soundcrafter.audio import channels_cancel, read_channels
-from soundcrafter.data.dataset import prefetch
 from soundcrafter.data.manifest import Manifest, read_manifest
+from soundcrafter.data.prefetch import prefetch
 from soundcrafter.progress import Progress
 
 _THREADS = 2
 _LOST_SECONDS = 0.1  # an encoder's padding is shorter
 
 
-def check(
+def check_data(
     data: Path,
     split: str | None = None,
     label_column: str = "label",
@@ -21,10 +21,10 @@ def check(
     decode: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Counts of a manifest, ready for JSON; with `decode` every file is read to its end,
-    and `notes` says what is unusual about some.
+    """Return counts of a manifest, serialisable as JSON.
 
-    Raises ValueError where the manifest itself cannot be used.
+    With `decode` every file is decoded completely, and `notes` lists files with unusual channels.
+    Raises ValueError as `read_manifest`.
     """
     manifest = read_manifest(data, split=split, label_column=label_column)
     skipped = [list(pair) for pair in manifest.skipped]
@@ -32,9 +32,9 @@ def check(
     notes: list[list[str]] = []
     if decode:
         decoded = list(zip(recordings, _decode(manifest, progress), strict=True))
-        skipped += [[manifest.name(r), fault] for r, (fault, _) in decoded if fault]
+        skipped += [[manifest.name(r), reason] for r, (reason, _) in decoded if reason]
         notes += [[manifest.name(r), note] for r, (_, note) in decoded if note]
-        recordings = tuple(r for r, (fault, _) in decoded if not fault)
+        recordings = tuple(r for r, (reason, _) in decoded if not reason)
     return {
         "recordings": len(recordings),
         "minutes": round(sum(r.seconds for r in recordings) / 60, 2),
@@ -47,9 +47,9 @@ def check(
 
 
 def _decode(manifest: Manifest, progress: Progress | None) -> list[tuple[str, str]]:
-    """For each recording: why it cannot be decoded, and a note about it; "" if there is none."""
+    """For each recording: why it cannot be decoded, and a note about it; each may be ""."""
 
-    def look(number: int) -> tuple[str, str]:
+    def decode(number: int) -> tuple[str, str]:
         recording = manifest.recordings[number]
         try:
             channels, rate = read_channels(
@@ -61,12 +61,12 @@ def _decode(manifest: Manifest, progress: Progress | None) -> list[tuple[str, st
         if seconds < recording.seconds - _LOST_SECONDS:
             lost = f"damaged: only {seconds:.1f} s of {recording.seconds:.1f} s can be decoded"
             return "", lost
-        cancelled = "its channels cancel each other: the loudest one is used"
+        cancelled = "its channels cancel out; the loudest one is used"
         return "", cancelled if channels_cancel(channels) else ""
 
     found: list[tuple[str, str]] = []
     total = len(manifest.recordings)
-    for result in prefetch(look, range(total), _THREADS, 4 * _THREADS):
+    for result in prefetch(decode, range(total), _THREADS, 4 * _THREADS):
         found.append(result)
         if progress is not None:
             progress(len(found), total)

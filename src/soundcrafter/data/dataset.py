@@ -1,12 +1,9 @@
-"""Draws of sounds for training: crops, levels and mixes that are functions of (seed, index)."""
+"""Random crops and mixes of recordings for training, each a function of (seed, index)."""
 
 import copy
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,44 +12,36 @@ from torch import Tensor
 from soundcrafter.audio import fit_length, limit_peak, normalize_peak
 from soundcrafter.data.augment import gain, join_captions, mix
 from soundcrafter.data.cache import WaveCache
-from soundcrafter.data.manifest import (
-    Manifest,
-    Recording,
-    exclude_captions,
-    exclude_low_rates,
-    read_excluded,
-)
+from soundcrafter.data.captions import exclude_captions, read_excluded
+from soundcrafter.data.manifest import Manifest, Recording, exclude_low_rates
 from soundcrafter.data.order import DRAW, VARIANT, DrawOrder, generator, kind_of
 from soundcrafter.data.wordings import read_wordings
 
-T = TypeVar("T")
-
-SILENCE = 1e-3  # a crop whose peak is below -60 dB of full scale holds nothing to learn from
+SILENCE = 1e-3  # crops with a lower peak (-60 dB of full scale) count as silent
 SILENT_RETRIES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What is drawn from a manifest, and how."""
+    """Which recordings are used for training, and how they are cropped and mixed."""
 
-    split: str = "train"  # split of the manifest that is drawn from
-    label_column: str = "label"  # column of the manifest that holds the label
-    balance: Literal["label", "none"] = "label"  # uniform labels, or each recording once an epoch
-    full_share: int = 1  # recordings that give a label its full share of the draws; rarer: less
-    # What follows a recording shorter than the draw. zero: a short sound and then silence is what
-    # generation should make too. repeat: as CLAP's towers expect their input, filled.
+    split: str = "train"  # split of the manifest
+    label_column: str = "label"  # column of the manifest with the labels
+    balance: Literal["label", "none"] = "label"  # uniform labels, or each recording once per epoch
+    full_share: int = 1  # recordings that a label needs for its full share of the draws
+    # How a short recording is padded. zero: followed by silence, as generation should do it too;
+    # repeat: repeated to full length, as the CLAP towers expect their input.
     pad: Literal["zero", "repeat"] = "zero"
-    variants: int = 0  # crops a recording can give (in training: to the U-Net); 0: always new ones
-    mix_probability: float = 0.0  # share of draws that hold two sounds of different labels
-    mix_snr_db: tuple[float, float] = (-5.0, 5.0)  # range of the first's level over the second's
-    gain_db: float = 0.0  # levels are lowered by 0 to this many decibels
-    # Hz: recordings made at a lower rate are left out, as they would teach silence above their
-    # band; 0: all are used
+    variants: int = 0  # fixed crops per recording when data is encoded; 0: always new crops
+    mix_probability: float = 0.0  # share of draws that mix two sounds of different labels
+    mix_snr_db: tuple[float, float] = (-5.0, 5.0)  # range of the first sound's level over the other
+    gain_db: float = 0.0  # maximum attenuation in dB; each draw is attenuated by 0 to this
+    # Hz: leave out recordings made at a lower rate, which are silent in the upper band; 0: use all
     min_sample_rate: int = 0
     exclude_captions: tuple[str, ...] = ()  # csv files (or frozen:NAME) of captions to leave out
-    caption: str = ""  # of the recordings that have none
-    wordings: str = ""  # csv of other ways to ask for a label (see data/wordings.py); "": none
-    wording_probability: float = 0.5  # share of captions that are replaced by one of them
+    caption: str = ""  # caption of recordings without one
+    wordings: str = ""  # csv of alternative wordings of labels (see data/wordings.py); "": none
+    wording_probability: float = 0.5  # share of captions that are replaced by such a wording
     cache_gb: float = 2.0  # memory for decoded recordings
 
     def __post_init__(self) -> None:
@@ -82,34 +71,34 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """One drawn sound."""
+    """A sound drawn from the data."""
 
     wave: np.ndarray  # [N] float32
-    caption: str | None  # what is heard; of a mix, both captions joined
+    caption: str | None  # of a mix: both captions joined
     label: str | None  # None for a mix
     files: tuple[str, ...]  # relative to the manifest's root; two for a mix
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Draws side by side."""
+class SoundBatch:
+    """Draws stacked into a batch."""
 
     wave: Tensor  # [B, N] float32
-    captions: tuple[str | None, ...]  # one a draw
-    labels: tuple[str | None, ...]  # one a draw
-    files: tuple[tuple[str, ...], ...]  # one or two a draw
-    indices: tuple[int, ...]  # the indices asked for
+    captions: tuple[str | None, ...]  # of each draw
+    labels: tuple[str | None, ...]  # of each draw
+    files: tuple[tuple[str, ...], ...]  # one or two per draw
+    indices: tuple[int, ...]  # of the draws
 
 
 class Sounds:
-    """Draws of `num_samples` at `sample_rate` from a manifest; safe to use from many threads.
+    """Draws of `num_samples` at `sample_rate` from a manifest; safe to use from several threads.
 
-    A longer recording is cropped at a random start; a shorter one starts at 0 and is padded at
-    its end. Crops lose their DC and are scaled to `peak` (AudioLDM's levelling) before padding;
-    peak None leaves them as recorded. Everything is a function of (seed, index), or with variants
-    of (seed, recording, variant), whatever was drawn or cached before. A recording that cannot be
-    decoded is listed in `skipped` and the next one takes its place. Raises ValueError for
-    impossible sizes and seeds, and where exclude_captions leaves nothing.
+    A longer recording is cropped at a random position; a shorter one is padded at its end. Before
+    padding, the mean of a crop is removed and its peak is scaled to `peak`, as in AudioLDM; with
+    peak None the level is kept. A draw depends only on (seed, index), or with variants only on
+    (seed, recording, variant). A recording that cannot be decoded is listed in `skipped` and
+    replaced by the next one. Raises ValueError for invalid sizes and seeds, and if no recording is
+    left after excluding.
     """
 
     def __init__(
@@ -152,20 +141,20 @@ class Sounds:
         return len(self.manifest.recordings)
 
     def of_length(self, num_samples: int) -> "Sounds":
-        """The same draws at another length; both share what is decoded and what was skipped."""
+        """Return the same draws at another length, with the same cache and `skipped`."""
         other = copy.copy(self)
         other.num_samples = num_samples
         return other
 
     @property
     def all_skipped(self) -> dict[str, str]:
-        """File -> reason: what the manifest left out, and what could not be decoded so far."""
+        """File -> reason, of files left out of the manifest or that could not be decoded so far."""
         return {**dict(self.manifest.skipped), **self.skipped}
 
     def draw(self, index: int) -> Draw:
-        """The sound that `index` (0 or more, without end) stands for.
+        """Return the draw of an index, which may be any number of 0 or more.
 
-        Raises ValueError only where no recording at all can be decoded.
+        Raises ValueError if no recording at all can be decoded.
         """
         chosen, variant = self.order.choose(index)
         for recording in self.order.from_here(chosen):
@@ -178,18 +167,18 @@ class Sounds:
         raise ValueError(f"none of the {len(self)} recordings can be decoded: {self.skipped}")
 
     def draw_variant(self, recording: int, variant: int) -> Draw:
-        """Variant `variant` of the recording at that place in the manifest.
+        """Return a variant of the recording at an index of the manifest.
 
-        Raises ValueError for a recording that cannot be decoded and a variant that is not there.
+        Raises ValueError for a recording that cannot be decoded and a variant that does not exist.
         """
         if not 0 <= variant < self.config.variants:
             raise ValueError(f"variant: got {variant}; there are {self.config.variants}")
         return self._draw(recording, generator(self.seed, VARIANT, recording, variant))
 
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """The draws of `indices`, stacked."""
+    def batch(self, indices: Sequence[int]) -> SoundBatch:
+        """Return the draws of `indices`, stacked."""
         draws = [self.draw(index) for index in indices]
-        return Batch(
+        return SoundBatch(
             wave=torch.from_numpy(np.stack([draw.wave for draw in draws])),
             captions=tuple(draw.caption for draw in draws),
             labels=tuple(draw.label for draw in draws),
@@ -251,37 +240,3 @@ class Sounds:
 
 def _joined(first: str | None, second: str | None) -> str | None:
     return None if first is None or second is None else join_captions(first, second)
-
-
-def prefetch(
-    make: Callable[[int], T], steps: Iterable[int], workers: int, depth: int
-) -> Generator[T, None, None]:
-    """make(step) for each of `steps`, in order, made ahead by threads (decoding and resampling
-    release the interpreter lock).
-
-    At most `depth` results are made ahead. An exception of `make` is raised where its result was
-    due. Closing the iterator drops what is waiting and returns when what is running has ended.
-    workers=0 makes each result when it is asked for. Raises ValueError for a negative `workers`
-    and a `depth` below 1.
-    """
-    if workers < 0 or depth < 1:
-        raise ValueError(f"got workers {workers}, depth {depth}; at least 0 and 1")
-    if workers == 0:
-        return (make(step) for step in steps)
-    return _prefetch(make, steps, workers, depth)
-
-
-def _prefetch(
-    make: Callable[[int], T], steps: Iterable[int], workers: int, depth: int
-) -> Generator[T, None, None]:
-    threads = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
-    waiting: deque[Future[T]] = deque()
-    upcoming = iter(steps)
-    try:
-        waiting.extend(threads.submit(make, step) for step in islice(upcoming, depth))
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(threads.submit(make, step) for step in islice(upcoming, 1))
-            yield result
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)

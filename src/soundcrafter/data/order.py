@@ -1,29 +1,29 @@
-"""The order of draws: which recording and variant an index stands for. Sounds and Latents share
-it, so that training from encoded data sees what training from audio sees."""
+"""The order of draws: which recording and variant belong to an index. `Sounds` and `Latents` share
+it, so that training on encoded data sees the same draws as training on audio."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-# What a random generator is for: each purpose has its own stream.
+# The purposes of random generators. Each has its own stream.
 CHOICE, EPOCH, DRAW, VARIANT = 1, 2, 3, 4
 
 
 def generator(seed: int, purpose: int, first: int, second: int = 0) -> np.random.Generator:
-    """A generator that is a function of its arguments alone."""
-    # The purpose leads and is never 0: numpy reads [1, 2] and [1, 2, 0] as the same seed.
+    """Return a generator that depends only on its arguments."""
+    # The purpose, which is never 0, comes first: numpy treats [1, 2] and [1, 2, 0] alike.
     return np.random.default_rng([purpose, first, second, seed])
 
 
 def kind_of(label: str | None, caption: str | None, file: str) -> str:
-    """What counts as one label: the label; without one the caption; without that the file."""
+    """Return the class for balancing: the label, else the caption, else the file."""
     if label is not None:
         return f"label {label}"
     return f"caption {caption}" if caption is not None else f"file {file}"
 
 
 class DrawOrder:
-    """Draws over recordings of the given kinds; every method is a function of its arguments."""
+    """The order of draws of recordings of the given kinds, as pure functions of the index."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class DrawOrder:
         if seed < 0:
             raise ValueError(f"seed: got {seed}; must be 0 or more")
         if not kinds:
-            raise ValueError("there is no recording to draw from")
+            raise ValueError("no recordings to draw from")
         groups: dict[str, list[int]] = {}
         for recording, kind in enumerate(kinds):
             groups.setdefault(kind, []).append(recording)
@@ -45,8 +45,8 @@ class DrawOrder:
         self._group_of = {item: i for i, group in enumerate(self._groups) for item in group}
         self._by_group = [item for group in self._groups for item in group]
         self._starts = np.cumsum([0, *map(len, self._groups)]).tolist()
-        # Lots of each group in a balanced draw, cumulated.
-        self._lots = np.cumsum([0, *(min(len(group), full_share) for group in self._groups)])
+        # Cumulative weights of the groups in balanced draws.
+        self._weights = np.cumsum([0, *(min(len(group), full_share) for group in self._groups)])
         self._permutation = (-1, np.empty(0, np.int64))
         self.balance, self.variants, self.seed = balance, variants, seed
 
@@ -54,14 +54,14 @@ class DrawOrder:
         return len(self._by_group)
 
     def choose(self, index: int) -> tuple[int, int]:
-        """(recording, variant) of draw `index`; the variant is 0 where there are none.
+        """Return (recording, variant) of draw `index`; the variant is 0 if there are none.
 
-        Balanced: a label, by min(its recordings, full_share), then a uniform recording of it.
-        Otherwise index // len is an epoch, in which each recording comes once.
+        Balanced draws choose a label with weight min(its recordings, full_share), and then one of
+        its recordings. Otherwise index // len is the epoch, in which each recording occurs once.
         """
         rng = generator(self.seed, CHOICE, index)
         if self.balance == "label":
-            group = self._groups[self._group_at(int(rng.integers(self._lots[-1])))]
+            group = self._groups[self._group_at(int(rng.integers(self._weights[-1])))]
             recording = group[rng.integers(len(group))]
         else:
             epoch, position = divmod(index, len(self))
@@ -69,31 +69,31 @@ class DrawOrder:
         return recording, int(rng.integers(self.variants)) if self.variants else 0
 
     def chances(self) -> np.ndarray:
-        """The probability of each recording in a draw, [recordings] float64."""
+        """Return the probability of each recording in a draw, [recordings] float64."""
         chances = np.full(len(self), 1 / len(self))
         if self.balance == "label":
-            shares = np.diff(self._lots) / self._lots[-1]
+            shares = np.diff(self._weights) / self._weights[-1]
             for group, share in zip(self._groups, shares, strict=True):
                 chances[group] = share / len(group)
         return chances
 
     def from_here(self, recording: int) -> Iterator[int]:
-        """The recording and, should it be unreadable, those to try in its place."""
+        """Yield the recording, then the ones to try instead if it is unreadable."""
         for offset in range(len(self)):
             yield (recording + offset) % len(self)
 
     def partners(self, recording: int, rng: np.random.Generator) -> Iterator[int]:
-        """Recordings of other kinds than this one's: a random one first, then those to try in
-        its place. Empty where there is only one kind."""
+        """Yield recordings of other kinds for a mix: a random one, then the ones to try instead if
+        it is unreadable. Yields nothing if there is only one kind."""
         own = self._group_of[recording]
-        # Positions in _by_group, counted from the end of the own group round to its start.
+        # Positions in _by_group, counted from the end of this group around to its start.
         first, others = self._starts[own + 1], len(self) - len(self._groups[own])
         if not others:
             return
         if self.balance == "label":
-            own_lots = int(self._lots[own + 1] - self._lots[own])
-            lot = int(rng.integers(self._lots[-1] - own_lots))
-            group = self._group_at(lot + own_lots if lot >= self._lots[own] else lot)
+            own_weight = int(self._weights[own + 1] - self._weights[own])
+            drawn = int(rng.integers(self._weights[-1] - own_weight))
+            group = self._group_at(drawn + own_weight if drawn >= self._weights[own] else drawn)
             member = int(rng.integers(len(self._groups[group])))
             begin = (self._starts[group] + member - first) % len(self)
         else:
@@ -101,8 +101,8 @@ class DrawOrder:
         for offset in range(others):
             yield self._by_group[(first + (begin + offset) % others) % len(self)]
 
-    def _group_at(self, lot: int) -> int:
-        return int(np.searchsorted(self._lots, lot, side="right")) - 1
+    def _group_at(self, position: int) -> int:
+        return int(np.searchsorted(self._weights, position, side="right")) - 1
 
     def _epoch(self, epoch: int) -> np.ndarray:
         known, permutation = self._permutation  # one tuple, so that threads see a matching pair

@@ -1,4 +1,4 @@
-"""Pack recordings into archives of bounded size, to move them to another machine in parts."""
+"""Packing recordings into archives of limited size, for transfer to another machine."""
 
 import csv
 import io
@@ -13,8 +13,8 @@ from soundcrafter.files import make_folder, replacing
 TABLE = "sounds.csv"
 _COLUMNS = ("file", "caption", "label", "split", "start", "seconds", "sample_rate", "group")
 _MIB = 2**20
-_HEADERS = 3 * 512  # bytes of a member's header and padding, at most
-_END = 20 * 512  # bytes at the end of a tar, at most
+_HEADERS = 3 * 512  # bytes, maximum of a member's header and padding
+_END = 20 * 512  # bytes, maximum at the end of a tar archive
 
 
 def pack(
@@ -25,19 +25,19 @@ def pack(
     label_column: str = "label",
     part_mib: float = 60.0,
 ) -> tuple[list[Path], dict[str, str]]:
-    """Write the files of a split into `out`/part-01.tar and so on, each of `part_mib` MiB at most.
+    """Write the files of a split into `out`/part-01.tar and so on, each of at most `part_mib` MiB.
 
-    Unpacked into one folder, in any order, they are data to train from: the first part holds the
-    table. `label_column` becomes its column `label`. Returns the parts, and file -> reason of what
-    the manifest left out. Raises ValueError where a file alone is larger than a part or lies
-    outside the table's folder, and where `out` holds other parts.
+    Unpacked into one folder, in any order, they are a data set: the first part contains its table,
+    in which `label_column` is called `label`. Returns the archives, and file -> reason for files
+    left out of the manifest. Raises ValueError if a file is too large for an archive or outside the
+    folder of the table, and if `out` already contains archives.
     """
     if not (math.isfinite(part_mib) and part_mib > 0):
         raise ValueError(f"part_mib: got {part_mib:g}; allowed: above 0")
     manifest = read_manifest(data, split=split, label_column=label_column)
     out = make_folder(out)
     if any(out.glob("part-*.tar")):
-        raise ValueError(f"{out}: holds parts already; choose an empty folder or delete them")
+        raise ValueError(f"{out}: already contains archives; choose an empty folder or delete them")
     table = _table(manifest)
     limit = int(part_mib * _MIB) - _END
     parts: list[list[Recording]] = [[]]
@@ -45,9 +45,7 @@ def pack(
     for recording in {r.file: r for r in manifest.recordings}.values():
         needed = recording.file.stat().st_size + _HEADERS
         if needed + (0 if parts[1:] else len(table) + _HEADERS) > limit:
-            raise ValueError(
-                f"part_mib: got {part_mib:g}; {manifest.name(recording)} alone does not fit"
-            )
+            raise ValueError(f"part_mib: got {part_mib:g}; {manifest.name(recording)} does not fit")
         if size + needed > limit:
             parts.append([])
             size = 0
@@ -71,10 +69,10 @@ def pack(
 
 
 def _name(manifest: Manifest, recording: Recording) -> str:
-    """The file's path relative to the folder of the table. ValueError for a file outside it."""
+    """The file's path relative to the table's folder. Raises ValueError for a file outside it."""
     name = PurePosixPath(manifest.name(recording))
     if name.is_absolute() or ".." in name.parts:
-        raise ValueError(f"{recording.file}: lies outside {manifest.root}, the table's folder")
+        raise ValueError(f"{recording.file}: is outside {manifest.root}, the folder of the table")
     return name.as_posix()
 
 

@@ -1,26 +1,24 @@
-"""Other ways to ask for a label: "hound, woof woof" for a dog's bark."""
+"""Alternative wordings of labels, such as "hound, woof woof" for the bark of a dog."""
 
 from collections.abc import Collection
 from os import PathLike
 from pathlib import Path
 
-from soundcrafter.data.manifest import normalize_caption, read_table
-
-COLUMNS = {"family", "split", "wording"}
+from soundcrafter.data.captions import normalize_caption
+from soundcrafter.data.tables import read_table, require_columns
 
 
 def read_wordings(
     path: str | PathLike[str], split: str = "train", exclude: Collection[str] = ()
 ) -> dict[str, tuple[str, ...]]:
-    """Family -> its wordings, from a csv with the columns family, split and wording.
+    """Return the wordings of each family in a split of a csv (columns family, split, wording).
 
-    Leaves out those that are empty and those that, normalised, stand in `exclude`. Raises
-    ValueError for a file that cannot be read, a missing column and a split without rows.
+    Empty wordings, and those whose normalised form is in `exclude`, are left out. Raises ValueError
+    for a file that cannot be read, a missing column and a split without wordings.
     """
     table = Path(path)
     columns, rows = read_table(table)
-    if missing := COLUMNS - columns:
-        raise ValueError(f"{table}: no column {', '.join(sorted(missing))}")
+    require_columns(table, columns, ("family", "split", "wording"))
     found: dict[str, list[str]] = {}
     for row in rows:
         wording = (row["wording"] or "").strip()

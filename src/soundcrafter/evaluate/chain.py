@@ -1,11 +1,11 @@
-"""The chain, link by link: how recognisable sounds are after each part of the model.
+"""The chain: how recognisable sounds are after each part of the model.
 
-The same tagger classifies real recordings, the vocoder's output for their mel, Griffin-Lim's output
-for the same mel, the output of VAE and vocoder, and sounds generated for the frozen prompts. The
-accuracy of each link shows where the model loses information.
+A tagger classifies real recordings, the same after vocoder(mel), after Griffin-Lim(mel) and after
+vocoder(vae(mel)), and sounds generated for the frozen prompts. The accuracy of each link shows
+where the model loses information.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 
 from soundcrafter.audio import audio_info, fit_length, normalize_peak, read_audio, resample
 from soundcrafter.data.manifest import Manifest, Recording, read_manifest
+from soundcrafter.evaluate.chain_report import card_figures, chain_markdown, summarise
 from soundcrafter.evaluate.codec import Codec, resynthesise
 from soundcrafter.evaluate.generate import (
-    Batch,
+    PlannedBatch,
     PlannedSound,
     check_seeds,
     generate_batch,
@@ -27,11 +28,10 @@ from soundcrafter.evaluate.metrics import (
     log_mel_distance,
     log_spectral_distance,
     stft_distance,
-    wilson_interval,
 )
-from soundcrafter.evaluate.prompts import family_prompts
+from soundcrafter.evaluate.prompt_sets import family_prompts
 from soundcrafter.evaluate.result_log import ResultLog
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.files import write_json, write_text
 from soundcrafter.mel import MelConfig
 from soundcrafter.pipeline import SoundCrafter
@@ -39,20 +39,11 @@ from soundcrafter.progress import Progress, step_counter
 from soundcrafter.sound import Sound
 from soundcrafter.version import __version__
 
-LINKS = ("real", "vocoder", "griffin_lim", "vae_vocoder", "generated")
 RESYNTHESES = ("vocoder", "griffin_lim", "vae_vocoder")
 MAX_SECONDS = 10.24  # of a recording
 LEVEL = 0.5  # peak of a recording, as in training
 MIN_SAMPLES = 2048  # that the spectral distances need
 LOW_BAND, HIGH_BAND = (0, 8000), (8000, 16_000)  # Hz, of the log-spectral distances
-DISTANCES = {
-    "stft": "STFT",
-    "log_mel": "log-mel",
-    "lsd_low": "LSD to 8 kHz, dB",
-    "lsd_high": "LSD 8 to 16 kHz, dB",
-}
-
-Row = Mapping[str, Any]
 
 
 def evaluate_chain(
@@ -64,25 +55,24 @@ def evaluate_chain(
     where: Mapping[str, str] | None = None,
     seeds: int = 2,
     seed: int = 0,
-    tagger: Tagger | None = None,
-    label_column: str = "family",
+    tagger: TaggerEmbedder | None = None,
     keep: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure every link of a model; writes chain.json, chain.md and figures.json (for a model
-    card) into `out` and returns the report. A Codec generates nothing: its last link has N 0.
+    """Measure every link of a model and return the report.
 
-    `data` is a manifest or folder whose `label_column` holds the tagger's classes; `where`: column
-    -> value, to read only the rows with those values. `keep`: a folder for a copy of every measured
-    sound at the model's rate, <link>/<family>/<name>.wav. An interrupted call is resumed by the
-    same call; sounds missing in `keep` are made again. Raises ValueError where the data has no
-    recording of the scored families, and where `out` or `keep` holds results of another model or
-    other settings.
+    Writes chain.json, chain.md and figures.json (for a model card) into `out`. A Codec generates
+    nothing, so that its last link has N 0. `data` is a manifest or folder whose column family
+    contains the tagger's classes; `where`: column -> the value that rows must have. `keep`: a
+    folder for a copy of every measured sound at the model's rate, <link>/<family>/<name>.wav. An
+    interrupted call is resumed by the same call; sounds missing in `keep` are generated again.
+    Raises ValueError if the data has no recording of the scored families, and if `out` or `keep`
+    contains results of another model or other settings.
     """
     check_seeds(seeds, seed)
-    tagger = tagger or Tagger.bundled()
+    tagger = tagger or TaggerEmbedder.bundled()
     scored = tagger.classes[:-1]
-    manifest = read_manifest(data, split=split, label_column=label_column, where=where)
+    manifest = read_manifest(data, split=split, label_column="family", where=where)
     recordings = [r for r in manifest.recordings if r.label in scored]
     if not recordings:
         raise ValueError(f"{data}: no recording of the tagger's {len(scored)} families in {split}")
@@ -117,18 +107,18 @@ def evaluate_chain(
 
 @dataclass(frozen=True)
 class _Results:
-    """The results of the sounds, each by its link, family and name, and the sounds themselves."""
+    """Classifies sounds, logs the results, and keeps the sounds."""
 
     log: ResultLog
     kept: KeptSounds
-    tagger: Tagger
+    tagger: TaggerEmbedder
     sample_rate: int  # Hz, of every sound
 
     def has(self, link: str, family: str, name: str) -> bool:
         return f"{link}/{name}" in self.log and self.kept.has(link, family, name)
 
     def add(self, link: str, family: str, name: str, wave: np.ndarray, **figures: float) -> None:
-        """Classify wave [N]. It is kept before its row is written: each row has its sound."""
+        """Classify wave [N]. It is saved before its row, so that every row has its sound."""
         self.kept.save(link, family, name, wave, self.sample_rate)
         probabilities = self.tagger(wave, self.sample_rate).probabilities
         assert probabilities is not None
@@ -170,7 +160,7 @@ def distances(
 
     `log_mel` is measured at the rate of `mel`, so that models of different rates are comparable.
     The log-spectral distances are measured above a `sample_rate` of 16 kHz, and in the upper band
-    only where the `source_rate` of the recording in Hz can hold it.
+    only where the `source_rate` of the recording in Hz includes it.
     """
     length = max(len(real), MIN_SAMPLES)
     pair = fit_length(real, length), fit_length(made, length)
@@ -186,7 +176,7 @@ def distances(
     return found
 
 
-def _measure_generated(model: SoundCrafter, batch: Batch, results: _Results) -> None:
+def _measure_generated(model: SoundCrafter, batch: PlannedBatch, results: _Results) -> None:
     """Add the results of sounds generated for the frozen prompts."""
 
     def name(planned: PlannedSound) -> str:
@@ -199,107 +189,3 @@ def _measure_generated(model: SoundCrafter, batch: Batch, results: _Results) -> 
         results.add("generated", planned.prompt.family, name(planned), sound.wave)
 
     generate_batch(model, batch, exists=exists, save=save)
-
-
-def summarise(rows: Sequence[Row], families: Sequence[str]) -> dict[str, Any]:
-    """The figures of each link, and the hits by family, worst first."""
-    by_link = {link: [row for row in rows if row["link"] == link] for link in LINKS}
-    real = _share(by_link["real"])
-    links = {}
-    for link, found in by_link.items():
-        hits = sum(row["heard"] == row["family"] for row in found)
-        links[link] = {
-            "accuracy": _share(found) if found else None,
-            "interval": list(wilson_interval(hits, len(found))) if found else None,
-            "of_real": _share(found) / real if found and real else None,
-            "n": len(found),
-            "families_at_zero": sum(
-                hits == 0 for hits, n in _by_family(found, families).values() if n
-            ),
-            **{name: _mean(found, name) for name in DISTANCES},
-            "n_lsd_high": sum("lsd_high" in row for row in found),
-        }
-    tables = {link: _by_family(found, families) for link, found in by_link.items()}
-
-    def badness(family: str) -> list[float]:
-        counts = [tables[link][family] for link in ("generated", "vae_vocoder", "real")]
-        return [hits / n if n else 1.0 for hits, n in counts]
-
-    ordered = sorted(families, key=badness)
-    return {
-        "links": links,
-        "families": {f: {link: list(tables[link][f]) for link in LINKS} for f in ordered},
-        "skipped": [row["key"] for row in rows if row["link"] == "skipped"],
-    }
-
-
-def _share(rows: Sequence[Row]) -> float:
-    return sum(row["heard"] == row["family"] for row in rows) / len(rows) if rows else 0.0
-
-
-def _mean(rows: Sequence[Row], name: str) -> float | None:
-    found = [row[name] for row in rows if name in row]
-    return sum(found) / len(found) if found else None
-
-
-def _by_family(rows: Sequence[Row], families: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Family -> (hits, rows)."""
-    counts = dict.fromkeys(families, (0, 0))
-    for row in rows:
-        hits, n = counts[row["family"]]
-        counts[row["family"]] = (hits + (row["heard"] == row["family"]), n + 1)
-    return counts
-
-
-def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report's links as figures for a model card: name -> facts."""
-    facts = ("accuracy", "of_real", "n", "families_at_zero")
-    return {
-        f"taken for their family by the tagger, {_data(report)}, {link.replace('_', ' ')}": {
-            fact: found[fact] for fact in facts if found[fact] is not None
-        }
-        for link, found in report["links"].items()
-        if found["n"]
-    }
-
-
-def chain_markdown(report: Mapping[str, Any]) -> str:
-    """The report as two tables: the links, and the families, worst first."""
-    links = report["links"].values()
-    titles = {**DISTANCES, "n_lsd_high": "N of LSD 8 to 16 kHz"}
-    titles = {n: title for n, title in titles.items() if any(found[n] for found in links)}
-    heads = ["link", "accuracy", "95% interval", "of real", "N", "families at 0", *titles.values()]
-    generated = f"generated from seed {report['seed']}, {report['seeds']} a wording"
-    if not report["links"]["generated"]["n"]:
-        generated = "nothing generated"
-    lines = [
-        f"Tagger {report['tagger'][:12]}, split {_data(report)}, {generated}.",
-        "",
-        f"| {' | '.join(heads)} |",
-        "|---" * len(heads) + "|",
-    ]
-    for link, found in report["links"].items():
-        figures = [
-            _cell(found["accuracy"]),
-            " to ".join(_cell(end) for end in found["interval"] or ()) or "-",
-            *(_cell(found[name]) for name in ("of_real", "n", "families_at_zero", *titles)),
-        ]
-        lines.append(f"| {link.replace('_', ' ')} | {' | '.join(figures)} |")
-    lines += ["", "| family | " + " | ".join(link.replace("_", " ") for link in LINKS) + " |"]
-    lines.append("|---|" + "---|" * len(LINKS))
-    for family, found in report["families"].items():
-        cells = [f"{hits}/{n}" for hits, n in (found[link] for link in LINKS)]
-        lines.append(f"| {family} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _data(report: Mapping[str, Any]) -> str:
-    """The split, and the other conditions that its recordings meet."""
-    return ", ".join([report["split"], *(f"{k} {value}" for k, value in report["where"].items())])
-
-
-def _cell(value: float | None) -> str:
-    """A figure with three decimals, a count as it is, a dash for None."""
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""A model's CLAP as an embedder of sounds and texts. No other part of the model is loaded."""
+"""The CLAP of a model as an embedder of sounds and texts; no other part is loaded."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from soundcrafter.store import ModelFolder, open_folder
 
 
 def load_clap(folder: ModelFolder, device: str | torch.device = "cpu") -> Clap:
-    """Both towers of a model folder in fp32. Raises ValueError where one is missing or damaged."""
+    """Load both CLAP towers in fp32. Raises ValueError if one of them is missing or damaged."""
     folder.require("clap_audio", "clap_text")
     return Clap(
         cast(ClapAudio, folder.load("clap_audio")),

@@ -1,4 +1,4 @@
-"""The VAE and the vocoder of a model: sound to latent and back, without text."""
+"""The VAE and the vocoder of a model, which turn a sound into a latent and back."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -18,7 +18,7 @@ from soundcrafter.store import ModelFolder
 
 @dataclass(frozen=True)
 class Codec:
-    """The two parts, under the names that they have in a SoundCrafter."""
+    """The two parts, with the same attributes as in a SoundCrafter."""
 
     vae: VAE
     vocoder: Vocoder
@@ -32,9 +32,9 @@ class Codec:
 
 
 def open_codec(folder: ModelFolder, device: str | torch.device = "cpu") -> Codec:
-    """The VAE and the vocoder of a folder in fp32; its other parts may be missing.
+    """Load the VAE and the vocoder of a folder in fp32; its other parts may be missing.
 
-    Raises ValueError where one of the two is missing or damaged.
+    Raises ValueError if one of the two is missing or damaged.
     """
     folder.require("vae", "vocoder")
     vae, vocoder = (folder.load(name).to(device) for name in ("vae", "vocoder"))
@@ -50,8 +50,8 @@ def open_codec(folder: ModelFolder, device: str | torch.device = "cpu") -> Codec
 
 @torch.inference_mode()
 def resynthesise(model: SoundCrafter | Codec, wave: np.ndarray) -> dict[str, np.ndarray]:
-    """Wave [N] at the model's rate -> its resyntheses [N]: by vocoder, by Griffin-Lim, and by VAE
-    and vocoder."""
+    """Return the resyntheses [N] of a wave [N] at the model's rate: by vocoder, by Griffin-Lim, and
+    by VAE and vocoder."""
     config = model.vae.config
     unit = config.mel.hop * config.stride[0]
     least = max(model.vocoder.config.min_frames, config.stride[0], config.mel.n_fft // unit + 1)

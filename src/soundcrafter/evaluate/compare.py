@@ -1,4 +1,4 @@
-"""Generated sounds against reference sounds, by every metric that an embedder allows."""
+"""Comparison of generated with reference sounds, by every metric that an embedder allows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from soundcrafter.evaluate.metrics import (
     kernel_distance,
     kl_divergence,
 )
-from soundcrafter.evaluate.sounds import SoundFiles
+from soundcrafter.evaluate.sound_files import SoundFiles
+from soundcrafter.markdown import format_number, markdown_table
 
 NEIGHBOURS = 5  # of density and coverage
 SUBSET_SIZE = 100  # of the kernel distance, or as many as there are
@@ -23,11 +24,13 @@ SUBSET_SIZE = 100  # of the kernel distance, or as many as there are
 
 @dataclass(frozen=True)
 class EmbeddedSounds:
-    """Sounds, and what the embedders made of them."""
+    """Sounds and their embeddings."""
 
     sounds: SoundFiles
-    embedded: Sequence[Embedded]  # by each embedder, in the order of the files
-    texts: Sequence[np.ndarray | None] = ()  # the prompts [N, E], by the embedders of texts
+    embedded: Sequence[Embedded]  # of each embedder, in the order of the files
+    texts: Sequence[
+        np.ndarray | None
+    ] = ()  # prompt embeddings [N, E] of each embedder; None: without text
 
 
 def compare(
@@ -38,11 +41,12 @@ def compare(
     splits: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All metrics of generated against reference sounds, by embedder.
+    """Return all metrics of generated and reference sounds, by embedder.
 
-    The texts of the generated sounds allow a CLAP score, and names that both sides have allow KL.
-    Every distance is reported with its floor: two halves of the reference, drawn by `seed`, against
-    each other, and the generated sounds at that N, because distances depend on N.
+    The CLAP score needs the texts of the generated sounds, and KL needs names that both sides have.
+    Every distance is reported with its floor, the distance between two halves of the reference
+    drawn by `seed`, and with the distance of the generated sounds at the same N, because distances
+    depend on N.
     """
     made, real = generated.sounds, reference.sounds
     names = [name for name in made.files if name in real.files]
@@ -121,8 +125,8 @@ def _distances(made: Embedded, real: Embedded, seed: int) -> dict[str, Any]:
 
 
 def _floor(made: Embedded, real: Embedded, seed: int) -> dict[str, Any] | None:
-    """FD between two halves of the reference, and of generated sounds to one half, all at the same
-    N of sounds; None where that would be below 2."""
+    """FD between two halves of the reference, and between generated sounds and one half, all with
+    the same number of sounds; None if that would be below 2."""
     n = min(len(made.rows), len(real.rows) // 2)
     if n < 2:
         return None
@@ -141,42 +145,61 @@ def _rows(embedded: Embedded, places: np.ndarray) -> np.ndarray:
 
 
 def compare_markdown(report: Mapping[str, Any]) -> str:
-    """The report as a table, one row per embedder."""
-    rates = report["sample_rates"]
-    skipped = {side: len(found) for side, found in report["skipped"].items()}
-    lines = [
-        f"N generated {report['generated']} ({rates['generated']} Hz), reference "
-        f"{report['reference']} ({rates['reference']} Hz), pairs {report['pairs']}, skipped "
-        f"{skipped['generated']} and {skipped['reference']}; resampler {report['resampler']}, "
-        f"seed {report['seed']}. Floor: two halves of the reference, N each in brackets.",
-        "",
-        "| embedder | sha256 | Hz | FD | FD at the floor's N | floor | KID | IS (splits) | KL |"
-        " density | coverage | CLAP |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Return the report as a table, one row per embedder."""
+    rates, skipped = report["sample_rates"], report["skipped"]
+    rows = []
     for found in report["embedders"]:
-        floor = found.get("floor") or {}
-        score, kid = found.get("is") or {}, found.get("kid") or {}
-        cells = [
-            found["embedder"],
-            found["sha256"][:12],
-            str(found["sample_rate"]),
-            _short(found.get("fd")),
-            _short(floor.get("fd_generated")),
-            f"{_short(floor.get('fd'))} ({floor.get('n', 0)})",
-            _short(kid.get("mean")),
-            f"{_short(score.get('mean'))} ± {_short(score.get('std'))} ({score.get('splits', 0)})",
-            _short((found.get("kl") or {}).get("mean")),
-            _short(found.get("density")),
-            _short(found.get("coverage")),
-            _short((found.get("clap") or {}).get("mean")),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, *_families_markdown(report)]) + "\n"
+        floor, score = found.get("floor") or {}, found.get("is")
+        rows.append(
+            [
+                found["embedder"],
+                found["sha256"][:12],
+                str(found["sample_rate"]),
+                _short(found.get("fd")),
+                _short(floor.get("fd_generated")),
+                f"{_short(floor['fd'])} ({floor['n']})" if floor else "-",
+                _short(_mean(found, "kid")),
+                f"{_short(score['mean'])} ± {_short(score['std'])} ({score['splits']})"
+                if score
+                else "-",
+                _short(_mean(found, "kl")),
+                _short(found.get("density")),
+                _short(found.get("coverage")),
+                _short(_mean(found, "clap")),
+            ]
+        )
+    columns = (
+        *("embedder", "sha256", "Hz", "FD", "FD at the floor's N", "floor", "KID", "IS (splits)"),
+        *("KL", "density", "coverage", "CLAP"),
+    )
+    lines = [
+        f"N generated {report['generated']} ({_rate(rates['generated'])}), reference "
+        f"{report['reference']} ({_rate(rates['reference'])}), pairs {report['pairs']}, skipped "
+        f"{len(skipped['generated'])} and {len(skipped['reference'])}; resampler "
+        f"{report['resampler']}, seed {report['seed']}. Floor: two halves of the reference, N each "
+        "in brackets.",
+        "",
+        *markdown_table(columns, rows),
+        *_families_markdown(report),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rate(sample_rate: int | None) -> str:
+    return f"{sample_rate} Hz" if sample_rate else "mixed rates"
+
+
+def _short(value: float | None) -> str:
+    return format_number(value, ".4g")
+
+
+def _mean(found: Mapping[str, Any], metric: str) -> float | None:
+    mean: float | None = (found.get(metric) or {}).get("mean")
+    return mean
 
 
 def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report as figures for a model card: name -> facts."""
+    """Return the figures for a model card: name -> figures."""
     of = f", {report['split']}" if report.get("split") else ""
     figures: dict[str, Any] = {}
     for found in report["embedders"]:
@@ -186,7 +209,7 @@ def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
             "floor": floor.get("fd"),
             "FD at the floor's N": floor.get("fd_generated"),
             "N of the floor": floor.get("n"),
-            **{name.upper(): (found.get(name) or {}).get("mean") for name in ("is", "kl", "clap")},
+            **{name.upper(): _mean(found, name) for name in ("is", "kl", "clap")},
             "generated": report["generated"],
             "reference": report["reference"],
             "pairs": report["pairs"],
@@ -194,7 +217,7 @@ def card_figures(report: Mapping[str, Any]) -> dict[str, Any]:
         named = f"sounds for prompts, by {found['embedder']} {found['sha256'][:12]}{of}"
         figures[named] = {name: value for name, value in facts.items() if value is not None}
     if found := report.get("recognised"):
-        figures[f"taken for their family by the tagger{of}, prompts"] = {
+        figures[f"recognised as their family by the tagger{of}, prompts"] = {
             "accuracy": found["accuracy"],
             "n": found["n"],
         }
@@ -207,7 +230,7 @@ def _families_markdown(report: Mapping[str, Any]) -> list[str]:
     if found := report.get("recognised"):
         low, high = found["interval"]
         lines.append(
-            f"Taken for their family: {found['accuracy']:.3f} ({low:.3f} to {high:.3f}) of "
+            f"Recognised as their family: {found['accuracy']:.3f} ({low:.3f} to {high:.3f}) of "
             f"{found['n']}."
         )
     if found := report.get("variety"):
@@ -221,7 +244,3 @@ def _families_markdown(report: Mapping[str, Any]) -> list[str]:
             f"test recordings: {found['share']:.3f} of {found['n']}."
         )
     return ["", *lines] if lines else []
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

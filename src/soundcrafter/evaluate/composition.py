@@ -1,9 +1,9 @@
-"""The composition suite: two sources at once and two in order, where the paper reports failures
-(Fig. 5).
+"""Evaluation of prompts for two sources at once and two in order, for which the paper reports
+failures (Fig. 5).
 
-The scenes are the frozen ones of `prompts.composition_prompts`; the tagger detects the sources, see
-`presence`. The model on the plain prompt is compared with mixes and sequences made by hand from two
-real recordings and from two single generations, and with chance, see `composition_report`.
+The scenes are those of `composition_prompts`, and the tagger detects the sources, see `presence`.
+Sounds generated for the prompts are compared with mixes and sequences of two real recordings and of
+two single generations, and with chance, see `composition_report`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from soundcrafter.evaluate.presence import (
     source_onsets,
     source_scores,
 )
-from soundcrafter.evaluate.prompts import (
+from soundcrafter.evaluate.prompt_sets import (
     REVERSED,
     Prompt,
     Scene,
@@ -31,7 +31,7 @@ from soundcrafter.evaluate.prompts import (
     family_prompts,
 )
 from soundcrafter.evaluate.result_log import ResultLog
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress, step_counter
@@ -53,19 +53,19 @@ def evaluate_composition(
     seeds: int = 1,
     seed: int = 0,
     limit: int | None = None,
-    tagger: Tagger | None = None,
+    tagger: TaggerEmbedder | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure a model on two sources at once and in order; writes composition.json and
-    composition.md into `out`, the sounds below out/generated, and returns the report.
+    """Measure a model on two sources at once and in order, and return the report.
 
-    `data` is a manifest or folder whose column family holds the tagger's classes: the real
-    recordings come from its `split`, the thresholds from its dev split. `limit`: only this many
-    pairs of each kind. An interrupted call is resumed by the same call. Raises ValueError where
-    the data lacks a family, and where `out` holds results of another model or other settings.
+    Writes composition.json, composition.md and the sounds, below generated/, into `out`. `data` is
+    a manifest or folder whose column family contains the tagger's classes: the real recordings come
+    from its `split`, the thresholds from its dev split. `limit`: only this many pairs of each kind.
+    An interrupted call is resumed by the same call. Raises ValueError if the data lacks a family,
+    and if `out` contains results of another model or other settings.
     """
     check_seeds(seeds, seed)
-    tagger = tagger or Tagger.bundled()
+    tagger = tagger or TaggerEmbedder.bundled()
     scenes = _scenes(limit)
     recordings = _families(read_manifest(data, split=split, label_column="family"))
     for family in sorted({family for scene in scenes for family in (scene.first, scene.second)}):
@@ -100,11 +100,11 @@ def evaluate_composition(
 class SceneResults:
     """Measures the sounds of scenes with the tagger, and logs the results."""
 
-    def __init__(self, tagger: Tagger, thresholds: Array, log: ResultLog) -> None:
+    def __init__(self, tagger: TaggerEmbedder, thresholds: Array, log: ResultLog) -> None:
         self.tagger, self.thresholds, self.log = tagger, thresholds, log
 
     def margins(self, scene: Scene, wave: Wave, sample_rate: int) -> list[float]:
-        """How far the scores of the scene's two families exceed their thresholds in wave [N]."""
+        """Return how far the scores of the scene's families in wave [N] exceed their thresholds."""
         above = source_scores(self.tagger, wave, sample_rate) - self.thresholds
         return [float(above[place]) for place in self._places(scene)]
 
@@ -117,7 +117,7 @@ class SceneResults:
         sample_rate: int,
         starts: tuple[float, float] | None = None,
     ) -> None:
-        """Log a sound that should hold both families; `starts`: their true onsets, if known."""
+        """Log a sound that should contain both families; `starts`: their true onsets if known."""
         row: dict[str, Any] = {"margins": self.margins(scene, wave, sample_rate)}
         if scene.kind == "order":
             places = self._places(scene)
@@ -160,7 +160,7 @@ def _families(manifest: Manifest) -> Families:
     return found
 
 
-def _thresholds(tagger: Tagger, data: Path, log: ResultLog) -> Array:
+def _thresholds(tagger: TaggerEmbedder, data: Path, log: ResultLog) -> Array:
     """The threshold of each class [K], set once from single recordings as long as a scene."""
     if "thresholds" not in log:
         rate, scores, places = tagger.sample_rate, [], []
@@ -186,7 +186,7 @@ def _read(recording: Recording, sample_rate: int) -> Wave:
 def _measure_real(
     results: SceneResults, scene: Scene, recordings: Families, rate: int, seed: int, folder: Path
 ) -> None:
-    """Log two real recordings: combined, each alone, and each alone measured for both families."""
+    """Log two real recordings: combined, each alone, and each measured for both families."""
     if results.has("real", scene, seed):
         return
     pair = _draw(scene, recordings, rate, seed)
@@ -224,7 +224,7 @@ def _first_readable(recordings: Sequence[Recording], rate: int) -> Wave:
 
 
 def _layers(scene: Scene, pair: Pair, rate: int) -> tuple[Pair, tuple[float, float] | None]:
-    """The layers of a scene made by hand, and the onsets of its sources if it has an order."""
+    """The layers of a scene combined by hand, and the onsets of its sources if it is ordered."""
     if scene.kind == "overlap":
         return at_once(*pair, rate, SECONDS), None
     first, second, starts = in_order(*pair, rate, SECONDS)

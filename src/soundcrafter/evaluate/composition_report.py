@@ -7,9 +7,8 @@ import numpy as np
 
 from soundcrafter.evaluate.metrics import wilson_interval
 from soundcrafter.evaluate.presence import level_balance
-from soundcrafter.evaluate.prompts import REVERSED
-
-Row = Mapping[str, Any]
+from soundcrafter.evaluate.prompt_sets import REVERSED
+from soundcrafter.markdown import format_interval, format_number, markdown_table
 
 BASELINES = {
     "apart": "two real recordings, each measured alone (ceiling)",
@@ -20,12 +19,13 @@ BASELINES = {
     "reversed": "the reversed prompt, measured as the plain one (floor)",
 }
 _ROWS_OF = {"alone": ("first alone", "second alone"), "reversed": ("prompt",)}
-MADE = ("real", "singles", "prompt")  # sounds that should hold both sources
+MADE = ("real", "singles", "prompt")  # sounds that should contain both sources
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """Logged results -> for each kind of scene the figures of each baseline, the number of
-    recordings behind the thresholds, and the sounds that should hold both sources, worst first."""
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Summarise logged results: the figures of each baseline for each kind of scene, the number of
+    recordings that set the thresholds, and the sounds that should contain both sources, worst
+    first."""
     measured = [row for row in rows if "baseline" in row]
     kinds = {
         kind: {
@@ -41,7 +41,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     return {**kinds, "threshold_recordings": recordings, "sounds": sounds}
 
 
-def _of(rows: Sequence[Row], kind: str, baseline: str) -> Iterator[Row]:
+def _of(rows: Sequence[Mapping[str, Any]], kind: str, baseline: str) -> Iterator[Mapping[str, Any]]:
     """The rows of a baseline; the floors reuse those of other baselines."""
     names = _ROWS_OF.get(baseline, (baseline,))
     for row in rows:
@@ -53,14 +53,14 @@ def _of(rows: Sequence[Row], kind: str, baseline: str) -> Iterator[Row]:
             yield {**row, "margins": row["margins"][::-1], "onsets": row["onsets"][::-1]}
 
 
-def _figures(rows: Sequence[Row]) -> dict[str, Any]:
+def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of one baseline and kind of scene."""
     both = [row for row in rows if min(row["margins"]) > 0]
     figures: dict[str, Any] = {"both": _share(len(both), len(rows))}
     for place, name in enumerate(("first", "second")):
         figures[name] = sum(row["margins"][place] > 0 for row in rows) / len(rows)
     if rows[0]["kind"] == "overlap":
-        if rows[0]["baseline"] != "apart":  # there the sources are not in one sound
+        if rows[0]["baseline"] != "apart":  # whose sources are not in one sound
             balances = [-abs(level_balance(row["margins"])) for row in rows]
             figures["balance"] = float(np.median(balances))
         return figures
@@ -89,7 +89,23 @@ def _share(hits: int, total: int) -> dict[str, Any]:
 
 
 def composition_markdown(report: Mapping[str, Any]) -> str:
-    """The report as two tables, one for each kind of scene."""
+    """Return the report as two tables, one for each kind of scene."""
+    overlap = [
+        [BASELINES[name], *_cells(found["both"]), format_number(found.get("balance"), ".1f")]
+        for name, found in report["overlap"].items()
+    ]
+    order = [
+        [
+            BASELINES[name],
+            *_cells(found["both"]),
+            *_cells(found.get("order")),
+            _cells(found.get("both_in_order"))[0],
+            " and ".join(f"{onset:.2f}" for onset in found.get("onsets") or ()) or "-",
+            format_number(found["onset_error"]),
+        ]
+        for name, found in report["order"].items()
+    ]
+    present = ("both present", "95% interval", "N")
     lines = [
         f"Tagger {report['tagger'][:12]}, split {report['split']}, seed {report['seed']}, "
         f"{report['seeds']} per scene; thresholds from {report['threshold_recordings']} recordings "
@@ -97,30 +113,18 @@ def composition_markdown(report: Mapping[str, Any]) -> str:
         "",
         "Two at once:",
         "",
-        "| made of | both present | 95% interval | N | weaker to stronger, median dB |",
-        "|---|---|---|---|---|",
-    ]
-    for baseline, found in report["overlap"].items():
-        cells = [*_cells(found["both"]), _number(found.get("balance"), 1)]
-        lines.append(f"| {BASELINES[baseline]} | {' | '.join(cells)} |")
-    lines += [
+        *markdown_table(["made of", *present, "weaker to stronger, median dB"], overlap),
         "",
         "One after the other, each pair in both orders:",
         "",
-        "| made of | both present | 95% interval | N | of these in order | 95% interval | N "
-        "| both and in order | onsets, median s | onset error, median s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        *markdown_table(
+            [
+                *("made of", *present, "of these in order", "95% interval", "N"),
+                *("both and in order", "onsets, median s", "onset error, median s"),
+            ],
+            order,
+        ),
     ]
-    for baseline, found in report["order"].items():
-        onsets = found.get("onsets")
-        cells = [
-            *_cells(found["both"]),
-            *_cells(found.get("order")),
-            _cells(found.get("both_in_order"))[0],
-            " and ".join(f"{onset:.2f}" for onset in onsets) if onsets else "-",
-            _number(found["onset_error"], 3),
-        ]
-        lines.append(f"| {BASELINES[baseline]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -128,9 +132,4 @@ def _cells(share: Mapping[str, Any] | None) -> list[str]:
     """A share, its interval and N."""
     if share is None:
         return ["-"] * 3
-    low, high = share["interval"]
-    return [f"{share['share']:.3f}", f"{low:.3f} to {high:.3f}", str(share["n"])]
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return [format_number(share["share"]), format_interval(share["interval"]), str(share["n"])]

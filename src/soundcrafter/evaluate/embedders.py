@@ -1,33 +1,19 @@
 """The embedders by name."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from soundcrafter.evaluate.aisfx import AiSFXEmbedder
+from soundcrafter.evaluate.aisfx_embedder import AiSFXEmbedder
 from soundcrafter.evaluate.clap_embedder import ClapEmbedder
 from soundcrafter.evaluate.embedding import Embedder
 from soundcrafter.evaluate.panns import PUBLISHED, Panns
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.evaluate.vggish import VGGish
 
 EMBEDDERS = ("tagger", "clap", "panns-16k", "panns-32k", "vggish", "aisfx")
-
-
-@dataclass(frozen=True)
-class EmbedderChoice:
-    """An embedder that was asked for, and its weights."""
-
-    name: str  # one of EMBEDDERS
-    checkpoint: Path | None = None  # a file; for tagger and clap a model folder
-    sha256: str | None = None  # that the weights must have, or its beginning
-
-    def open(self, device: str | torch.device = "cpu") -> Embedder:
-        """Load it onto a device. Raises ValueError as `open_embedder`."""
-        return open_embedder(
-            self.name, checkpoint=self.checkpoint, sha256=self.sha256, device=device
-        )
+OpenEmbedder = Callable[..., Embedder]  # `open_embedder` with all arguments but the device
 
 
 def open_embedder(
@@ -37,15 +23,17 @@ def open_embedder(
     sha256: str | None = None,
     device: str | torch.device = "cpu",
 ) -> Embedder:
-    """One of EMBEDDERS. Its weights are `checkpoint` (a file; for tagger and clap a model folder),
-    bundled (tagger, clap) or downloaded (PANNs, VGGish); aisfx needs a checkpoint.
+    """Load one of EMBEDDERS onto a device.
 
-    Raises ValueError for an unknown name, and for a checkpoint that is missing or has another
-    layout or hash.
+    Its weights are `checkpoint` (a file; for tagger and clap a model folder), by default the
+    bundled ones (tagger, clap) or downloaded (PANNs, VGGish); aisfx needs a checkpoint. `sha256` is
+    the required hash of the weights, or its beginning. Raises ValueError for an unknown name, and
+    for a checkpoint that is missing or has another layout or hash.
     """
     embedder: Embedder
     if name == "tagger":
-        embedder = Tagger(checkpoint, device=device) if checkpoint else Tagger.bundled(device)
+        tagger = TaggerEmbedder
+        embedder = tagger(checkpoint, device) if checkpoint else tagger.bundled(device)
     elif name == "clap":
         embedder = ClapEmbedder(checkpoint, device)
     elif name in PUBLISHED:

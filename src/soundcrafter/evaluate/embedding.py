@@ -1,6 +1,6 @@
-"""Embeddings of sounds: what an embedder is, and how files are read, hashed and embedded once."""
+"""The interface of embedders, and embedding sound files with a cache."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,19 +14,19 @@ from soundcrafter.progress import Progress
 
 @dataclass(frozen=True)
 class Embedding:
-    """One sound as an embedder represents it."""
+    """The embedding of one sound."""
 
     features: np.ndarray  # [R, D] float32: one row per sound, or one per window (VGGish)
-    probabilities: np.ndarray | None  # [K] float32, sum 1; None where there are no classes
+    probabilities: np.ndarray | None  # [K] float32, sum 1; None without classes
 
 
 class Embedder(Protocol):
-    """A network that turns a sound into features; every report names it and its weights."""
+    """A network that turns a sound into features."""
 
     name: str
     sample_rate: int  # Hz, of its input
     sha256: str  # of its weights
-    classes: tuple[str, ...]  # their names; () where they are unknown or there are none
+    classes: tuple[str, ...]  # their names; () if they are unknown or there are none
 
     def __call__(self, wave: np.ndarray, sample_rate: int) -> Embedding:
         """wave [N] at `sample_rate` Hz, resampled (soxr HQ) to the embedder's own -> Embedding."""
@@ -51,34 +51,31 @@ def embed_files(
     files: Collection[Path],
     *,
     cache: Path | None = None,
-    skip: Callable[[Path, str], None] | None = None,
     progress: Progress | None = None,
-) -> list[Embedded]:
-    """All sounds through each embedder; for `cache` see `embed_file`.
+) -> tuple[dict[Path, list[Embedding]], dict[Path, str]]:
+    """Embed each file with each embedder; for `cache` see `embed_file`.
 
-    A file that cannot be read is reported to `skip` (file, reason) and left out; without `skip`
-    it raises ValueError.
+    Returns the embeddings of each readable file, and file -> reason for the others.
     """
-    found = []
+    found: dict[Path, list[Embedding]] = {}
+    unreadable: dict[Path, str] = {}
     for done, file in enumerate(files, 1):
         try:
-            found.append(embed_file(embedders, file, cache))
+            found[file] = embed_file(embedders, file, cache)
         except ValueError as error:
-            if skip is None:
-                raise
-            skip(file, str(error))
+            unreadable[file] = str(error)
         if progress is not None:
             progress(done, len(files))
-    return collect(embedders, found)
+    return found, unreadable
 
 
 def collect(
-    embedders: Sequence[Embedder], embeddings: Sequence[Sequence[Embedding]]
+    embedders: Sequence[Embedder], embeddings: Iterable[Sequence[Embedding]]
 ) -> list[Embedded]:
-    """The embeddings of each sound, one per embedder -> those of each embedder."""
-    collected = []
+    """Regroup the embeddings of each sound, one per embedder, by embedder."""
+    of_sounds, collected = list(embeddings), []
     for place in range(len(embedders)):
-        column = [of_sound[place] for of_sound in embeddings]
+        column = [of_sound[place] for of_sound in of_sounds]
         shares = [one.probabilities for one in column if one.probabilities is not None]
         rows = [one.features for one in column]
         collected.append(Embedded(rows, np.stack(shares) if shares else None))
@@ -88,10 +85,10 @@ def collect(
 def embed_file(
     embedders: Sequence[Embedder], file: Path, cache: Path | None = None
 ) -> list[Embedding]:
-    """One sound, read once at its own rate, through each embedder.
+    """Embed one file, read once at its own rate, with each embedder.
 
-    With a `cache` folder an embedding is stored there, under the hashes of the embedder's weights
-    and of the file's content, and loaded from there the next time. Raises ValueError as
+    With a `cache` folder, embeddings are stored there under the hashes of the embedder's weights
+    and of the file's content, and loaded instead of computed next time. Raises ValueError as
     `read_audio`.
     """
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""Sounds for a list of prompts. Those that exist already are kept, so that an interrupted run can
+"""Generating sounds for a list of prompts. Existing sounds are kept, so that an interrupted run can
 be resumed."""
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from soundcrafter.evaluate.prompts import Prompt
+from soundcrafter.evaluate.prompt_sets import Prompt
 from soundcrafter.files import make_folder, read_json, write_json
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
@@ -25,12 +25,12 @@ BATCH_SIZE = 8
 class PlannedSound:
     """A sound to be generated."""
 
-    stem: str  # its file below the folder, without suffix
+    stem: str  # of its file: the path below the folder without suffix
     prompt: Prompt
     seed: int
 
 
-Batch = tuple[PlannedSound, ...]  # of one seed
+PlannedBatch = tuple[PlannedSound, ...]  # of one seed
 
 
 def generate_prompts(
@@ -43,11 +43,11 @@ def generate_prompts(
     seconds: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Prompt]:
-    """Write a wav for each prompt and seed; returns file stem -> prompt.
+    """Write a wav file for each prompt and seed; returns file stem -> prompt.
 
     With one seed, prompts that are captions of recordings get their recordings' names. `seconds`
-    is the length of each sound, by default the model's own. Existing sounds are kept. Raises
-    ValueError where the folder holds sounds of another model, other prompts or other settings.
+    is the length of each sound, by default that of the model. Existing sounds are kept. Raises
+    ValueError if the folder contains sounds of another model, other prompts or other settings.
     """
     batches = plan_batches(prompts, seeds, seed)
     claim_folder(model, batches, folder, torch.get_num_threads(), seconds)
@@ -59,7 +59,7 @@ def generate_prompts(
 
 
 def draw_prompts(prompts: Sequence[Prompt], limit: int | None, seed: int = 0) -> tuple[Prompt, ...]:
-    """`limit` prompts drawn by `seed`, in their own order; None: all of them.
+    """Return `limit` prompts drawn by `seed`, in their order; None: all of them.
 
     A higher limit draws the same prompts and more. Raises ValueError for a limit below 1.
     """
@@ -70,16 +70,16 @@ def draw_prompts(prompts: Sequence[Prompt], limit: int | None, seed: int = 0) ->
 
 
 def check_seeds(seeds: int, seed: int) -> None:
-    """Raise ValueError for no seeds and for a negative one."""
+    """Raise ValueError for less than one seed, and for a negative seed."""
     if seeds < 1 or seed < 0:
         raise ValueError(f"seeds, seed: got {seeds}, {seed}; at least 1 and 0")
 
 
-def plan_batches(prompts: Sequence[Prompt], seeds: int = 1, seed: int = 0) -> list[Batch]:
-    """All sounds, seed by seed in the order of the prompts, in batches of BATCH_SIZE.
+def plan_batches(prompts: Sequence[Prompt], seeds: int = 1, seed: int = 0) -> list[PlannedBatch]:
+    """Return all sounds, seed by seed in the order of the prompts, in batches of BATCH_SIZE.
 
-    A prompt that occurs again, as captions do, gets other seeds: otherwise one sound would be
-    counted twice. Raises ValueError as `check_seeds`.
+    A repeated prompt gets other seeds, because otherwise its sound would be counted twice. Raises
+    ValueError as `check_seeds`.
     """
     check_seeds(seeds, seed)
     before: Counter[str] = Counter()
@@ -99,15 +99,15 @@ def plan_batches(prompts: Sequence[Prompt], seeds: int = 1, seed: int = 0) -> li
 
 def claim_folder(
     model: SoundCrafter,
-    batches: Sequence[Batch],
+    batches: Sequence[PlannedBatch],
     folder: Path,
     threads: int,
     seconds: float | None = None,
 ) -> None:
-    """Create a folder, and record in it how its sounds are made. That includes the number of
-    threads, because another number changes the last bits.
+    """Create a folder, and record in it how its sounds are generated. That includes the number of
+    threads, because it changes the last bits.
 
-    Raises ValueError where it holds sounds that were made otherwise.
+    Raises ValueError if the folder contains sounds that were generated in another way.
     """
     sampling = vars(model.sampling)
     identity: dict[str, Any] = {
@@ -123,19 +123,19 @@ def claim_folder(
     others = [name for name, value in identity.items() if before.get(name) != value]
     if others == ["threads"]:
         raise ValueError(
-            f"{folder}: holds sounds made with {before.get('threads')} threads per process, not "
+            f"{folder}: contains sounds made with {before.get('threads')} threads per process, not "
             f"{threads}; change --processes or use another folder"
         )
     if others:
         raise ValueError(
-            f"{folder}: holds sounds that differ in {', '.join(others)}; use another folder"
+            f"{folder}: contains sounds that differ in {', '.join(others)}; use another folder"
         )
     write_json(file, identity)
 
 
 def generate_batch(
     model: SoundCrafter,
-    batch: Batch,
+    batch: PlannedBatch,
     *,
     exists: Callable[[PlannedSound], bool],
     save: Callable[[PlannedSound, Sound], None],
@@ -158,9 +158,9 @@ def generate_batch(
 
 
 def generate_files(
-    model: SoundCrafter, batch: Batch, folder: Path, seconds: float | None = None
+    model: SoundCrafter, batch: PlannedBatch, folder: Path, seconds: float | None = None
 ) -> bool:
-    """`generate_batch` to the files of a folder, see `sound_file`."""
+    """Generate a batch into the files of a folder, see `generate_batch` and `sound_file`."""
 
     def save(planned: PlannedSound, sound: Sound) -> None:
         file = sound_file(planned, folder)
@@ -177,7 +177,7 @@ def generate_files(
 
 
 def sound_file(planned: PlannedSound, folder: Path) -> Path:
-    """The file of a sound, whether it exists or not."""
+    """Return the path of a sound, whether it exists or not."""
     return folder / f"{planned.stem}.wav"
 
 
@@ -188,5 +188,5 @@ def _stem(number: int, prompt: Prompt, seed: int, *, alone: bool) -> str:
 
 
 def slug(text: str) -> str:
-    """A text for a file name: the letters a to z and digits, everything else replaced by "-"."""
+    """Return a text for a file name: a to z and digits, with everything else replaced by "-"."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "sound"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from soundcrafter.audio import Wave, write_audio
-from soundcrafter.evaluate.generate import Batch, claim_folder, slug, sound_file
+from soundcrafter.evaluate.generate import PlannedBatch, claim_folder, slug, sound_file
 from soundcrafter.evaluate.result_log import ResultLog
 from soundcrafter.files import make_folder, replacing
 from soundcrafter.pipeline import SoundCrafter
@@ -16,16 +16,16 @@ IDENTITY = "kept.jsonl"  # records how the sounds of a folder were made
 
 
 class KeptSounds:
-    """Sounds below a folder: <link>/<family>/<name>.wav. Without a folder nothing is kept."""
+    """Saves sounds to <link>/<family>/<name>.wav below a folder, or nowhere without a folder."""
 
     def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
-        """Raises ValueError where the folder holds sounds of another identity."""
+        """Raises ValueError if the folder contains sounds of another identity."""
         self._folder = folder
         if folder is not None:
             ResultLog(folder / IDENTITY, identity)
 
     def has(self, link: str, family: str, name: str) -> bool:
-        """Whether there is nothing left to save: the sound exists, or none is kept."""
+        """Whether the sound need not be saved: it exists, or there is no folder."""
         file = self._file(link, family, name)
         return file is None or file.is_file()
 
@@ -43,23 +43,23 @@ class KeptSounds:
 
 
 def _file_stem(name: str) -> str:
-    """A file name for any text: its letters and digits, and a hash that keeps names apart."""
+    """A file name for any text: its letters and digits, and a hash that makes it unique."""
     return f"{slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def claim_families(
-    model: SoundCrafter, batches: Sequence[Batch], folder: Path, threads: int
+    model: SoundCrafter, batches: Sequence[PlannedBatch], folder: Path, threads: int
 ) -> None:
-    """Check, before any sound is generated, that `keep_by_family` can copy these to `folder`, and
-    record in it how they are made.
+    """Check, before any sound is generated, that `keep_by_family` can copy the sounds to `folder`,
+    and record in it how they are generated.
 
-    Raises ValueError for prompts without a family, for a family that cannot be a folder name, and
-    where the folder holds sounds that were made otherwise.
+    Raises ValueError for prompts without a family, for a family that cannot be the name of a
+    folder, and if the folder contains sounds that were generated in another way.
     """
     families = {planned.prompt.family for batch in batches for planned in batch}
     if "" in families:
         raise ValueError(
-            "--keep: these prompts have no family to sort them by; it needs a family in each row"
+            "--keep: needs prompts with a family, which is the name of the folder of their sounds"
         )
     odd = sorted(name for name in families if name in (".", "..") or set(name) & set("/\\\0"))
     if odd:
@@ -67,8 +67,8 @@ def claim_families(
     claim_folder(model, batches, folder, threads)
 
 
-def keep_by_family(batches: Sequence[Batch], generated: Path, folder: Path) -> None:
-    """Copy the sounds of `generated` to <family>/<the same name>.wav below `folder`."""
+def keep_by_family(batches: Sequence[PlannedBatch], generated: Path, folder: Path) -> None:
+    """Copy the sounds in `generated` to <family>/<name>.wav below `folder`."""
     for batch in batches:
         for planned in batch:
             copy = sound_file(planned, folder / planned.prompt.family)

@@ -38,14 +38,21 @@ def inception_score(probs: np.ndarray, splits: int = 10, seed: int = 0) -> tuple
     distributions, and for fewer rows than splits.
     """
     probs = _distributions("probs", probs)
-    if not 1 <= splits <= len(probs):
-        raise ValueError(f"splits: got {splits} for {len(probs)} rows; allowed: 1 to the rows")
+    check_splits(splits)
+    if splits > len(probs):
+        raise ValueError(f"splits: got {splits}; allowed: 1 to the number of rows, {len(probs)}")
     shuffled = probs[np.random.default_rng(seed).permutation(len(probs))]
     scores = [
         math.exp(_kl(part, part.mean(0, keepdims=True)).mean())
         for part in np.array_split(shuffled, splits)
     ]
     return float(np.mean(scores)), float(np.std(scores))
+
+
+def check_splits(splits: int) -> None:
+    """Raise ValueError for less than one split."""
+    if splits < 1:
+        raise ValueError(f"splits: got {splits}; at least 1")
 
 
 def kl_divergence(reference: np.ndarray, generated: np.ndarray) -> float:
@@ -165,13 +172,14 @@ def log_spectral_distance(
     return float((levels[0] - levels[1]).square().mean(0).sqrt().mean())
 
 
-def wilson_interval(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval (1927) of the share hits / total, by default at 95% confidence.
+def wilson_interval(hits: int, total: int) -> tuple[float, float]:
+    """Wilson's score interval (1927) of the share hits / total at 95% confidence.
 
-    Raises ValueError where total is 0 or hits are not between 0 and total.
+    Raises ValueError if total is 0 or hits are not between 0 and total.
     """
     if total < 1 or not 0 <= hits <= total:
         raise ValueError(f"hits of total: got {hits} of {total}; allowed: 0 to total, 1 or more")
+    z = 1.96
     share, square = hits / total, z * z / total
     middle = (share + square / 2) / (1 + square)
     reach = z / (1 + square) * math.sqrt(share * (1 - share) / total + square / (4 * total))
@@ -258,7 +266,7 @@ def _features(name: str, x: np.ndarray, least: int) -> Array:
     if x.ndim != 2 or len(x) < least or not x.shape[1]:
         raise ValueError(f"{name}: got shape {x.shape}; expected [N, D] with N at least {least}")
     if not np.isfinite(x).all():
-        raise ValueError(f"{name}: holds NaN or infinite values")
+        raise ValueError(f"{name}: contains NaN or infinite values")
     return x
 
 

@@ -1,10 +1,10 @@
-"""Two sounds combined as a sound designer would: at once, or one after the other."""
+"""Combining two sounds as a sound designer would: at once, or one after the other."""
 
 import numpy as np
 
 from soundcrafter.audio import Wave, fit_length, normalize_peak
 
-GAP = 0.3  # seconds of silence before each of two sounds in order
+GAP = 0.3  # seconds of silence before each of two ordered sounds
 LEVEL = 0.1  # root mean square of each sound; the sum of two seldom exceeds full scale
 ACTIVE = 1e-3  # frames with less power than this, relative to the loudest one, are pauses
 EVENT = 0.1  # an event begins and ends where it crosses this share of its highest level
@@ -12,7 +12,7 @@ _FRAME = 0.02  # seconds
 
 
 def at_once(first: Wave, second: Wave, sample_rate: int, seconds: float) -> tuple[Wave, Wave]:
-    """Two waves -> two layers [N] of equal level and full length; their sum is the mix.
+    """Return two layers [N] of equal level and full length, whose sum is the mix.
 
     A shorter sound is repeated.
     """
@@ -25,8 +25,7 @@ def at_once(first: Wave, second: Wave, sample_rate: int, seconds: float) -> tupl
 def in_order(
     first: Wave, second: Wave, sample_rate: int, seconds: float
 ) -> tuple[Wave, Wave, tuple[float, float]]:
-    """Two waves -> two layers [N] of equal level, whose sum is the sequence, and the onset of each
-    in seconds.
+    """Return two layers [N] of equal level, whose sum is the sequence, and their onsets in seconds.
 
     Each is trimmed to its event and to half of the time. The first begins after GAP, the second
     GAP after the end of the first.

@@ -1,5 +1,5 @@
-"""PANNs Cnn14 (Kong et al. 2020, 1912.10211): the tagger that FD, IS and KL are usually computed
-with. Our own code for the layout of the published checkpoints."""
+"""PANNs Cnn14 (Kong et al. 2020, 1912.10211), the usual classifier for FD, IS and KL. The code is
+our own, for the layout of the published checkpoints."""
 
 from pathlib import Path
 

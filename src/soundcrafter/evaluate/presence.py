@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundcrafter.evaluate.metrics import Array
-from soundcrafter.evaluate.tagger import Tagger
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 
 # Share of single recordings of other families that may exceed a family's threshold. With a second
 # source probabilities are low: at 0.025, 0.05 and 0.1 both sources are found in 0.64, 0.82 and 0.95
@@ -33,7 +33,7 @@ RISE_FRAMES = 5  # frames over which the rise of a level is measured
 RANGE = 40.0  # dB below the loudest frame; anything quieter counts as silence
 
 
-def source_scores(tagger: Tagger, wave: np.ndarray, sample_rate: int) -> Array:
+def source_scores(tagger: TaggerEmbedder, wave: np.ndarray, sample_rate: int) -> Array:
     """wave [N] at `sample_rate` Hz -> the score of each class [K], 0 or less."""
     return tagger.log_probabilities(wave, sample_rate).max(0).astype(np.float64)
 
@@ -44,7 +44,7 @@ def presence_thresholds(scores: np.ndarray, classes: np.ndarray) -> Array:
     A family's threshold is exceeded by FALSE_ALARMS of the recordings of all other families. Its
     own recordings (none to seven) are too few to set one. A common threshold with the same
     FALSE_ALARMS finds both sources in 0.64 of the mixes of dev, these find them in 0.82, because
-    the tagger predicts some families more often than others. Raises ValueError where there are
+    the tagger predicts some families more often than others. Raises ValueError if there are
     fewer than MIN_RECORDINGS of other families.
     """
     found = np.empty(scores.shape[1])
@@ -72,7 +72,7 @@ def level_balance(margins: Sequence[float]) -> float:
 
 
 def source_onsets(
-    tagger: Tagger, wave: np.ndarray, sample_rate: int, places: Sequence[int]
+    tagger: TaggerEmbedder, wave: np.ndarray, sample_rate: int, places: Sequence[int]
 ) -> list[float]:
     """The onsets of the classes at `places` in wave [N], in seconds from its start."""
     found = tagger.log_probabilities(wave, sample_rate, seconds=TRACK_WINDOW, hop=TRACK_HOP)

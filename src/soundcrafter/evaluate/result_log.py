@@ -7,26 +7,24 @@ from typing import Any
 
 from soundcrafter.files import append_json_line, make_folder, read_json_lines, write_text
 
-Row = dict[str, Any]
-
 
 class ResultLog:
-    """Rows by key in a JSON Lines file. Its first line identifies what was measured."""
+    """Rows by key in a JSON Lines file, whose first line identifies what was measured."""
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Open or create the file. Raises ValueError where it holds results of another identity."""
+        """Open or create the file. Raises ValueError if it has results of another identity."""
         self.path = path
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, dict[str, Any]] = {}
         head = {"identity": identity}
         make_folder(path.parent)
         lines = read_json_lines(path)
         if lines and lines[0] != json.loads(json.dumps(head)):
             raise ValueError(
-                f"{path}: holds results of another model or other settings; "
-                "use another folder, or remove it"
+                f"{path}: contains results of another model or other settings; "
+                "use another folder, or delete it"
             )
         self.rows = {row["key"]: row for row in lines[1:]}
-        # written anew: a line that an interruption cut short would spoil the next one
+        # rewritten, because the next row must not be appended to an incomplete line
         text = "".join(json.dumps(line) + "\n" for line in (head, *self.rows.values()))
         write_text(path, text)
 
@@ -34,6 +32,6 @@ class ResultLog:
         return key in self.rows
 
     def add(self, key: str, row: Mapping[str, Any]) -> None:
-        """Append a row; it is on disk when this returns."""
+        """Append a row and write it to disk."""
         self.rows[key] = {"key": key, **row}
         append_json_line(self.path, self.rows[key])

@@ -1,4 +1,4 @@
-"""Retrieval with a model's CLAP: sounds by their captions, and captions by their sounds."""
+"""Retrieval with the CLAP of a model: sounds by caption, and captions by sound."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from soundcrafter.audio import audio_info, normalize_peak, read_audio
-from soundcrafter.data.manifest import Recording, normalize_caption, read_manifest
+from soundcrafter.data.captions import normalize_caption
+from soundcrafter.data.manifest import Recording, read_manifest
 from soundcrafter.device import choose_device
 from soundcrafter.evaluate.clap_embedder import load_clap
 from soundcrafter.evaluate.metrics import retrieval, wilson_interval
 from soundcrafter.files import make_folder, write_json, write_text
+from soundcrafter.markdown import format_interval, markdown_table
 from soundcrafter.models.clap import Clap
 from soundcrafter.progress import Progress
 from soundcrafter.store import ModelFolder
@@ -26,8 +28,8 @@ FIGURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "map10": "mAP@10", "median_r
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One sound with all its captions."""
+class CaptionedClip:
+    """A recording with all its captions."""
 
     name: str  # of its file, the same on every machine
     recording: Recording
@@ -43,17 +45,17 @@ def evaluate_retrieval(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure retrieval on a split of a manifest with captions; writes report.json and report.md
-    into `out` and returns the report.
+    """Measure retrieval on a split of a manifest with captions and return the report.
 
-    Queries and candidates are the clips and the distinct captions (`normalize_caption`). Rows with
-    the same section of a file are captions of one clip. A clip and a caption are relevant to each
-    other where the clip has that caption. Only the folder's CLAP is loaded. All similarities, clips
-    times captions, are held in memory. Raises ValueError where the folder has no CLAP, where the
-    data has no captions, and where no clip can be read.
+    Writes report.json and report.md into `out`. Queries and candidates are the clips and the
+    distinct captions (`normalize_caption`). Rows with the same section of a file are captions of
+    one clip. A clip and a caption are relevant to each other if the clip has that caption. Only the
+    folder's CLAP is loaded. The similarities of all clips and captions are kept in memory. Raises
+    ValueError if the folder has no CLAP, the data has no captions, or no clip can be read.
     """
     folder.require("clap_audio", "clap_text")
     clips, skipped = read_clips(data, split)
+    make_folder(out)
     clap = load_clap(folder, choose_device(device))
     audio, clips, unread = embed_clips(clap, clips, progress)
     skipped |= unread
@@ -77,14 +79,13 @@ def evaluate_retrieval(
         "skipped": skipped,
         **retrieval_both_ways(audio, texts, relevant),
     }
-    make_folder(out)
     write_json(out / "report.json", report)
     write_text(out / "report.md", retrieval_markdown(report))
     return report
 
 
-def read_clips(data: Path, split: str) -> tuple[list[Clip], dict[str, str]]:
-    """The clips of a split with their captions, and the skipped files: file -> reason.
+def read_clips(data: Path, split: str) -> tuple[list[CaptionedClip], dict[str, str]]:
+    """Return the clips of a split with their captions, and file -> reason for skipped files.
 
     Raises ValueError as `read_manifest`.
     """
@@ -96,24 +97,24 @@ def read_clips(data: Path, split: str) -> tuple[list[Clip], dict[str, str]]:
             section = recording.file, recording.start, recording.seconds
             sections.setdefault(section, []).append(recording)
         else:
-            skipped[manifest.name(recording)] = "its caption holds nothing but stop words"
+            skipped[manifest.name(recording)] = "its caption contains only stop words"
     clips = []
     for rows in sections.values():
         written = [row.caption or "" for row in reversed(rows)]
         captions = {normalize_caption(text): text for text in written}
-        clips.append(Clip(manifest.name(rows[0]), rows[0], captions))
+        clips.append(CaptionedClip(manifest.name(rows[0]), rows[0], captions))
     return clips, skipped
 
 
 def embed_clips(
-    clap: Clap, clips: Sequence[Clip], progress: Progress | None = None
-) -> tuple[np.ndarray, list[Clip], dict[str, str]]:
-    """Embeddings [N, E] of the clips that can be read, those clips, and the others: file -> reason.
+    clap: Clap, clips: Sequence[CaptionedClip], progress: Progress | None = None
+) -> tuple[np.ndarray, list[CaptionedClip], dict[str, str]]:
+    """Return embeddings [N, E] of the readable clips, those clips, and file -> reason for the rest.
 
     Each is read at its own rate, normalised to a peak of LEVEL, and embedded in full length.
     """
     rows: list[np.ndarray] = []
-    kept: list[Clip] = []
+    kept: list[CaptionedClip] = []
     skipped: dict[str, str] = {}
     for done, clip in enumerate(clips, 1):
         one = clip.recording
@@ -139,7 +140,7 @@ def _embed_texts(clap: Clap, texts: Sequence[str]) -> np.ndarray:
 def retrieval_both_ways(
     audio: np.ndarray, texts: np.ndarray, relevant: np.ndarray
 ) -> dict[str, Any]:
-    """The figures of both directions.
+    """Return the figures of both directions.
 
     audio [N, E] and texts [M, E]: unit-norm rows; relevant [N, M] bool: the captions of each clip.
     Raises ValueError as `metrics.retrieval`.
@@ -161,29 +162,30 @@ def _direction(similarity: np.ndarray, relevant: np.ndarray) -> dict[str, Any]:
 
 
 def retrieval_markdown(report: Mapping[str, Any]) -> str:
-    """The report as a table, one row per figure."""
+    """Return the report as a table, one row per figure."""
     parts = ", ".join(f"{name} {identity}" for name, identity in report["model"].items())
+    rows = []
+    for direction in DIRECTIONS:
+        found = report[direction]
+        for name, title in FIGURES.items():
+            spec = "g" if name == "median_rank" else ".3f"
+            rows.append(
+                [
+                    direction.replace("_", " "),
+                    str(found["queries"]),
+                    str(found["candidates"]),
+                    title,
+                    f"{found[name]['value']:{spec}}",
+                    format_interval(found[name].get("interval")),
+                    f"{found[name]['chance']:{spec}}",
+                ]
+            )
+    columns = ("direction", "queries", "candidates", "figure", "value", "95% interval", "chance")
     lines = [
         f"Model {parts}; split {report['split']}: {report['clips']} clips, {report['captions']} "
         f"distinct captions, {report['pairs']} pairs, skipped {len(report['skipped'])}; "
         f"{report['sample_rate']} Hz, resampler {report['resampler']}, peak {report['level']:g}.",
         "",
-        "| direction | queries | candidates | figure | value | 95% interval | chance |",
-        "|---|---|---|---|---|---|---|",
+        *markdown_table(columns, rows),
     ]
-    for direction in DIRECTIONS:
-        found = report[direction]
-        for name, title in FIGURES.items():
-            shown = "{:g}" if name == "median_rank" else "{:.3f}"
-            interval = [f"{end:.3f}" for end in found[name].get("interval", ())]
-            cells = [
-                direction.replace("_", " "),
-                str(found["queries"]),
-                str(found["candidates"]),
-                title,
-                shown.format(found[name]["value"]),
-                " to ".join(interval) or "-",
-                shown.format(found[name]["chance"]),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -5,18 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from soundcrafter.audio import audio_info
 from soundcrafter.evaluate.clap_embedder import ClapEmbedder
 from soundcrafter.evaluate.compare import EmbeddedSounds, card_figures, compare, compare_markdown
-from soundcrafter.evaluate.embedding import Embedded, Embedder, embed_files
-from soundcrafter.evaluate.generate import PlannedSound, draw_prompts, plan_batches, sound_file
-from soundcrafter.evaluate.jobs import GENERATED, Tools, generate_and_embed, threads_of
+from soundcrafter.evaluate.embedding import Embedded, Embedder, collect, embed_files
+from soundcrafter.evaluate.generate import (
+    PlannedSound,
+    check_seeds,
+    draw_prompts,
+    plan_batches,
+    sound_file,
+)
+from soundcrafter.evaluate.jobs import GENERATED, EvaluationModels, generate_and_embed, threads_of
 from soundcrafter.evaluate.kept import claim_families, keep_by_family
-from soundcrafter.evaluate.metrics import clap_score
-from soundcrafter.evaluate.prompts import Prompt
-from soundcrafter.evaluate.sounds import SoundFiles
-from soundcrafter.evaluate.tagger import Tagger, recognition
+from soundcrafter.evaluate.metrics import check_splits, clap_score
+from soundcrafter.evaluate.prompt_sets import Prompt
+from soundcrafter.evaluate.sound_files import SoundFiles
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder, recognition
 from soundcrafter.evaluate.variety import variety_report
 from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.pipeline import SoundCrafter
@@ -36,27 +43,33 @@ def evaluate_folders(
     paired: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compare sounds with real ones; writes report.json and report.md into `out` and returns the
-    report. Files that cannot be decoded are skipped and counted.
+    """Compare sounds with real ones and return the report.
 
-    Raises ValueError where no sound can be decoded, and where `paired` is set and a sound has no
+    Writes report.json and report.md into `out`. Files that cannot be decoded are skipped and
+    counted. Raises ValueError if no sound can be decoded, and with `paired` if a sound has no
     partner of the same name.
     """
+    check_splits(splits)
+    check_seeds(1, seed)
+    make_folder(out)
+    if paired:
+        _check_pairs(generated, reference)
     sides = [_embed(sounds, embedders, progress) for sounds in (generated, reference)]
-    names = [set(side.sounds.files) for side in sides]
-    if paired and (lonely := sorted(names[0] ^ names[1])):
-        raise ValueError(f"sounds without a partner: {len(lonely)}, the first: {lonely[0]}")
+    if paired:  # again, without the files that cannot be decoded
+        _check_pairs(*(side.sounds for side in sides))
     return _write(out, compare(sides[0], sides[1], embedders, splits=splits, seed=seed))
+
+
+def _check_pairs(generated: SoundFiles, reference: SoundFiles) -> None:
+    if lonely := sorted(set(generated.files) ^ set(reference.files)):
+        raise ValueError(f"sounds without a partner: {len(lonely)}, the first: {lonely[0]}")
 
 
 def _embed(
     sounds: SoundFiles, embedders: Sequence[Embedder], progress: Progress | None
 ) -> EmbeddedSounds:
-    unreadable: dict[Path, str] = {}
-    embedded = embed_files(
-        embedders, sounds.files.values(), skip=unreadable.__setitem__, progress=progress
-    )
-    return EmbeddedSounds(sounds.without(unreadable), embedded)
+    found, unreadable = embed_files(embedders, sounds.files.values(), progress=progress)
+    return EmbeddedSounds(sounds.without(unreadable), collect(embedders, found.values()))
 
 
 def evaluate_prompts(
@@ -73,31 +86,32 @@ def evaluate_prompts(
     seeds: int = 1,
     seed: int = 0,
     splits: int = 10,
-    workers: Workers[Tools] | None = None,
+    workers: Workers[EvaluationModels] | None = None,
     machine: Mapping[str, Any] | None = None,
     keep: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Generate sounds for prompts into out/generated and compare them with real sounds.
+    """Generate sounds for prompts, compare them with real sounds and return the report.
 
-    Where all prompts name families that the tagger knows, the report also says how many sounds it
-    recognises, and with the manifest `data` how varied they are and how many are copies of its
-    training recordings. Writes report.json, report.md, figures.json (for a model card) and
-    timing.json, and returns the report.
+    Writes the sounds into out/generated, and report.json, report.md, figures.json (for a model
+    card) and timing.json. If all prompts name families that the tagger knows, the report also says
+    how many sounds it recognises, and with the manifest `data` how varied they are and how many are
+    copies of its training recordings.
 
-    `name`: the model's in tables; `limit`: see `draw_prompts`; `workers`: processes that open the
+    `name`: of the model in tables; `limit`: see `draw_prompts`; `workers`: processes that open the
     same model and embedders; `machine`: facts for timing.json; `keep`: a folder for a copy of each
-    sound, <family>/<name>.wav. An interrupted call is resumed by the same call, and writes the same
-    report. Raises ValueError where `out` or `keep` holds sounds of another model or other prompts,
-    and for `keep` with prompts that name no family.
+    sound, <family>/<name>.wav. An interrupted call is resumed by the same call, which writes the
+    same report. Raises ValueError if `out` or `keep` contains sounds of another model or other
+    prompts, and for `keep` if a prompt has no family.
     """
+    check_splits(splits)
     batches = plan_batches(draw_prompts(prompts, limit, seed), seeds, seed)
     planned = [one for batch in batches for one in batch]
     if keep is not None:
         claim_families(model, batches, keep, threads_of(workers))
-    tools = Tools(model, tuple(embedders))
+    models = EvaluationModels(model, tuple(embedders))
     files = reference.files.values()
-    results = generate_and_embed(tools, batches, files, out, workers, progress)
+    results = generate_and_embed(models, batches, files, out, workers, progress)
     reference = reference.without(results.unreadable)
     if keep is not None:
         keep_by_family(batches, out / GENERATED, keep)
@@ -114,11 +128,12 @@ def evaluate_prompts(
         {
             "name": name,
             "model": dict(model.training_ids),
-            "parameters": _parameters(model),
+            "parameters": _parameters(model.clap.text, model.unet, model.vae, model.vocoder),
+            "unet_parameters": _parameters(model.unet),
             "split": None if data is None else split,
             "limit": limit,
             **compare(generated, real, embedders, splits=splits, seed=seed),
-            **_by_family(tools, planned, generated, data, split),
+            **_by_family(models, planned, generated, data, split),
             "sounds": _sound_rows(planned, generated, reference, embedders),
         },
     )
@@ -129,24 +144,24 @@ def evaluate_prompts(
 
 
 def _by_family(
-    tools: Tools,
+    models: EvaluationModels,
     planned: Sequence[PlannedSound],
     generated: EmbeddedSounds,
     data: Path | None,
     split: str,
 ) -> dict[str, Any]:
-    """How many sounds are recognised as their family, and with `data` their variety and how many
-    are copies; nothing where no tagger knows the families."""
+    """How many sounds are recognised as their family, and with `data` their variety and the number
+    of copies; nothing if no tagger knows the families."""
     families = [one.prompt.family for one in planned]
-    for embedder, embedded in zip(tools.embedders, generated.embedded, strict=True):
-        if isinstance(embedder, Tagger):
+    for embedder, embedded in zip(models.embedders, generated.embedded, strict=True):
+        if isinstance(embedder, TaggerEmbedder):
             if not set(families) <= set(embedder.classes):
                 return {}
             shares = embedded.probabilities
             report: dict[str, Any] = {"recognised": recognition(shares, families, embedder.classes)}
             if data is not None:
                 files = list(generated.sounds.files.values())
-                report |= variety_report(tools.model.clap.audio, files, families, data, split)
+                report |= variety_report(models.model.clap.audio, files, families, data, split)
             return report
     return {}
 
@@ -175,7 +190,7 @@ def _sound_rows(
     for embedder, embedded, texts in sides:
         if texts is not None:
             _add_clap_scores(rows, texts, embedded)
-        if isinstance(embedder, Tagger) and embedded.probabilities is not None:
+        if isinstance(embedder, TaggerEmbedder) and embedded.probabilities is not None:
             _add_predictions(rows, embedder.classes, embedded.probabilities)
     return rows
 
@@ -188,7 +203,7 @@ def _add_clap_scores(rows: list[dict[str, Any]], texts: np.ndarray, embedded: Em
 def _add_predictions(
     rows: list[dict[str, Any]], classes: Sequence[str], probabilities: np.ndarray
 ) -> None:
-    """The class with the highest of the probabilities [N, K], and that of the sound's family."""
+    """Add the predicted class and its probability, and the probability of the sound's family."""
     for row, shares in zip(rows, probabilities, strict=True):
         named = dict(zip(classes, shares.tolist(), strict=True))
         row["heard"] = max(named, key=named.__getitem__)
@@ -196,16 +211,14 @@ def _add_predictions(
         row["expected"] = named.get(row["family"])
 
 
-def _parameters(model: SoundCrafter) -> int:
-    """The number of parameters of all parts that turn a text into a sound."""
-    parts = (model.clap.text, model.unet, model.vae, model.vocoder)
+def _parameters(*parts: nn.Module) -> int:
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
 
 def _timing(
     model: SoundCrafter,
     seconds: float | None,
-    workers: Workers[Tools] | None,
+    workers: Workers[EvaluationModels] | None,
     machine: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
@@ -219,7 +232,6 @@ def _timing(
 
 def _write(out: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     report = {"version": __version__, **report}
-    make_folder(out)
     write_json(out / "report.json", report)
     write_text(out / "report.md", compare_markdown(report))
     return report

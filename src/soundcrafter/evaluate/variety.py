@@ -83,11 +83,11 @@ def copies(made: Fingerprints, test: Fingerprints, train: Fingerprints) -> dict[
 def variety_report(
     audio: ClapAudio, made: Sequence[Path], families: Sequence[str], data: Path, split: str
 ) -> dict[str, Any]:
-    """Variety and copies of generated sounds, files [N] of `families` [N].
+    """Return the variety and the copies of generated sounds, files [N] of `families` [N].
 
-    `data` is a manifest whose column `family` holds the families, with the splits `split` and
-    train. Variety is over the families that have two sounds on both sides. A figure that the
-    manifest has no recordings for is left out.
+    `data` is a manifest with the column `family` and the splits `split` and train. Variety is
+    measured for the families that have two generated and two real sounds. Figures without
+    recordings in the manifest are left out.
     """
     rate = audio.config.mel.sample_rate
     recordings = [r for r in _recordings(data, split) if r.label in set(families)]
@@ -115,7 +115,7 @@ def variety_report(
 
 
 def _recordings(data: Path, split: str) -> Sequence[Recording]:
-    """The recordings of a split with their families; none where the manifest lacks them."""
+    """The recordings of a split with their families; none if the manifest lacks them."""
     try:
         return read_manifest(data, split=split, label_column="family").recordings
     except ValueError:

@@ -12,14 +12,15 @@ import numpy as np
 
 from soundcrafter.evaluate.metrics import wilson_interval
 from soundcrafter.listening.answers import Answer, Items, read_key, read_results
+from soundcrafter.markdown import format_interval, format_number, markdown_table
 
 Rating = tuple[str, str, float]  # listener, prompt, value
 
 
-class _Resamples:
-    """Listeners and prompts, both drawn with replacement: the pigeonhole bootstrap (Owen 2007,
-    0712.1111). It treats neither the answers of one listener nor those to one prompt as
-    independent."""
+class _Bootstrap:
+    """The pigeonhole bootstrap (Owen 2007, 0712.1111): listeners and prompts are both drawn with
+    replacement. It assumes neither that the answers of one listener are independent, nor those to
+    one prompt."""
 
     def __init__(self, answers: Sequence[Answer], items: Items, samples: int, seed: int) -> None:
         listeners = sorted({answer.listener for answer in answers})
@@ -45,7 +46,7 @@ class _Resamples:
 def analyse_listening(
     results: Sequence[Path], key: Path, *, seed: int = 0, samples: int = 2000
 ) -> dict[str, Any]:
-    """The results of a listening test, from the csv files that its listeners saved.
+    """Return the results of a listening test from the csv files that its listeners saved.
 
     Pairs: for each question and pair of systems the wins, ties and losses; the win rate of each
     system, with ties as half a win, and its 95% interval by bootstrap over listeners and prompts
@@ -54,14 +55,14 @@ def analyse_listening(
     MOS: for each question and system the mean with its interval by the same bootstrap, and the
     differences between systems in the same draws.
 
-    Raises ValueError where a file cannot be read, and names file and line where a row is not an
-    answer to an item of the key. Of several answers to the same question the last one counts.
+    Of several answers to the same question the last one counts. Raises ValueError for a file that
+    cannot be read, and with file and line for a row that is not an answer to an item of the key.
     """
     if samples < 1 or seed < 0:
         raise ValueError(f"samples, seed: got {samples}, {seed}; at least 1 and 0")
     items = read_key(key)
     answers, duplicates = read_results(results, items)
-    draws = _Resamples(answers, items, samples, seed)
+    draws = _Bootstrap(answers, items, samples, seed)
     by_question: dict[str, list[Answer]] = defaultdict(list)
     for answer in sorted(answers, key=lambda answer: answer.question):
         by_question[answer.question].append(answer)
@@ -87,7 +88,7 @@ def analyse_listening(
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """The two-sided p-value of wins and losses if both were equally likely."""
+    """Return the two-sided p-value of wins and losses if both are equally likely."""
     total = wins + losses
     tail = sum(math.comb(total, count) for count in range(min(wins, losses) + 1))
     return min(2 * tail / 2**total, 1.0)
@@ -100,7 +101,7 @@ def _first_side(answers: Sequence[Answer]) -> dict[str, Any]:
     return {"share": hits / total if total else None, **_wilson(hits, total), "n": total}
 
 
-def _pairs(answers: Sequence[Answer], items: Items, draws: _Resamples) -> dict[str, Any]:
+def _pairs(answers: Sequence[Answer], items: Items, draws: _Bootstrap) -> dict[str, Any]:
     """The figures of one question: of each pair of systems, and of each system over all pairs."""
     scores: dict[tuple[str, str], list[Rating]] = defaultdict(list)  # of the first system
     for answer in answers:
@@ -126,7 +127,7 @@ def _pairs(answers: Sequence[Answer], items: Items, draws: _Resamples) -> dict[s
     }
 
 
-def _against(ratings: Sequence[Rating], draws: _Resamples) -> dict[str, Any]:
+def _against(ratings: Sequence[Rating], draws: _Bootstrap) -> dict[str, Any]:
     """One system against another, with ratings of 1 for a win, 0.5 for a tie and 0 for a loss."""
     counts = Counter(value for _, _, value in ratings)
     wins, losses = counts[1.0], counts[0.0]
@@ -146,7 +147,7 @@ def _against(ratings: Sequence[Rating], draws: _Resamples) -> dict[str, Any]:
     }
 
 
-def _mos(answers: Sequence[Answer], items: Items, draws: _Resamples) -> dict[str, Any]:
+def _mos(answers: Sequence[Answer], items: Items, draws: _Bootstrap) -> dict[str, Any]:
     """The figures of one question: of each system, and the difference of each pair of systems."""
     ratings: dict[str, list[Rating]] = defaultdict(list)
     for answer in answers:
@@ -175,7 +176,7 @@ def _mos(answers: Sequence[Answer], items: Items, draws: _Resamples) -> dict[str
     }
 
 
-def _mean(ratings: Sequence[Rating], draws: _Resamples) -> dict[str, Any]:
+def _mean(ratings: Sequence[Rating], draws: _Bootstrap) -> dict[str, Any]:
     return {
         "mean": float(np.mean([value for _, _, value in ratings])),
         "interval": _interval(draws.means(ratings)),
@@ -196,7 +197,7 @@ def _wilson(hits: int, total: int) -> dict[str, Any]:
 
 
 def listening_markdown(report: Mapping[str, Any]) -> str:
-    """The report as tables, with the method of each interval."""
+    """Return the report as tables, with the method of each interval."""
     lines = [
         f"{_count(report['answers'], 'answer')} by {_count(report['listeners'], 'listener')} to "
         f"{_count(report['items'], 'item')} ({_count(report['prompts'], 'prompt')}), median "
@@ -204,62 +205,79 @@ def listening_markdown(report: Mapping[str, Any]) -> str:
         f"{_count(report['duplicates'], 'duplicate')}, of which the last one counts."
     ]
     if report["listeners"] < 2:
-        lines += ["", "One listener: the intervals do not apply to other listeners."]
+        lines += ["", "With one listener, the intervals do not apply to other listeners."]
     table = _mos_table if report["kind"] == "mos" else _pairs_table
     return "\n".join([*lines, "", *table(report)]) + "\n"
 
 
 def _pairs_table(report: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "| question | system | against | wins | ties | losses | win rate | 95% interval "
-        "| without ties | 95% interval (Wilson) | p (sign test) |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    pairs, systems = [], []
     for question, found in report["questions"].items():
         for pair in found["pairs"]:
-            counts = [str(pair[name]) for name in ("wins", "ties", "losses")]
             untied = pair["untied"]
-            rates = [_three(pair["win_rate"]), _range(pair["interval"])]
-            rates += [_three(untied["win_rate"]), _range(untied["interval"]), _p(untied["p"])]
-            lines.append(f"| {' | '.join([question, *pair['systems'], *counts, *rates])} |")
-    lines += ["", "| question | system | win rate over all | 95% interval | answers |"]
-    lines.append("|---|---|---|---|---|")
-    for question, found in report["questions"].items():
+            pairs.append(
+                [
+                    *(question, *pair["systems"]),
+                    *(str(pair[name]) for name in ("wins", "ties", "losses")),
+                    format_number(pair["win_rate"]),
+                    format_interval(pair["interval"]),
+                    format_number(untied["win_rate"]),
+                    format_interval(untied["interval"]),
+                    f"{untied['p']:.3f}" if untied["p"] >= 0.001 else "< .001",
+                ]
+            )
         for system, rate in _best_first(found["systems"]):
-            cells = [question, system, _three(rate["mean"]), _range(rate["interval"])]
-            lines.append(f"| {' | '.join(cells)} | {rate['n']} |")
+            cells = [format_number(rate["mean"]), format_interval(rate["interval"])]
+            systems.append([question, system, *cells, str(rate["n"])])
     side = report["first_side"]
     return [
-        *lines,
+        *markdown_table(
+            [
+                *("question", "system", "against", "wins", "ties", "losses", "win rate"),
+                *("95% interval", "without ties", "95% interval (Wilson)"),
+                "p-value (sign test)",
+            ],
+            pairs,
+        ),
+        "",
+        *markdown_table(
+            ["question", "system", "win rate over all", "95% interval", "answers"], systems
+        ),
         "",
         "A tie is half a win. Intervals of win rates: bootstrap over listeners and prompts, "
         f"{report['samples']} draws, seed {report['seed']}. Wilson's interval and the sign test "
-        "leave out ties and assume independent answers, so they are too narrow where few listeners "
+        "leave out ties and assume independent answers, so they are too narrow if few listeners "
         "gave many answers.",
-        f"Side A was preferred in {_three(side['share'])} of {side['n']} answers without ties "
-        f"({_range(side['interval'])}); without a bias it is 0.5.",
+        f"Side A was preferred in {format_number(side['share'])} of {side['n']} answers without "
+        f"ties ({format_interval(side['interval'])}); without a bias it is 0.5.",
     ]
 
 
 def _mos_table(report: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "| question | system | MOS | 95% interval | answers | listeners | prompts | 1 / 2 / 3 / 4 "
-        "/ 5 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    scores, differences = [], []
     for question, found in report["questions"].items():
         for system, mos in _best_first(found["systems"]):
-            cells = [question, system, f"{mos['mean']:.2f}", _range(mos["interval"], 2)]
-            cells += [str(mos[name]) for name in ("n", "listeners", "prompts")]
-            cells.append(" / ".join(map(str, mos["given"])))
-            lines.append(f"| {' | '.join(cells)} |")
-    if any(found["differences"] for found in report["questions"].values()):
-        lines += ["", "| question | system | minus | difference | 95% interval |"]
-        lines.append("|---|---|---|---|---|")
-    for question, found in report["questions"].items():
+            scores.append(
+                [
+                    *(question, system, f"{mos['mean']:.2f}"),
+                    format_interval(mos["interval"], ".2f"),
+                    *(str(mos[name]) for name in ("n", "listeners", "prompts")),
+                    " / ".join(map(str, mos["given"])),
+                ]
+            )
         for pair in found["differences"]:
-            cells = [question, *pair["systems"], f"{pair['difference']:+.2f}"]
-            lines.append(f"| {' | '.join(cells)} | {_range(pair['interval'], 2)} |")
+            cells = [f"{pair['difference']:+.2f}", format_interval(pair["interval"], ".2f")]
+            differences.append([question, *pair["systems"], *cells])
+    lines = markdown_table(
+        [
+            *("question", "system", "MOS", "95% interval", "answers", "listeners", "prompts"),
+            "1 / 2 / 3 / 4 / 5",
+        ],
+        scores,
+    )
+    if differences:
+        columns = ("question", "system", "minus", "difference", "95% interval")
+        lines += ["", *markdown_table(columns, differences)]
     return [
         *lines,
         "",
@@ -274,15 +292,3 @@ def _best_first(systems: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _three(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _range(interval: Sequence[float] | None, digits: int = 3) -> str:
-    return "-" if interval is None else " to ".join(f"{bound:.{digits}f}" for bound in interval)
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< .001"

@@ -1,4 +1,4 @@
-"""The files of a listening test: the key to its sounds, and the answers that listeners saved."""
+"""The files of a listening test: the key to its sounds, and the answers of listeners."""
 
 import math
 from collections import defaultdict
@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from soundcrafter.data.manifest import read_table
+from soundcrafter.data.tables import read_table, require_columns
 
 KEY_COLUMNS = ("item", "sound", "system", "prompt", "file")
 RESULT_COLUMNS = (
     *("listener", "item", "kind", "question", "answer"),
     "seconds",  # from when the item appeared to the answer
     "order",  # the item's place in this listener's session, from 1
-    "sounds",  # of the item in this listener's order, side A first
+    "sounds",  # of the item in the order of this listener, side A first
 )
 QUESTIONS = {"pairs": ("overall", "match"), "mos": ("quality", "relevance")}
 ANSWERS = {"pairs": ("A", "B", "tie"), "mos": ("1", "2", "3", "4", "5")}
@@ -23,13 +23,13 @@ ANSWERS = {"pairs": ("A", "B", "tie"), "mos": ("1", "2", "3", "4", "5")}
 class Item:
     """The subject of a question: a pair of sounds, or one sound."""
 
-    prompt: str  # the item's own name where it has no text
+    prompt: str  # the name of the item if it has no text
     systems: Mapping[str, str]  # sound -> system
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One row of results."""
+    """One answer of a listener."""
 
     listener: str
     item: str
@@ -45,9 +45,9 @@ Items = Mapping[str, Item]
 
 
 def read_key(path: Path) -> dict[str, Item]:
-    """The items of a key by name.
+    """Return the items of a key by name.
 
-    Raises ValueError where it cannot be read, lacks a column, or items differ in their number of
+    Raises ValueError if it cannot be read or lacks a column, or if items differ in their number of
     sounds.
     """
     prompts: dict[str, str] = {}
@@ -62,11 +62,10 @@ def read_key(path: Path) -> dict[str, Item]:
 
 
 def read_results(paths: Sequence[Path], items: Items) -> tuple[list[Answer], int]:
-    """The answers in several files, and the number of duplicates. Of several answers by a listener
-    to the same question the last one counts.
+    """Return the answers in several files, and the number of duplicates.
 
-    Raises ValueError where a file cannot be read, a row is not an answer to an item, or there are
-    no answers.
+    Of several answers by a listener to the same question the last one counts. Raises ValueError if
+    a file cannot be read, a row is not an answer to an item, or there are no answers.
     """
     answers: dict[tuple[str, str, str], Answer] = {}
     count = 0
@@ -82,12 +81,12 @@ def read_results(paths: Sequence[Path], items: Items) -> tuple[list[Answer], int
             count += 1
     if not answers:
         named = ", ".join(map(str, paths)) or "no file given"
-        raise ValueError(f"results: they hold no answer ({named})")
+        raise ValueError(f"results: no answers ({named})")
     return list(answers.values()), count - len(answers)
 
 
 def _answer(row: Mapping[str, str], items: Items) -> Answer:
-    """A row checked against the key. Raises ValueError for a row that does not fit it."""
+    """The answer in a row. Raises ValueError for a row that does not match the key."""
     item = items.get(row["item"])
     if item is None:
         raise ValueError(f"item: got {row['item']!r}, which is not in the key")
@@ -129,11 +128,9 @@ def _seconds(text: str) -> float:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The given columns of a csv file row by row, each with its line number."""
+    """Yield the given columns of each row of a csv file, with its line number."""
     present, rows = read_table(path)
-    missing = [name for name in columns if name not in present]
-    if missing:
-        raise ValueError(f"{path}: it has no column {', '.join(missing)}")
+    require_columns(path, present, columns)
     for line, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise ValueError(f"{path}, line {line}: expected {len(present)} fields")

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from soundcrafter.audio import Wave, fit_length
-from soundcrafter.evaluate.sounds import find_readable
-from soundcrafter.files import read_json
+from soundcrafter.evaluate.sound_files import find_readable
+from soundcrafter.reports.evaluations import REPORT, read_sounds
 
-REPORT, GENERATED = "report.json", "generated"  # of an evaluation's folder
+GENERATED = "generated"  # folder of the sounds of an evaluation
 TARGET = -23.0  # LUFS, the level of EBU R 128
 PEAK = 0.9  # headroom: lossy coding may raise a peak
 
@@ -22,7 +22,7 @@ _SHELF = (
 )
 _HIGHPASS = ((1.0, -2.0, 1.0), (1.0, -1.99004745483398, 0.99007225036621))
 _BLOCK, _STEP = 0.4, 0.1  # seconds
-_ABSOLUTE, _RELATIVE = -70.0, -10.0  # LUFS and LU: blocks below do not count
+_ABSOLUTE, _RELATIVE = -70.0, -10.0  # LUFS and LU, of the gate
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Stimulus:
     """One system's sound for a prompt."""
 
     system: str
-    prompt: str  # "" where it is not known
+    prompt: str  # "" if it is not known
     file: Path
 
 
@@ -43,14 +43,14 @@ class _Found:
 
 
 def match_sounds(folders: Mapping[str, Path]) -> list[dict[str, Stimulus]]:
-    """The sounds that all systems have: system -> stimulus for each prompt, in the order of the
-    first system.
+    """Return the sounds that all systems have: system -> stimulus for each prompt, in the order of
+    the first system.
 
-    A folder is that of an evaluation, whose report.json lists the prompt and seed of each sound, or
+    A folder belongs to an evaluation, whose report.json lists the prompt and seed of each sound, or
     just contains sounds. Sounds are matched by prompt and seed if all folders are evaluations, and
     otherwise by file name without suffix, below the folder (for an evaluation: below generated/).
-    Of several matches the first counts. Raises ValueError where a folder has no sounds, and where
-    the folders have no sound in common.
+    Of several matches the first counts. Raises ValueError if a folder has no sounds, for a
+    malformed report, and if the folders have no sound in common.
     """
     reported = {name: (folder / REPORT).is_file() for name, folder in folders.items()}
     by_prompt = all(reported.values())
@@ -69,24 +69,19 @@ def match_sounds(folders: Mapping[str, Path]) -> list[dict[str, Stimulus]]:
 
 
 def _stimuli(sounds: Mapping[str, _Found]) -> dict[str, Stimulus]:
-    """All get the text of the one that has it: sounds in a plain folder have none."""
+    """Stimuli with the text of the sound that has one; sounds in a plain folder have none."""
     prompt = next((sound.prompt for sound in sounds.values() if sound.prompt), "")
     return {name: Stimulus(name, prompt, sound.file) for name, sound in sounds.items()}
 
 
 def _of_report(folder: Path) -> list[_Found]:
-    report = read_json(folder / REPORT)
-    rows = report.get("sounds") if isinstance(report, dict) else None
-    if not rows:
-        raise ValueError(
-            f"{folder / REPORT}: it lists no sounds; allowed: the reports of soundcrafter evaluate "
-            "captions, families, free and prompts"
-        )
     found = []
-    for row in rows:
-        path = PurePosixPath(row["file"])
+    for sound in read_sounds(folder):
+        path = PurePosixPath(sound["file"])
+        if not path.is_relative_to(GENERATED):
+            raise ValueError(f"{folder / REPORT}: {path} is not below {GENERATED}/")
         stem = path.relative_to(GENERATED).with_suffix("").as_posix()
-        found.append(_Found(row["prompt"], row["seed"], stem, folder / path))
+        found.append(_Found(sound["prompt"], sound["seed"], stem, folder / path))
     return found
 
 
@@ -96,10 +91,10 @@ def _of_folder(folder: Path) -> list[_Found]:
 
 
 def loudness(wave: Wave, sample_rate: int) -> float:
-    """The integrated loudness of wave [N] in LUFS (ITU-R BS.1770-4, one channel); -inf in silence.
+    """Return the integrated loudness of wave [N] in LUFS (ITU-R BS.1770-4, one channel).
 
-    The standard's filters are applied by their response at each frequency, so any rate will do. A
-    wave shorter than a block of .4 s is followed by silence.
+    It is -inf for silence. The filters of the standard are applied in the frequency domain, so that
+    any sample rate is possible. A wave shorter than a block of 0.4 s is padded with silence.
     """
     block, step = round(_BLOCK * sample_rate), round(_STEP * sample_rate)
     weighted = _k_weighted(fit_length(wave, max(len(wave), block)), sample_rate)
@@ -118,7 +113,7 @@ def _power(lufs: float) -> float:
 
 
 def _k_weighted(wave: Wave, sample_rate: int) -> np.ndarray:
-    """wave [N] through the standard's two filters, by a transform twice as long: no wrapping."""
+    """wave [N] through the two filters, by a transform of twice the length to avoid wrapping."""
     size = 2 * len(wave)
     frequencies = np.minimum(np.fft.rfftfreq(size, 1 / sample_rate), 24_000)
     z = np.exp(-2j * np.pi * frequencies / 48_000)
@@ -129,9 +124,9 @@ def _k_weighted(wave: Wave, sample_rate: int) -> np.ndarray:
 
 
 def equally_loud(waves: Sequence[Wave], sample_rate: int) -> list[Wave]:
-    """Waves [N] scaled to one loudness: TARGET, or less where a peak would exceed PEAK.
+    """Scale waves [N] to equal loudness: TARGET, or less if a peak would exceed PEAK.
 
-    Silence stays silence.
+    Silence stays silent.
     """
     levels = [loudness(wave, sample_rate) for wave in waves]
     peaks = [float(np.abs(wave).max(initial=0.0)) for wave in waves]

@@ -13,12 +13,12 @@ from soundcrafter.audio import audio_info, read_audio
 from soundcrafter.files import write_text
 from soundcrafter.plots import mel_thumbnail
 from soundcrafter.progress import Progress
-from soundcrafter.reports.page import document, image_uri, package_text, wave_uri
+from soundcrafter.reports.document import document, image_uri, package_text, wave_uri
 from soundcrafter.reports.side_by_side import (
     SCORES,
-    Key,
-    Model,
+    EvaluatedModel,
     Order,
+    SoundKey,
     Value,
     orders_of,
     read_models,
@@ -26,18 +26,21 @@ from soundcrafter.reports.side_by_side import (
 )
 from soundcrafter.reports.table import COLUMNS, TableRow, table_notes, table_rows
 
-_WIDTHS = {"expected": 4.4, "clap": 4.0, "heard": 8.6, "probability": 4.4}  # of a column, in rem
+_WIDTHS = {"expected": 4.8, "clap": 3.8, "heard": 7.4, "probability": 5.4}  # of a column, in rem
 _HINT = (
     "Pictures are log-mel spectrograms of whole sounds, from 0 Hz to half the sample rate, with a "
     "range of 80 dB. Click one to play the sound from there."
 )
 
 
-def write_html(outs: Sequence[Path], path: Path, progress: Progress | None = None) -> None:
+def write_html(
+    outs: Sequence[Path], path: Path, progress: Progress | None = None, *, timing: bool = True
+) -> None:
     """Write the page of evaluation folders. Their sounds are matched by prompt and seed.
 
-    The worst sounds come first, see `orders_of`. Raises ValueError as `read_models` and
-    `read_audio`.
+    The worst sounds come first, see `orders_of`. Without `timing` the page depends only on the
+    reports and sounds, so that a resumed evaluation writes the same bytes. Raises ValueError as
+    `read_models` and `read_audio`.
     """
     models = read_models(outs)
     keys = list(dict.fromkeys(key for model in models for key in model.sounds))
@@ -55,7 +58,7 @@ def write_html(outs: Sequence[Path], path: Path, progress: Progress | None = Non
     body = "\n".join(
         [
             f"<h1>{escape(title)}</h1>",
-            _overall(models, table_rows(outs)),
+            _overall(models, table_rows(outs, timing=timing)),
             _controls(orders, len(keys)),
             f'<table id="sounds" class="{"several" if len(models) > 1 else "one"}" '
             f'style="{_columns(len(models), scores)}">',
@@ -70,7 +73,7 @@ def write_html(outs: Sequence[Path], path: Path, progress: Progress | None = Non
 
 
 def _columns(models: int, scores: Sequence[str]) -> str:
-    """Variables for the style sheet: pictures have one width, whatever scores there are."""
+    """Variables for the style sheet. The width of the pictures does not depend on the scores."""
     widths = [_WIDTHS[score] for score in scores[:-1]]
     whole = sum(_WIDTHS.values())
     tracks = " ".join(f"{width:.1f}rem" for width in [*widths, whole - sum(widths)])
@@ -79,17 +82,17 @@ def _columns(models: int, scores: Sequence[str]) -> str:
     )
 
 
-def _overall(models: Sequence[Model], rows: Sequence[TableRow]) -> str:
-    """The models' figures as a table; published figures and notes on the method are collapsed."""
+def _overall(models: Sequence[EvaluatedModel], rows: Sequence[TableRow]) -> str:
+    """The figures of the models as a table, and collapsed published figures and notes."""
     measured = [row for row in rows if row.source == "measured"]
-    cited = [row for row in rows if row.source != "measured"]
+    published = [row for row in rows if row.source != "measured"]
     families = [_recognised(model.report) for model in models]
     head = ("model", "recognised as their family", *COLUMNS, "measured with")
     lines = [
         [row.method, family, *row.cells, row.detail]
         for row, family in zip(measured, families, strict=True)
     ]
-    others = [[row.method, *row.cells, row.origin] for row in cited]
+    others = [[row.method, *row.cells, row.origin] for row in published]
     notes = [*table_notes(rows), *(_method(model) for model in models)]
     return "\n".join(
         [
@@ -110,7 +113,7 @@ def _recognised(report: Mapping[str, Any]) -> str:
     return f"{found['accuracy']:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _method(model: Model) -> str:
+def _method(model: EvaluatedModel) -> str:
     """How the model's figures were measured, in a sentence."""
     report = model.report
     embedders = ", ".join(
@@ -152,7 +155,7 @@ def _controls(orders: Sequence[Order], count: int) -> str:
     )
 
 
-def _head(models: Sequence[Model], scores: Sequence[str], orders: Sequence[Order]) -> str:
+def _head(models: Sequence[EvaluatedModel], scores: Sequence[str], orders: Sequence[Order]) -> str:
     """Two rows of headings: the models, and below them their columns, which sort."""
     places = {order.column: place for place, order in enumerate(orders)}
 
@@ -168,7 +171,7 @@ def _head(models: Sequence[Model], scores: Sequence[str], orders: Sequence[Order
         f'<th scope="colgroup" class="group" colspan="{len(scores) + 1}">{escape(model.name)}</th>'
         for model in models
     ]
-    columns = [sorting((-1, "prompt"), "prompt", "text that was asked for")]
+    columns = [sorting((-1, "prompt"), "prompt", "text that the sound was generated for")]
     for place in range(len(models)):
         columns.append('<th scope="col" class="listen">sound</th>')
         columns += [sorting((place, score), *SCORES[score]) for score in scores]
@@ -178,7 +181,9 @@ def _head(models: Sequence[Model], scores: Sequence[str], orders: Sequence[Order
     )
 
 
-def _row(models: Sequence[Model], key: Key, scores: Sequence[str], values: Sequence[Value]) -> str:
+def _row(
+    models: Sequence[EvaluatedModel], key: SoundKey, scores: Sequence[str], values: Sequence[Value]
+) -> str:
     """The row of one prompt and seed, with the sound of each model that has one."""
     sounds = [model.sounds.get(key) for model in models]
     first = next(sound for sound in sounds if sound is not None)
@@ -196,8 +201,8 @@ def _row(models: Sequence[Model], key: Key, scores: Sequence[str], values: Seque
     )
 
 
-def _cells(model: Model, sound: Mapping[str, Any] | None, scores: Sequence[str]) -> str:
-    """A cell with the player and one per score; they are empty where the sound is missing."""
+def _cells(model: EvaluatedModel, sound: Mapping[str, Any] | None, scores: Sequence[str]) -> str:
+    """A cell with the player and one per score; they are empty if the sound is missing."""
     show: dict[str, Callable[[Any], str]] = {
         "expected": _share,
         "clap": lambda value: f"{value:.3f}",
@@ -213,7 +218,7 @@ def _cells(model: Model, sound: Mapping[str, Any] | None, scores: Sequence[str])
     return "".join(cells)
 
 
-def _player(model: Model, sound: Mapping[str, Any]) -> str:
+def _player(model: EvaluatedModel, sound: Mapping[str, Any]) -> str:
     """Picture and player; without scripts the browser shows its own player."""
     file = model.out / sound["file"]
     rate = audio_info(file).sample_rate

@@ -1,4 +1,4 @@
-"""Sounds of several evaluated models, matched by prompt and seed, and the ways to sort them."""
+"""Sounds of several evaluated models, matched by prompt and seed, and their sort orders."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,56 +6,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.reports.table import read_reports
+from soundcrafter.reports.evaluations import read_reports, read_sounds
 
-SCORES = {  # of a sound: key -> (heading, description)
-    "expected": ("family p", "probability of the requested family"),
+SCORES = {  # score of a sound -> (heading, description)
+    "expected": ("P(family)", "probability of the requested family"),
     "clap": ("CLAP", "CLAP: cosine of prompt and sound"),
     "heard": ("predicted", "family that the tagger predicts"),
-    "probability": ("its p", "probability of the predicted family"),
+    "probability": ("confidence", "probability of the predicted family"),
 }
-_QUALITY = ("expected", "clap")  # the first one available decides which sounds are worst
+_QUALITY = ("expected", "clap")  # the first available one decides which sounds are worst
 
-Key = tuple[str, int, int]  # prompt, seed, and a count of sounds with equal prompt and seed
+SoundKey = tuple[str, int, int]  # prompt, seed, and a count of sounds with equal prompt and seed
 Value = str | float | None
 
 
 @dataclass(frozen=True)
-class Model:
-    """One evaluated model and its sounds."""
+class EvaluatedModel:
+    """The report of a model and its sounds."""
 
     name: str
     report: Mapping[str, Any]
     out: Path
-    sounds: Mapping[Key, Mapping[str, Any]]
+    sounds: Mapping[SoundKey, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Order:
-    """One way to sort the rows: a value per row; rows without one come last."""
+    """An order of the rows, by one value per row; rows without a value come last."""
 
     label: str
     values: Sequence[Value]
     down: bool = False  # largest first
-    column: tuple[int, str] | None = None  # the model and score whose heading sorts by it
+    column: tuple[int, str] | None = None  # the model and score whose heading selects it
 
 
-def read_models(outs: Sequence[Path]) -> list[Model]:
-    """The models of evaluation folders. Raises ValueError as `read_reports`, and for a report
-    without sounds."""
+def read_models(outs: Sequence[Path]) -> list[EvaluatedModel]:
+    """Return the models of evaluation folders. Raises ValueError as `read_reports` and
+    `read_sounds`."""
     return [_model(out, report) for out, report in zip(outs, read_reports(outs), strict=True)]
 
 
-def scores_of(models: Sequence[Model]) -> list[str]:
-    """The keys of SCORES that any sound has."""
+def scores_of(models: Sequence[EvaluatedModel]) -> list[str]:
+    """Return the scores that at least one sound has."""
     sounds = [sound for model in models for sound in model.sounds.values()]
     return [score for score in SCORES if any(sound.get(score) is not None for sound in sounds)]
 
 
-def orders_of(models: Sequence[Model], keys: Sequence[Key], scores: Sequence[str]) -> list[Order]:
-    """All ways to sort the rows of `keys`. The first one puts the worst sounds first: by the
-    tagger's probability of the requested family, else by CLAP score, else in the order of the
-    prompts. With several models a row counts as its worst sound."""
+def orders_of(
+    models: Sequence[EvaluatedModel], keys: Sequence[SoundKey], scores: Sequence[str]
+) -> list[Order]:
+    """Return the orders of the rows of `keys`.
+
+    The first one begins with the worst sounds: by the tagger's probability of the requested family,
+    else by CLAP score, else in the order of the prompts. With several models, the worst sound of a
+    row counts.
+    """
     columns = [
         Order(
             f"{model.name}: {SCORES[score][1]}" if len(models) > 1 else SCORES[score][1],
@@ -78,24 +83,18 @@ def orders_of(models: Sequence[Model], keys: Sequence[Key], scores: Sequence[str
     return [*(_between(by_quality, SCORES[quality][1]) if quality else ()), *plain, *columns]
 
 
-def _model(out: Path, report: Mapping[str, Any]) -> Model:
-    sounds = report.get("sounds")
-    if not sounds:
-        raise ValueError(
-            f"{out / 'report.json'}: lists no sounds; allowed: the reports of soundcrafter "
-            "evaluate captions, families, free and prompts"
-        )
+def _model(out: Path, report: Mapping[str, Any]) -> EvaluatedModel:
     seen: Counter[tuple[str, int]] = Counter()
     matched = {}
-    for sound in sounds:
+    for sound in read_sounds(out):
         pair = (sound["prompt"], sound["seed"])
         matched[*pair, seen[pair]] = sound
         seen[pair] += 1
-    return Model(report["name"], report, out, matched)
+    return EvaluatedModel(report["name"], report, out, matched)
 
 
 def _between(orders: Sequence[Order], score: str) -> list[Order]:
-    """Orders over several models: by their worst value of a row, and by their difference."""
+    """Orders by the worst value of the models in a row, and by their largest difference."""
     rows = [
         [value for value in row if isinstance(value, float | int)]
         for row in zip(*(order.values for order in orders), strict=True)

@@ -1,7 +1,6 @@
-"""The paper's Tab. 3 with our own rows: measured ones, the paper's, and published ones."""
+"""Tables in the form of the paper's Tab. 3: published rows, and measured rows of evaluations."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -9,40 +8,51 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.data.manifest import read_table
+from soundcrafter.data.tables import read_table
 from soundcrafter.files import read_json
+from soundcrafter.markdown import markdown_table
+from soundcrafter.reports.evaluations import read_reports
 
-COLUMNS = ("FD", "IS", "KL", "FAD", "CLAP", "parameters (M)", "seconds per clip")
-SOURCES = {
-    "printed": "printed in the paper",
-    "published": "published",
+COLUMNS = ("FD", "IS", "KL", "FAD", "CLAP", "generator parameters (M)", "seconds per clip")
+SOURCES = {  # the `source` of a row -> its description
+    "paper": "published in Tab. 3 of the paper",
+    "tango": "published in TANGO's README",
     "measured": "measured",
 }
-# The embedder of FD, IS and KL is the first of these in a report: the field's, then ours.
+# FD, IS and KL are those of the first of these embedders in a report.
 _CLASSIFIERS = ("panns-16k", "panns-32k", "tagger")
 _PUBLISHED = Path(str(resources.files("soundcrafter"))) / "reports" / "published.csv"
-_CITED = (
-    "Printed: Tab. 3 of the paper; its seconds are for 10 s on an RTX 3090. Published: TANGO's "
-    "README, on the test clips of AudioCaps. Their embedder, recordings and N differ from those of "
-    "measured rows: do not rank them together."
+_PUBLISHED_NOTE = (
+    "Published figures are not directly comparable with measured ones, because embedder, "
+    "recordings and N differ. The paper's seconds are for 10 s on an RTX 3090; TANGO's README "
+    "reports results on the test clips of AudioCaps."
+)
+_PARAMETERS_NOTE = (
+    "Generator parameters are those of the generative network alone (the U-Net of a diffusion "
+    "model), without text encoder, VAE and vocoder."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """One method and its figures; None where a figure is not known."""
+    """One method and its figures; None if a figure is not known."""
 
     method: str
-    fd: float | None  # Fréchet distance, in the embedder's features
+    fd: float | None  # Fréchet distance in the embedder's features
     is_: float | None  # inception score, mean
     kl: float | None  # of sounds paired by name
     fad: float | None  # Fréchet distance in VGGish's features
     clap: float | None  # mean cosine of prompt and sound
-    parameters_m: float | None  # millions
+    parameters_m: float | None  # of the generative network, in millions
     seconds: float | None  # to generate one clip
     source: str  # a key of SOURCES
     detail: str = ""  # of a measured row: embedder and N
-    note: str = ""  # of a measured row: how its figures were measured
+    note: str = ""  # of a measured row: how it was measured
+
+    @property
+    def label(self) -> str:
+        """The method, marked if its figures are published ones."""
+        return self.method if self.source == "measured" else f"{self.method} (published)"
 
     @property
     def cells(self) -> list[str]:
@@ -56,54 +66,30 @@ class TableRow:
         return ", ".join(part for part in (SOURCES[self.source], self.detail) if part)
 
 
-def read_reports(outs: Sequence[Path]) -> list[dict[str, Any]]:
-    """The report.json of folders that `soundcrafter evaluate` wrote, each with a unique name.
-
-    A report without a name (of two folders) gets its folder's name; equal names get the folder in
-    brackets. Raises ValueError for no folder, a missing file, and a file that is not such a report.
-    """
-    if not outs:
-        raise ValueError("report: got no folder; give one or more that evaluate wrote")
-    reports = [read_json(out / "report.json") for out in outs]
-    for out, report in zip(outs, reports, strict=True):
-        if not isinstance(report, dict) or not isinstance(report.get("embedders"), list):
-            raise ValueError(
-                f"{out / 'report.json'}: is not a comparison of sounds; allowed: the reports of "
-                "soundcrafter evaluate captions, families, free, prompts and folders"
-            )
-    names = [report.get("name") or out.name for out, report in zip(outs, reports, strict=True)]
-    counts = Counter(names)
-    unique = [
-        f"{name} [{out.as_posix()}]" if counts[name] > 1 else name
-        for name, out in zip(names, outs, strict=True)
-    ]
-    return [{**report, "name": name} for report, name in zip(reports, unique, strict=True)]
-
-
-def table_rows(outs: Sequence[Path]) -> list[TableRow]:
-    """Rows printed in the paper, published rows, and one measured row per folder.
+def table_rows(outs: Sequence[Path], *, timing: bool = True) -> list[TableRow]:
+    """Return the published rows, then one measured row per folder, with or without its timing.
 
     Raises ValueError as `read_reports`.
     """
     measured = [
-        _measured(out, report) for out, report in zip(outs, read_reports(outs), strict=True)
+        _measured(out, report, timing) for out, report in zip(outs, read_reports(outs), strict=True)
     ]
-    return [*_cited(), *measured]
+    return [*_published(), *measured]
 
 
 def table_markdown(rows: Sequence[TableRow]) -> str:
-    """The table in Markdown: measured methods in bold, the source of the figures in the last
+    """Return the table in Markdown: measured methods in bold, the source of the figures in the last
     column, and notes on how far they are comparable."""
-    lines = [_line(["method", *COLUMNS, "source"]), "|---" + "|---:" * len(COLUMNS) + "|---|"]
-    for row in rows:
-        name = row.method.replace("|", "\\|")
-        method = f"**{name}**" if row.source == "measured" else name
-        lines.append(_line([method, *row.cells, row.origin]))
+    cells = [
+        [f"**{row.label}**" if row.source == "measured" else row.label, *row.cells, row.origin]
+        for row in rows
+    ]
+    lines = markdown_table(["method", *COLUMNS, "source"], cells, right=COLUMNS)
     return "\n".join([*lines, "", *table_notes(rows)]) + "\n"
 
 
 def table_latex(rows: Sequence[TableRow]) -> str:
-    """The table in LaTeX (package booktabs): a rule and a heading for each group."""
+    """Return the table in LaTeX (package booktabs), with a rule and a heading for each source."""
     width = len(COLUMNS) + 2
     head = " & ".join(_latex(cell) for cell in ("Method", *COLUMNS, "embedder, N"))
     lines = [
@@ -115,10 +101,10 @@ def table_latex(rows: Sequence[TableRow]) -> str:
         f"{head} \\\\",
     ]
     for source, group in groupby(rows, key=lambda row: row.source):
-        heading = SOURCES[source].capitalize()
+        heading = SOURCES[source][0].upper() + SOURCES[source][1:]
         lines += ["\\midrule", f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{heading}}}}} \\\\"]
         for row in group:
-            cells = [row.method, *row.cells, row.detail]
+            cells = [row.label, *row.cells, row.detail]
             lines.append(f"{' & '.join(_latex(cell) for cell in cells)} \\\\")
     notes = _latex(" ".join(table_notes(rows)))
     lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{notes}}}", "\\end{table}"]
@@ -126,16 +112,13 @@ def table_latex(rows: Sequence[TableRow]) -> str:
 
 
 def table_notes(rows: Sequence[TableRow]) -> list[str]:
-    """Notes on how the rows were measured, and how far they are comparable."""
-    notes = [row.note for row in rows if row.note]
-    if notes:
-        notes.insert(
-            0, "FAD is the FD with VGGish's features; parameters are of all generating parts."
-        )
-    return [*notes, _CITED] if any(row.source != "measured" for row in rows) else notes
+    """Return notes on how the rows were measured, and how far they are comparable."""
+    notes = ["FAD is the FD with VGGish's features.", _PARAMETERS_NOTE]
+    notes += [row.note for row in rows if row.note]
+    return [*notes, _PUBLISHED_NOTE] if any(row.source != "measured" for row in rows) else notes
 
 
-def _measured(out: Path, report: Mapping[str, Any]) -> TableRow:
+def _measured(out: Path, report: Mapping[str, Any], with_timing: bool) -> TableRow:
     found = {entry["embedder"]: entry for entry in report["embedders"]}
     classifier: Mapping[str, Any] = next(
         (found[name] for name in _CLASSIFIERS if name in found), {}
@@ -143,8 +126,9 @@ def _measured(out: Path, report: Mapping[str, Any]) -> TableRow:
     clap: Mapping[str, Any] = next(
         (entry for entry in report["embedders"] if entry.get("clap")), {}
     )
-    timing = read_json(out / "timing.json") if (out / "timing.json").is_file() else {}
-    count = report.get("parameters")
+    file = out / "timing.json"
+    timing = read_json(file) if with_timing and file.is_file() else {}
+    count = report.get("unet_parameters")
     return TableRow(
         method=report["name"],
         fd=classifier.get("fd"),
@@ -166,7 +150,7 @@ def _note(
     clap: Mapping[str, Any],
     timing: Mapping[str, Any],
 ) -> str:
-    """How the row's figures were measured: floor, splits, CLAP's weights, clips and machine."""
+    """How the row was measured: floor, splits, CLAP weights, clips and machine."""
     parts = []
     if floor := classifier.get("floor"):
         parts.append(f"FD of two halves of the recordings {floor['fd']:.4g}, N {floor['n']} each")
@@ -185,7 +169,7 @@ def _note(
     return f"{report['name']}: {'; '.join(parts)}." if parts else ""
 
 
-def _cited() -> list[TableRow]:
+def _published() -> list[TableRow]:
     """The rows of published.csv."""
 
     def figure(text: str) -> float | None:
@@ -207,11 +191,7 @@ def _cited() -> list[TableRow]:
     ]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _latex(text: str) -> str:
-    """Plain text with the special characters of LaTeX escaped."""
+    """Escape the special characters of LaTeX in plain text."""
     signs = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
     return re.sub(r"[\\~^&%$#_{}]", lambda found: signs.get(found[0], "\\" + found[0]), text)

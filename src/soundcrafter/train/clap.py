@@ -11,7 +11,7 @@ from torch import Tensor
 
 from soundcrafter.config import ModelConfig
 from soundcrafter.data.augment import distort
-from soundcrafter.data.manifest import normalize_caption
+from soundcrafter.data.captions import normalize_caption
 from soundcrafter.models.clap import Clap, symmetric_cross_entropy
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from soundcrafter.data.encode import encode
+from soundcrafter.data.latent_writer import encode_latents
 from soundcrafter.device import choose_device
 from soundcrafter.progress import Progress
 from soundcrafter.train.recipe import Recipe
@@ -65,7 +65,7 @@ def _encode_phase(
     def embed_text(captions: list[str]) -> Tensor:
         return encoders.embed_text(captions, device)
 
-    return encode(
+    return encode_latents(
         source.sounds,
         out,
         posterior=posterior,
@@ -78,6 +78,6 @@ def _encode_phase(
             **resolution,
         },
         batch_size=batch_size,
-        dtype=dtype,  # type: ignore[arg-type]  # encode() checks it
+        dtype=dtype,  # type: ignore[arg-type]  # checked by encode_latents
         progress=progress,
     )

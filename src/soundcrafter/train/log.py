@@ -1,19 +1,25 @@
-"""The training log: a line of JSON per entry, the same in TensorBoard, and a callback."""
+"""The training log: a line of JSON per entry, the same in TensorBoard, a callback, and its plot."""
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from soundcrafter.files import append_json_line, read_json_lines, write_text
+from soundcrafter.plots import plot_lines
 from soundcrafter.train.stage import Samples
 
 # values of an entry that vary between equal runs
 MACHINE_FACTS = ("samples_per_second", "seconds", "memory_gb")
 SCORES = "scores.jsonl"
+# values of an entry that are not losses; "loss" is their weighted sum
+NOT_LOSSES = (
+    *("step", "loss", "learning_rate", *MACHINE_FACTS, "phase", "progress"),
+    *("gradient_norm", "discriminator_gradient_norm"),
+)
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -86,6 +92,26 @@ class Log:
 def read_log(run: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
     """The entries of a run's `log.jsonl` or `scores.jsonl`; empty without the file."""
     return read_json_lines(run / name)
+
+
+def plot_losses(logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Draw the losses of stages as a PNG, one panel per stage; `logs` maps a stage to its entries.
+
+    The axis is linear from -0.01 to 0.01 and logarithmic beyond, so that losses of different size
+    and sign share a panel.
+    """
+    panels: dict[str, dict[str, tuple[list[float], np.ndarray]]] = {}
+    for stage, entries in logs.items():
+        names = dict.fromkeys(name for entry in entries for name in entry)
+        panels[stage] = {
+            name: (
+                [entry["step"] for entry in entries if name in entry],
+                np.array([entry[name] for entry in entries if name in entry]),
+            )
+            for name in names
+            if name not in NOT_LOSSES
+        }
+    plot_lines(panels, path, x="step", y="loss", symlog=0.01)
 
 
 def logged_runs(model: Path) -> dict[str, Path]:

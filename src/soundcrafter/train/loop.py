@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from soundcrafter.data.dataset import prefetch
+from soundcrafter.data.prefetch import prefetch
 from soundcrafter.files import make_folder, read_json, write_json
 from soundcrafter.settings import to_dict
 from soundcrafter.store import read_parts

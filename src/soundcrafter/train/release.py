@@ -11,9 +11,8 @@ import torch
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.data.manifest import Manifest, read_manifest
 from soundcrafter.files import make_folder, replacing, write_text
-from soundcrafter.plots import LOG_FACTS, plot_losses
 from soundcrafter.store import ModelFolder, open_folder, save_part
-from soundcrafter.train.log import logged_runs, read_log
+from soundcrafter.train.log import NOT_LOSSES, logged_runs, plot_losses, read_log
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CREDITS = "CREDITS.csv"
@@ -149,7 +148,7 @@ def _training(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     for stage, entries in logs.items():
         first, last = entries[0], entries[-1]
         minutes = f"{last['seconds'] / 60:.0f}" if "seconds" in last else "-"
-        names = [name for name in first if name in last and name not in LOG_FACTS]
+        names = [name for name in first if name in last and name not in NOT_LOSSES]
         losses = ", ".join(f"{name} {first[name]:.3g} -> {last[name]:.3g}" for name in names)
         lines.append(f"| {stage} | {last['step']:,} | {minutes} | {losses} |")
     return "\n".join([*lines, "", "![training losses](curves.png)", ""])

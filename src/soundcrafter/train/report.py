@@ -10,8 +10,8 @@ import numpy as np
 from soundcrafter.audio import Wave, audio_info, read_audio
 from soundcrafter.evaluate.generate import INDEX
 from soundcrafter.files import make_folder, read_json
-from soundcrafter.plots import plot_grid, plot_lines, plot_losses
-from soundcrafter.train.log import SCORES, logged_runs, read_log
+from soundcrafter.plots import plot_grid, plot_lines
+from soundcrafter.train.log import SCORES, logged_runs, plot_losses, read_log
 from soundcrafter.train.loop import IDENTITY
 from soundcrafter.train.score import FOLDER
 
@@ -145,7 +145,8 @@ def _sounds(run: Path, steps: Sequence[int]) -> tuple[dict[str, Wave], int, int]
         folder = _sounds_of(run, step)
         prompts = list(read_json(folder / INDEX)["prompts"].items())[:GRID_PROMPTS]
         columns = len(prompts)
-        for number, (stem, prompt) in enumerate(prompts, 1):
+        for number, (stem, entry) in enumerate(prompts, 1):
+            prompt = entry if isinstance(entry, str) else entry[0]  # older runs hold no seed
             file = folder / f"{stem}.wav"
             rate = audio_info(file).sample_rate
             waves[f"{number}. {_short(prompt)}\nstep {step:,}"] = read_audio(file, rate)

@@ -11,9 +11,9 @@ import numpy as np
 
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.evaluate.embedders import open_embedder
-from soundcrafter.evaluate.prompts import caption_prompts
+from soundcrafter.evaluate.prompt_sets import caption_prompts
 from soundcrafter.evaluate.run import evaluate_prompts
-from soundcrafter.evaluate.sounds import find_recordings
+from soundcrafter.evaluate.sound_files import find_recordings
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.store import open_folder
 

@@ -1,13 +1,12 @@
 """Data shared by the stages: recordings, segment lengths, and what identifies them."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from soundcrafter.data.dataset import DataConfig, Sounds
-from soundcrafter.data.manifest import Manifest, read_manifest
+from soundcrafter.data.manifest import read_manifest
 from soundcrafter.mel import MelConfig
 from soundcrafter.settings import to_dict
 
@@ -63,13 +62,4 @@ def data_identity(sounds: Sounds) -> dict[str, Any]:
     for name in ("caption", "min_sample_rate"):  # absent from the identities of older runs
         if not settings[name]:
             del settings[name]
-    return {**settings, "recordings": manifest_fingerprint(sounds.manifest)}
-
-
-def manifest_fingerprint(manifest: Manifest) -> str:
-    """A hash over the recordings in their order: names, captions, labels, positions."""
-    digest = hashlib.sha256()
-    for recording in manifest.recordings:
-        row = (recording.caption, recording.label, recording.start, recording.seconds)
-        digest.update(repr((manifest.name(recording), *row)).encode())
-    return f"{len(manifest.recordings)} recordings, sha256 {digest.hexdigest()[:16]}"
+    return {**settings, "recordings": sounds.manifest.fingerprint()}

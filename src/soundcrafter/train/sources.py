@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from soundcrafter.data.dataset import DataConfig, Sounds
-from soundcrafter.data.encode import INDEX, LatentBatch, Latents
+from soundcrafter.data.latents import INDEX, LatentBatch, Latents
 from soundcrafter.mel import LogMel
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText

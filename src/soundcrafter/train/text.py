@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from soundcrafter.config import ModelConfig
-from soundcrafter.data.manifest import (
+from soundcrafter.data.captions import (
     normalize_caption,
     read_caption_groups,
     read_captions,

@@ -1,8 +1,8 @@
-"""Prompts to evaluate models on: frozen ones (four wordings of each scored family, free ones, and
-scenes of two families), the captions of a manifest, and prompts from a file.
+"""The prompts that models are evaluated on: frozen ones (four wordings of each scored family, free
+ones, and scenes of two families), the captions of a manifest, and prompts from a file.
 
-No frozen prompt equals a caption of our training data. Recipes list the files in
-`data.exclude_captions` anyway, for other data.
+No frozen prompt is a caption of our training data. Recipes list the files in
+`data.exclude_captions` nevertheless, for other data.
 """
 
 import os
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from soundcrafter.data.manifest import read_manifest, read_table
+from soundcrafter.data.manifest import read_manifest
+from soundcrafter.data.tables import read_table, require_columns
 from soundcrafter.prompt_file import read_prompt_lines
 
 FAMILIES, FREE, COMPOSITION = "families.csv", "free.csv", "composition.csv"
@@ -23,11 +24,11 @@ REVERSED = "-reversed"  # ends the name of a scene in reversed order
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text, and the family of sounds that it asks for; "" if it names none."""
+    """A text, and the family of sounds that it describes; "" if it has none."""
 
     text: str
     family: str
-    name: str = ""  # of the recording whose caption it is, and which KL pairs its sound with
+    name: str = ""  # of the recording with this caption, which KL compares its sound with
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,24 @@ class Scene:
 
 
 def family_prompts() -> tuple[Prompt, ...]:
-    """4 wordings of each of the 52 scored families, family by family."""
-    return read_prompts(_here(FAMILIES))
+    """Return 4 wordings of each of the 52 scored families, family by family."""
+    return read_prompts(_prompt_file(FAMILIES))
 
 
 def free_prompts() -> tuple[Prompt, ...]:
-    """100 freer wordings: slang, synonyms, descriptions."""
-    return read_prompts(_here(FREE))
+    """Return 100 free wordings: slang, synonyms, descriptions."""
+    return read_prompts(_prompt_file(FREE))
 
 
 def composition_prompts() -> tuple[Scene, ...]:
-    """40 overlapping scenes, then 40 ordered ones, each followed by its reversal.
+    """Return 40 overlapping scenes, then 40 ordered ones, each followed by its reversal.
 
     The three examples in the paper's Fig. 5 are the first of each kind and overlap-02. The other
-    pairs are of families that the tagger recognises in real recordings. For a door the family is
+    pairs are of families that the tagger recognises in real recordings. The family of a door is
     drawer and cupboard, the closest scored one.
     """
     scenes = []
-    for row in read_table(_here(COMPOSITION))[1]:
+    for row in read_table(_prompt_file(COMPOSITION))[1]:
         name, first, second = row["id"], row["first"], row["second"]
         scenes.append(Scene(name, row["kind"], first, second, row["prompt"]))
         if row["reversed"]:
@@ -71,12 +72,12 @@ def composition_prompts() -> tuple[Scene, ...]:
 def caption_prompts(
     data: Path, split: str, *, random_seed: int | None = None
 ) -> tuple[Prompt, ...]:
-    """The captions of a split, one per recording and named after it.
+    """Return the captions of a split as prompts, one per recording and named after it.
 
-    Of several captions of one recording it is the first, or with `random_seed` one drawn at random
-    (the paper evaluates on a random one of AudioCaps' five). Raises ValueError as `read_manifest`
-    does, where no recording has a caption, and for a recording outside the table's folder, whose
-    name would lead out of other folders too.
+    Of several captions of one recording the first is used, or with `random_seed` one drawn at
+    random (the paper evaluates on a random one of AudioCaps' five). Raises ValueError as
+    `read_manifest` does, if no recording has a caption, and for a recording outside the table's
+    folder, because its sound would be written outside the folder of the evaluation.
     """
     manifest = read_manifest(data, split=split)
     captions: dict[str, list[str]] = defaultdict(list)
@@ -94,31 +95,30 @@ def caption_prompts(
 
 
 def _draw(texts: Sequence[str], name: str, seed: int | None) -> str:
-    """The first text, or one drawn by the seed and the name: other recordings do not matter."""
+    """The first text, or one drawn by the seed and the name, independently of other recordings."""
     if seed is None:
         return texts[0]
     return texts[int(np.random.default_rng([seed, *name.encode()]).integers(len(texts)))]
 
 
 def read_prompts(path: str | os.PathLike[str]) -> tuple[Prompt, ...]:
-    """Prompts from a csv (column prompt, optional column family), or from a text file with one per
-    line.
+    """Read prompts from a csv (column prompt, optional column family), or from a text file with one
+    per line.
 
-    Raises ValueError where the file is missing, has no column prompt or holds no prompt.
+    Raises ValueError if the file is missing, has no column prompt or contains no prompt.
     """
     path = Path(path)
     if path.suffix.lower() == ".csv":
         columns, rows = read_table(path)
-        if "prompt" not in columns:
-            raise ValueError(f"{path}: it has no column prompt")
+        require_columns(path, columns, ["prompt"])
         found = [(row["prompt"] or "", row.get("family") or "") for row in rows]
     else:
         found = [(line, "") for line in read_prompt_lines(path)]
     prompts = tuple(Prompt(p.strip(), f.strip()) for p, f in found if p.strip())
     if not prompts:
-        raise ValueError(f"{path}: no prompt in it")
+        raise ValueError(f"{path}: it has no prompts")
     return prompts
 
 
-def _here(name: str) -> Path:
+def _prompt_file(name: str) -> Path:
     return Path(str(resources.files("soundcrafter"))) / "evaluate" / "prompts" / name

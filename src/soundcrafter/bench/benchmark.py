@@ -1,5 +1,5 @@
-"""How fast a model is on this machine, part by part, and how much memory it takes; the same of a
-peer; and how both grow with the sound's length, the batch and the steps."""
+"""Benchmarks of a model on this machine: the speed of each part and the peak memory, compared with
+a peer, and their growth with the length of the sound, the batch and the steps."""
 
 import os
 import statistics
@@ -15,29 +15,17 @@ from typing import Any
 
 import torch
 
-from soundcrafter.bench.meter import (
-    COUNTED,
-    GUIDANCE,
-    PARTS,
-    PROMPT,
-    Request,
-    Say,
-    Subject,
-    in_turns,
-    machine_facts,
-    machine_peak,
-    memory_rise,
-    timed,
-)
-from soundcrafter.bench.ours import Model, Ours
-from soundcrafter.bench.peer import (
+from soundcrafter.bench.diffusers_model import (
     AudioLDMConfigs,
-    Peer,
+    DiffusersModel,
     check_peer,
     configs_like,
     peer_dtypes,
 )
-from soundcrafter.bench.runner import (
+from soundcrafter.bench.machine import machine_facts, machine_peak
+from soundcrafter.bench.meters import interleaved, memory_rise, timed
+from soundcrafter.bench.own_model import ModelName, OwnModel
+from soundcrafter.bench.runners import (
     LocalRunner,
     ProcessRunner,
     Runner,
@@ -45,43 +33,52 @@ from soundcrafter.bench.runner import (
     own_process,
 )
 from soundcrafter.bench.scaling import check_scaling, measure_scaling, plot_scaling
+from soundcrafter.bench.workload import (
+    COUNTED,
+    GUIDANCE,
+    PARTS,
+    PROMPT,
+    OnStatus,
+    Subject,
+    Workload,
+)
 from soundcrafter.device import choose_device
 from soundcrafter.files import make_folder, write_csv, write_json
 from soundcrafter.precision import DTYPES
 
-_MEMORY_STEPS = 3  # of the sampling whose memory is measured: later steps need no more
+_MEMORY_STEPS = 3  # sampling steps when memory is measured; more steps need no more of it
 
 
 def bench(
-    model: Model = None,
-    request: Request | None = None,
+    model: ModelName = None,
+    workload: Workload | None = None,
     *,
     peer: str | None = None,
     peer_configs: AudioLDMConfigs | None = None,
     cold: bool = False,
     scaling: Mapping[str, Sequence[float]] | None = None,
     out: str | os.PathLike[str] | None = None,
-    say: Say = lambda _: None,
+    on_status: OnStatus = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure a model (a folder, a hub name, None for the bundled one); a report ready for JSON.
+    """Measure a model and return a report, serialisable as JSON.
 
-    Figures are medians of `request.repeats`: seconds after a warm-up, memory in MB (10^6 bytes) in
-    a fresh process each time. A GFLOP is 10^9 operations. `peer` ("diffusers") is measured in turns
-    with the model, in a process of its own, in `peer_configs`' sizes, by default the model's own
-    where it is an AudioLDM, else AudioLDM-S. `cold`: also by the model's own steps, guidance and
-    candidates, in this process ("as_shipped") and in a fresh one of the command line ("cold").
-    `scaling` maps "seconds", "batch" and "steps" to the values that each takes while the others
-    stay (SCALING). `out`: a folder for bench.json, and for scaling.csv and scaling.png. `say` hears
-    what is done. ValueError for what cannot be measured.
+    Figures are medians of `workload.repeats`: seconds after a warm-up, memory in MB (10^6 bytes),
+    each time in a fresh process. A GFLOP is 10^9 operations. `peer` ("diffusers") is measured in
+    another process, interleaved with the model, with the sizes `peer_configs`: by default those of
+    the model if it is an AudioLDM, else AudioLDM-S. `cold`: also measure the model with its own
+    steps, guidance and candidates, in this process ("as_shipped") and in a fresh process of the
+    command line ("cold"). `scaling` maps "seconds", "batch" and "steps" to values, one of which is
+    varied at a time (SCALING). `out`: a folder for bench.json, scaling.csv and scaling.png. Raises
+    ValueError for settings that are not allowed.
     """
-    request = request or Request()
+    workload = workload or Workload()
     if peer is not None:
         check_peer(peer)
     if scaling:
         check_scaling(scaling, out)
     folder = None if out is None else make_folder(out)
-    say("loading")
-    ours = Ours(model, request)
+    on_status("loading")
+    ours = OwnModel(model, workload)
     dtype = DTYPES[ours.crafter.precision]
     configs = peer_configs or configs_like(ours.crafter)
     dtypes = {} if peer is None else peer_dtypes(ours.device)
@@ -91,33 +88,33 @@ def bench(
         "precision": ours.crafter.precision,
         "prompt": PROMPT,
         "guidance": GUIDANCE,
-        "seconds": request.seconds,
-        "steps": request.steps,
-        "seed": request.seed,
-        "repeats": request.repeats,
+        "seconds": workload.seconds,
+        "steps": workload.steps,
+        "seed": workload.seed,
+        "repeats": workload.repeats,
     }
-    say("measuring the machine")
+    on_status("measuring the machine")
     report["peak_gflops"] = machine_peak(ours.device, dtype)
     with ExitStack() as processes:
-        runners: dict[str, Runner] = {"ours": LocalRunner(ours, request)}
+        runners: dict[str, Runner] = {"ours": LocalRunner(ours, workload)}
         for name, peer_dtype in dtypes.items():
-            say(f"loading {peer} {name}")
+            on_status(f"loading {peer} {name}")
             runners[f"{peer} {name}"] = ProcessRunner(
                 processes.enter_context(own_process().open()),
-                *(request, Peer, configs, peer_dtype, request, ours.device),
+                *(workload, DiffusersModel, configs, peer_dtype, workload, ours.device),
             )
-        figures = _measure(runners, request, say)
+        figures = _measure(runners, workload, on_status)
     best = max(report["peak_gflops"].values())
     figures["ours"]["share_of_peak"] = {
         part: rate / best for part, rate in figures["ours"]["gflops"].items()
     }
-    say("memory, in processes of their own")
-    memory = {"ours": partial(in_own_process, our_memory, model, request)}
+    on_status("measuring memory")
+    memory = {"ours": partial(in_own_process, our_memory, model, workload)}
     for name, peer_dtype in dtypes.items():
         memory[f"{peer} {name}"] = partial(
-            in_own_process, peer_memory, configs, peer_dtype, request
+            in_own_process, peer_memory, configs, peer_dtype, workload
         )
-    for name, runs in in_turns(memory, request.repeats).items():
+    for name, runs in interleaved(memory, workload.repeats).items():
         figures[name]["peak_memory_mb"] = statistics.median(runs)
         figures[name]["runs"]["peak_memory_mb"] = runs
     report["ours"] = figures.pop("ours")
@@ -125,17 +122,17 @@ def bench(
         name: {**found, "ratios": ratios(found, report["ours"])} for name, found in figures.items()
     }
     if cold:
-        say("as shipped")
-        timed(ours.make_as_shipped, ours.device)
-        runs = [timed(ours.make_as_shipped, ours.device) for _ in range(request.repeats)]
+        on_status("measuring with the model's own settings")
+        timed(ours.make_with_defaults, ours.device)
+        runs = [timed(ours.make_with_defaults, ours.device) for _ in range(workload.repeats)]
         report["as_shipped"] = statistics.median(runs)
-        say("cold starts")
+        on_status("measuring cold starts")
         report["cold"] = statistics.median(
-            cold_seconds(model, request) for _ in range(request.repeats)
+            cold_seconds(model, workload) for _ in range(workload.repeats)
         )
     if scaling:
         report["scaling"] = measure_scaling(
-            ours, request, scaling, partial(in_own_process, our_memory, model), say
+            ours, workload, scaling, partial(in_own_process, our_memory, model), on_status
         )
     if folder is not None:
         _write(report, folder)
@@ -143,27 +140,29 @@ def bench(
 
 
 def _measure(
-    runners: Mapping[str, Runner], request: Request, say: Say
+    runners: Mapping[str, Runner], workload: Workload, on_status: OnStatus
 ) -> dict[str, dict[str, Any]]:
-    """Seconds and operations of each subject, all of them in turns."""
-    say("warming up")
+    """Seconds and operations of each subject, measured interleaved."""
+    on_status("warming up")
     has = {name: runner.parts() for name, runner in runners.items()}
     each = [(name, part) for part in PARTS for name, runner in runners.items() if part in has[name]]
     flops = {(name, part): runners[name].flops(part) for name, part in each if part in COUNTED}
     jobs = {(name, part): partial(runners[name].seconds, part) for name, part in each}
-    in_turns(jobs, 1)
+    interleaved(jobs, 1)
     for runner in runners.values():
-        runner.whole(1)
-    say("parts")
-    seconds = in_turns(jobs, request.repeats)
-    say("end to end")
-    whole = in_turns({name: runner.whole for name, runner in runners.items()}, request.repeats)
+        runner.end_to_end(1)
+    on_status("measuring parts")
+    seconds = interleaved(jobs, workload.repeats)
+    on_status("measuring end to end")
+    end_to_end = interleaved(
+        {name: runner.end_to_end for name, runner in runners.items()}, workload.repeats
+    )
     return {
         name: _figures(
             {part: seconds[name, part] for part in has[name]},
-            whole[name],
+            end_to_end[name],
             {part: flops[name, part] for part in COUNTED},
-            request,
+            workload,
         )
         for name in runners
     }
@@ -171,32 +170,32 @@ def _measure(
 
 def _figures(
     parts: Mapping[str, list[float]],
-    whole: list[tuple[float, float]],
+    end_to_end: list[tuple[float, float]],
     flops: Mapping[str, int],
-    request: Request,
+    workload: Workload,
 ) -> dict[str, Any]:
-    """The figures of one subject, from all that was timed and counted."""
+    """The figures of one subject from its measurements."""
     text = statistics.median(parts["text"])
     runs = {
         **parts,
-        # all until the last step, but for the text that comes before
-        "sampling": [max(0.0, until - text) for _, until in whole],
-        "end_to_end": [total for total, _ in whole],
+        # the time until the last step without the text embedding
+        "sampling": [max(0.0, until - text) for _, until in end_to_end],
+        "end_to_end": [total for total, _ in end_to_end],
     }
     seconds = {part: statistics.median(found) for part, found in runs.items()}
     gflop = {part: count / 1e9 for part, count in flops.items()}
     return {
         "seconds": seconds,
         "runs": runs,
-        "real_time_factor": seconds["end_to_end"] / request.seconds,
+        "real_time_factor": seconds["end_to_end"] / workload.seconds,
         "gflop": gflop,
         "gflops": {part: count / seconds[part] for part, count in gflop.items()},
     }
 
 
 def ratios(peer: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, float]:
-    """Peer over ours: of the seconds of each part that both have, and of the peak memory. Above 1
-    ours is the better one."""
+    """Return peer / ours, of the seconds of common parts and of the peak memory. Above 1 ours is
+    better."""
     found = {
         part: seconds / ours["seconds"][part]
         for part, seconds in peer["seconds"].items()
@@ -207,34 +206,36 @@ def ratios(peer: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, float]
     return found
 
 
-def our_memory(model: Model, request: Request) -> float:
-    """MB that one sound takes above the loaded model; in this process, which should be new."""
-    return _memory(Ours(model, request), request)
+def our_memory(model: ModelName, workload: Workload) -> float:
+    """Return the MB that a sound needs beyond the loaded model. Call it in a fresh process."""
+    return _memory(OwnModel(model, workload), workload)
 
 
-def peer_memory(configs: AudioLDMConfigs, dtype: torch.dtype, request: Request) -> float:
-    """As `our_memory`, of the peer of those sizes."""
-    return _memory(Peer(configs, dtype, request, choose_device(request.device)), request)
+def peer_memory(configs: AudioLDMConfigs, dtype: torch.dtype, workload: Workload) -> float:
+    """Return the same as `our_memory` for the peer."""
+    return _memory(
+        DiffusersModel(configs, dtype, workload, choose_device(workload.device)), workload
+    )
 
 
-def _memory(subject: Subject, request: Request) -> float:
-    steps = min(request.steps, _MEMORY_STEPS)
+def _memory(subject: Subject, workload: Workload) -> float:
+    steps = min(workload.steps, _MEMORY_STEPS)
     return memory_rise(
         subject.modules,
-        lambda: subject.make(lambda: None, seconds=request.seconds, steps=steps),
+        lambda: subject.make(lambda: None, seconds=workload.seconds, steps=steps),
         subject.device,
     )
 
 
-def cold_seconds(model: Model, request: Request) -> float:
-    """Seconds of `soundcrafter generate` in a fresh process, from its start to the file; all but
-    the sound's length as the model itself would have it."""
+def cold_seconds(model: ModelName, workload: Workload) -> float:
+    """Return the seconds of `soundcrafter generate` in a fresh process, from its start to the file,
+    with the model's own settings except for the length."""
     with tempfile.TemporaryDirectory() as place:
         named = [] if model is None else ["--model", str(model)]
         command = [
             *(sys.executable, "-m", "soundcrafter", "generate", PROMPT, *named),
-            *("--seconds", str(request.seconds), "--seed", str(request.seed)),
-            *("--device", request.device, "--precision", request.precision),
+            *("--seconds", str(workload.seconds), "--seed", str(workload.seed)),
+            *("--device", workload.device, "--precision", workload.precision),
             *("--output", str(Path(place) / "sound.wav")),
         ]
         began = time.perf_counter()
@@ -246,7 +247,7 @@ def cold_seconds(model: Model, request: Request) -> float:
 
 
 def _write(report: Mapping[str, Any], folder: Path) -> None:
-    """bench.json, and where the scaling was measured scaling.csv and scaling.png."""
+    """Write bench.json, and if scaling was measured also scaling.csv and scaling.png."""
     rows = report.get("scaling", [])
     if rows:
         columns = list(rows[0])

@@ -1,4 +1,4 @@
-"""The peer of a benchmark: AudioLDM as diffusers runs it, with random weights."""
+"""AudioLDM in diffusers with random weights, as the subject of a benchmark."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from soundcrafter.bench.meter import GUIDANCE, PROMPT, OnStep, Request
+from soundcrafter.bench.workload import GUIDANCE, PROMPT, OnStep, Workload
 from soundcrafter.convert.diffusers import head_counts
 from soundcrafter.models.clap_text import ClapTextConfig
 from soundcrafter.models.hifigan import HiFiGANConfig
@@ -19,13 +19,13 @@ from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.precision import cpu_has_bf16
 
 PEERS = ("diffusers",)
-_S = (128, 256, 384, 640)  # widths of AudioLDM-S, the smallest that was published
-_VOCAB = 261  # of the tokenizer that stands in for RoBERTa's: its size costs no time
+_S = (128, 256, 384, 640)  # widths of AudioLDM-S, the smallest published model
+_VOCAB = 261  # of the tokenizer in place of RoBERTa's; its size does not affect speed
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioLDMConfigs:
-    """The parts of an AudioLDM in our terms; the defaults are AudioLDM-S."""
+    """The configurations of an AudioLDM's parts; the defaults are AudioLDM-S."""
 
     unet: UNetConfig = field(
         default_factory=lambda: UNetConfig(
@@ -54,7 +54,7 @@ class AudioLDMConfigs:
 
 
 def configs_like(crafter: SoundCrafter) -> AudioLDMConfigs:
-    """The model's own sizes where it is an AudioLDM (an import), else AudioLDM-S."""
+    """Return the sizes of the model if it is an AudioLDM (an import), else AudioLDM-S."""
     vocoder, text = crafter.vocoder.config, crafter.clap.text.config
     shift = crafter.unet.config.conditioning == "shift"
     if not (shift and isinstance(vocoder, HiFiGANConfig) and text.tower == "roberta"):
@@ -65,7 +65,7 @@ def configs_like(crafter: SoundCrafter) -> AudioLDMConfigs:
 
 
 def check_peer(peer: str) -> None:
-    """ValueError for an unknown peer and for one that is not installed."""
+    """Raise ValueError for an unknown peer and for one that is not installed."""
     if peer not in PEERS:
         raise ValueError(f"peer: got {peer!r}; allowed: {', '.join(PEERS)}")
     if find_spec("diffusers") is None:
@@ -73,24 +73,24 @@ def check_peer(peer: str) -> None:
 
 
 def peer_dtypes(device: torch.device) -> dict[str, torch.dtype]:
-    """The precisions that the peer is worth running in there: all that the hardware has."""
+    """Return the precisions to measure a peer in: those that the hardware supports."""
     if device.type == "cuda":
         return {"fp16": torch.float16, "bf16": torch.bfloat16}
     native = device.type == "cpu" and cpu_has_bf16()
     return {"fp32": torch.float32, **({"bf16": torch.bfloat16} if native else {})}
 
 
-class Peer:
-    """AudioLDMPipeline of those sizes. A subject of `bench`, as `ours.Ours`."""
+class DiffusersModel:
+    """AudioLDMPipeline of given sizes."""
 
     def __init__(
         self,
         configs: AudioLDMConfigs,
         dtype: torch.dtype,
-        request: Request,
+        workload: Workload,
         device: torch.device,
     ) -> None:
-        self.request, self.device = request, device
+        self.workload, self.device = workload, device
         self.pipeline = build_pipeline(configs).to(device, dtype)
         pipeline = self.pipeline
         self.modules: tuple[nn.Module, ...] = (
@@ -99,26 +99,26 @@ class Peer:
         self.configs, self.dtype = configs, dtype
 
     def make(self, on_step: OnStep, *, seconds: float, steps: int, batch: int = 1) -> object:
-        """`batch` sounds of the whole pipeline; `on_step` is called after each sampling step."""
+        """Generate `batch` sounds; `on_step` is called after each sampling step."""
         return self.pipeline(
             [PROMPT] * batch,
             audio_length_in_s=seconds,
             num_inference_steps=steps,
             guidance_scale=GUIDANCE,
-            generator=torch.Generator().manual_seed(self.request.seed),
+            generator=torch.Generator().manual_seed(self.workload.seed),
             callback=lambda *_: on_step(),
         )
 
     @torch.inference_mode()
     def parts(self) -> Mapping[str, Callable[[], object]]:
-        """Each part as a call, on the tensors that it gets within `make`."""
+        """Return each part as a call, on tensors of the same sizes as within `make`."""
         pipeline, mel_config = self.pipeline, self.configs.vae.mel
         stride = self.configs.vae.stride
-        seconds = self.request.seconds
+        seconds = self.workload.seconds
         frames = -(-int(seconds * mel_config.sample_rate / mel_config.hop) // stride[0])
         rows = mel_config.num_mels // stride[1]
         shape = (1, self.configs.vae.latent_channels, frames, rows)
-        generator = torch.Generator().manual_seed(self.request.seed)
+        generator = torch.Generator().manual_seed(self.workload.seed)
         latent = torch.randn(shape, generator=generator).to(self.device, self.dtype)
         pair, t = torch.cat([latent, latent]), torch.tensor(500, device=self.device)
 
@@ -138,12 +138,11 @@ class Peer:
 
 
 def build_pipeline(configs: AudioLDMConfigs) -> Any:
-    """diffusers' AudioLDMPipeline of those sizes; its weights are noise about their initial values,
-    the same in every call."""
+    """Build an AudioLDMPipeline with random weights, which are the same in every call."""
     diffusers: Any = import_module("diffusers")
     transformers: Any = import_module("transformers")
     audioldm: Any = import_module("diffusers.pipelines.deprecated.audioldm")
-    diffusers.utils.logging.set_verbosity_error()  # it warns at every start that it is deprecated
+    diffusers.utils.logging.set_verbosity_error()  # it warns that the pipeline is deprecated
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipeline = audioldm.AudioLDMPipeline(
@@ -182,7 +181,7 @@ def _unet(diffusers: Any, config: UNetConfig) -> Any:
         class_embed_type="simple_projection",
         projection_class_embeddings_input_dim=config.embed_dim,
         class_embeddings_concat=True,
-        attention_head_dim=config.heads,  # diffusers calls the number of heads so
+        attention_head_dim=config.heads,  # in diffusers the name of the number of heads
     )
 
 
@@ -233,7 +232,7 @@ def _text(transformers: Any, config: ClapTextConfig) -> Any:
 
 
 def _tokenizer(transformers: Any, config: ClapTextConfig) -> Any:
-    """RoBERTa's, of single bytes: as long as AudioLDM's, to whose rows it pads every prompt."""
+    """A RoBERTa tokenizer of single bytes. It pads prompts to the same length as AudioLDM's."""
     tokenizers: Any = import_module("tokenizers")
     letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     names = ["<s>", "<pad>", "</s>", "<unk>", *letters, "<mask>"]

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from soundcrafter.audio import AUDIO_SUFFIXES, audio_info, read_audio
-from soundcrafter.reports.page import document, image_uri, package_text, wave_uri
+from soundcrafter.reports.document import document, image_uri, package_text, wave_uri
 
 
 def opened(uri: str) -> tuple[str, np.ndarray, int]:
@@ -77,4 +77,4 @@ def test_a_page_is_whole_and_asks_for_nothing():
 
 
 def test_files_of_the_package_are_read():
-    assert package_text("reports/page.css").lstrip().startswith(":root")
+    assert package_text("reports/document.css").lstrip().startswith(":root")

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: sounds, pictures, styles and scripts are in the page itself."""
+"""Self-contained HTML pages, which include their sounds, pictures, styles and scripts."""
 
 import base64
 import io
@@ -9,9 +9,9 @@ from pathlib import Path
 from soundcrafter.audio import Wave, resample
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
-_BLOCK = 65_536  # as in audio.py: encoders do not get minutes of sound at once
+_BLOCK = 65_536  # samples written at once, as in audio.py
 
-# With this the browser loads nothing from elsewhere.
+# Forbids the browser to load anything from elsewhere.
 _POLICY = (
     "default-src 'none'; img-src data:; media-src data:; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -19,12 +19,12 @@ _POLICY = (
 
 
 def document(title: str, body: str, *, script: str = "", style: str = "") -> str:
-    """A complete HTML5 page: a title in plain text, a body in HTML, a script that runs at its end.
+    """Return a complete HTML5 page with a title in plain text, a body in HTML and a final script.
 
     `style` is appended to the style sheet that all pages share. Its colours are variables that
     follow the reader's light or dark mode: --ground, --panel, --ink, --quiet, --line, --accent,
-    --tint, --good, --bad. Pictures and sounds must be data: URIs; the page forbids the browser to
-    load anything else.
+    --tint, --good, --bad. Pictures and sounds must be data: URIs, because the page forbids the
+    browser to load anything else.
     """
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -34,7 +34,7 @@ def document(title: str, body: str, *, script: str = "", style: str = "") -> str
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <title>{escape(title)}</title>
-<style>{package_text("reports/page.css")}{style}</style>
+<style>{package_text("reports/document.css")}{style}</style>
 </head>
 <body>
 {body}
@@ -45,10 +45,10 @@ def document(title: str, body: str, *, script: str = "", style: str = "") -> str
 
 
 def wave_uri(wave: Wave, sample_rate: int) -> str:
-    """Wave [N] as a data: URI: MP3 at the best quality, which every browser plays.
+    """Return wave [N] as a data: URI: MP3 at the best quality, which every browser plays.
 
-    A sample rate that MP3 does not support becomes the next higher one, or 48 kHz. It is Ogg Vorbis
-    where libsndfile has no MP3.
+    A sample rate that MP3 does not support is replaced by the next higher one, or 48 kHz. The
+    format is Ogg Vorbis if libsndfile does not support MP3.
     """
     import soundfile
 
@@ -67,12 +67,12 @@ def wave_uri(wave: Wave, sample_rate: int) -> str:
 
 
 def image_uri(png: Path | bytes) -> str:
-    """A PNG (a file or its bytes) as a data: URI."""
+    """Return a PNG (a file or its bytes) as a data: URI."""
     return _data_uri("image/png", png if isinstance(png, bytes) else png.read_bytes())
 
 
 def package_text(name: str) -> str:
-    """The text of a file in this package, such as "reports/page.css"."""
+    """Return the text of a file in this package, such as "reports/document.css"."""
     return (resources.files("soundcrafter") / name).read_text(encoding="utf-8")
 
 

@@ -13,36 +13,34 @@ from soundcrafter.audio import fit_length, normalize_peak, resample
 from soundcrafter.evaluate.embedding import Embedding
 from soundcrafter.evaluate.metrics import wilson_interval
 from soundcrafter.mel import LogMel
-from soundcrafter.models.tagger import Tagger as Network
+from soundcrafter.models.tagger import Tagger
 from soundcrafter.store import open_folder
 
 WINDOW = 2.56  # seconds, the length of the crops that it was trained on
 QUIET = 0.05  # windows with a lower peak, relative to the peak of the sound, do not count
 
 
-class Tagger:
+class TaggerEmbedder:
     """Probabilities and features of a sound, averaged over half-overlapping windows of 2.56 s.
 
     A sound is normalised to a peak of 0.5 and padded with silence if it is short, as in training.
     Windows more than 26 dB below the loudest one do not count.
     """
 
-    def __init__(
-        self, folder: Path, name: str = "tagger", device: str | torch.device = "cpu"
-    ) -> None:
+    def __init__(self, folder: Path, device: str | torch.device = "cpu") -> None:
         opened = open_folder(folder)
         opened.require("tagger")
-        self.name = name
+        self.name = "tagger"
         self.sha256 = opened.parts["tagger"].sha256
-        self.network = cast(Network, opened.load("tagger")).to(device)
+        self.network = cast(Tagger, opened.load("tagger")).to(device)
         self.classes = self.network.config.classes
         self.sample_rate = self.network.config.mel.sample_rate
         self._log_mel = LogMel(self.network.config.mel).to(device)
         self._device = device
 
     @classmethod
-    def bundled(cls, device: str | torch.device = "cpu") -> "Tagger":
-        """The frozen tagger that comes with the package; loaded once for each device."""
+    def bundled(cls, device: str | torch.device = "cpu") -> "TaggerEmbedder":
+        """Return the frozen tagger that comes with the package, loaded once per device."""
         return _bundled(str(device))
 
     @torch.inference_mode()
@@ -71,8 +69,8 @@ class Tagger:
         """wave [N] at `sample_rate` Hz -> ln of each class's probability in each window [R, K].
 
         Window r begins at r * hop s and is `seconds` long, padded with silence to WINDOW. Windows
-        that do not count hold -inf. Raises ValueError as a call does, and for windows longer than
-        WINDOW and a hop that is not above 0.
+        that do not count are -inf. Raises ValueError as a call does, for windows longer than WINDOW
+        and for a hop of 0 or less.
         """
         if not 0 < seconds <= WINDOW or hop <= 0:
             raise ValueError(
@@ -98,7 +96,7 @@ class Tagger:
     def _windows(
         self, wave: np.ndarray, seconds: float, hop: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """All windows [R, N], and which of them hold sound [R]."""
+        """All windows [R, N], and whether each of them counts [R]."""
         size, step = round(seconds * self.sample_rate), max(round(hop * self.sample_rate), 1)
         full = round(WINDOW * self.sample_rate)
         starts = range(0, max(len(wave) - size + step, 1), step)
@@ -120,6 +118,6 @@ def recognition(
 
 
 @lru_cache(maxsize=2)
-def _bundled(device: str) -> Tagger:
+def _bundled(device: str) -> TaggerEmbedder:
     folder = Path(str(resources.files("soundcrafter"))) / "assets" / "tagger"
-    return Tagger(folder, device=device)
+    return TaggerEmbedder(folder, device)

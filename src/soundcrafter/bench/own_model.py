@@ -1,4 +1,4 @@
-"""Our side of a benchmark."""
+"""A model of ours as the subject of a benchmark."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -8,23 +8,23 @@ from functools import partial
 import torch
 from torch import nn
 
-from soundcrafter.bench.meter import GUIDANCE, PROMPT, OnStep, Request
+from soundcrafter.bench.workload import GUIDANCE, PROMPT, OnStep, Workload
 from soundcrafter.diffusion.sample import sample
 from soundcrafter.pipeline import SoundCrafter
 
-Model = str | os.PathLike[str] | None
+ModelName = str | os.PathLike[str] | None  # a folder, a hub name, None for the bundled model
 
 
-class Ours:
-    """Our model as a subject: one candidate, guided at every step, nothing reused."""
+class OwnModel:
+    """A model with one candidate, guidance at every step and no reuse between steps."""
 
-    def __init__(self, model: Model, request: Request) -> None:
+    def __init__(self, model: ModelName, workload: Workload) -> None:
         self.crafter = SoundCrafter.from_pretrained(
-            model, request.device, precision=request.precision
+            model, workload.device, precision=workload.precision
         )
         crafter = self.crafter
-        self.shipped = crafter.sampling
-        # every step the same work, whatever the model would choose
+        self.defaults = crafter.sampling
+        # the same work in every step, whatever the sampling defaults of the model are
         crafter.sampling = replace(
             crafter.sampling,
             guidance_from=0.0,
@@ -33,40 +33,40 @@ class Ours:
             negative="",
             candidates=1,
         )
-        self.request, self.device = request, crafter.device
+        self.workload, self.device = workload, crafter.device
         self.modules: tuple[nn.Module, ...] = (
             *(crafter.clap, crafter.unet, crafter.vae, crafter.vocoder),
         )
 
     def make(self, on_step: OnStep, *, seconds: float, steps: int, batch: int = 1) -> object:
-        """`batch` sounds by `generate`; `on_step` is called after each sampling step."""
+        """Generate `batch` sounds; `on_step` is called after each sampling step."""
         return self.crafter.generate(
             [PROMPT] * batch,
             seconds=seconds,
             steps=steps,
-            seed=self.request.seed,
+            seed=self.workload.seed,
             guidance=GUIDANCE,
             batch_size=batch,
             progress=lambda done, total: on_step(),
         )
 
-    def make_as_shipped(self) -> object:
-        """A sound by the model's own steps, guidance and candidates."""
-        measured, self.crafter.sampling = self.crafter.sampling, self.shipped
+    def make_with_defaults(self) -> object:
+        """Generate a sound with the model's own steps, guidance and candidates."""
+        measured, self.crafter.sampling = self.crafter.sampling, self.defaults
         try:
             return self.crafter.generate(
-                PROMPT, seconds=self.request.seconds, seed=self.request.seed
+                PROMPT, seconds=self.workload.seconds, seed=self.workload.seed
             )
         finally:
             self.crafter.sampling = measured
 
     @torch.inference_mode()
     def parts(self) -> Mapping[str, Callable[[], object]]:
-        """Each part as a call, on tensors of the sizes that it gets within `make`.
+        """Return each part as a call, on tensors of the same sizes as within `make`.
 
-        The U-Net's step is one of at most a window's length (`sampling.window`).
+        The step of the U-Net is at most one window long (`sampling.window`).
         """
-        crafter, seconds, seed = self.crafter, self.request.seconds, self.request.seed
+        crafter, seconds, seed = self.crafter, self.workload.seconds, self.workload.seed
         latent = crafter.noise(seed, seconds).to(self.device)
         window = crafter.noise(seed, min(seconds, crafter.sampling.window)).to(self.device)
         cond = crafter.clap.embed_text([PROMPT])

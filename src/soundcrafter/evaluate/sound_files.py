@@ -1,7 +1,8 @@
-"""The sound files that are compared: those of a folder, or of one split of a manifest."""
+"""The sound files of a comparison: those of a folder, or of one split of a manifest."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,13 @@ class SoundFiles:
     """Sound files by name: their path below the folder, without suffix."""
 
     files: Mapping[str, Path]
-    sample_rate: int  # Hz; 0 where rates may be mixed
+    sample_rate: int | None  # Hz; None: the files have different ones
     skipped: Mapping[str, str]  # file -> reason
 
     def without(self, unreadable: Mapping[Path, str]) -> "SoundFiles":
-        """The other files; the unreadable ones (file -> reason) count as skipped.
+        """Return the other files; unreadable ones (file -> reason) are added to `skipped`.
 
-        Raises ValueError where no file is left.
+        Raises ValueError if no file is left.
         """
         if not unreadable:
             return self
@@ -36,10 +37,10 @@ class SoundFiles:
 
 
 def find_sounds(folder: Path, *, mixed_rates: bool = False) -> SoundFiles:
-    """The sounds below a folder. Files whose header cannot be read are skipped and counted.
+    """Return the sounds below a folder. Files with unreadable headers are skipped and counted.
 
-    Raises ValueError for a missing folder, one without readable sound, and mixed sample rates
-    unless they are allowed: resampling alone changes distances.
+    Raises ValueError for a missing folder, a folder without readable sounds, and for mixed sample
+    rates unless they are allowed, because resampling alone changes distances.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
@@ -56,17 +57,17 @@ def find_sounds(folder: Path, *, mixed_rates: bool = False) -> SoundFiles:
         files[name.with_suffix("").as_posix()] = file
         rates.setdefault(rate, name.as_posix())
     if not files:
-        raise ValueError(f"{folder}: no readable sound in it ({len(skipped)} skipped)")
+        raise ValueError(f"{folder}: no readable sound ({len(skipped)} skipped)")
     if len(rates) > 1 and not mixed_rates:
         found = ", ".join(f"{rate} Hz ({name})" for rate, name in sorted(rates.items()))
         raise ValueError(f"{folder}: mixed sample rates: {found}; allow them with --mixed-rates")
-    return SoundFiles(files, next(iter(rates)) if len(rates) == 1 else 0, skipped)
+    return SoundFiles(files, _only(rates), skipped)
 
 
 def find_readable(folder: Path) -> SoundFiles:
-    """The sounds below a folder, at any sample rate, that can be decoded to their end.
+    """Return the sounds below a folder, at any sample rate, that can be decoded completely.
 
-    Raises ValueError for a missing folder and one without readable sound.
+    Raises ValueError for a missing folder and a folder without readable sounds.
     """
     found = find_sounds(folder, mixed_rates=True)
     unreadable: dict[Path, str] = {}
@@ -79,7 +80,7 @@ def find_readable(folder: Path) -> SoundFiles:
 
 
 def find_recordings(data: Path, split: str) -> SoundFiles:
-    """The recordings of one split of a manifest, at any sample rate.
+    """Return the recordings of one split of a manifest, at any sample rate.
 
     Raises ValueError as `read_manifest`, and for recordings that are part of a longer file.
     """
@@ -88,4 +89,12 @@ def find_recordings(data: Path, split: str) -> SoundFiles:
     if part is not None:
         raise ValueError(f"{data}: {part} is part of a longer file; cut it out first")
     files = {manifest.stem(r): r.file for r in manifest.recordings}
-    return SoundFiles(files, 0, dict(manifest.skipped))
+    rates = set()
+    for file in files.values():
+        with suppress(ValueError):  # unreadable files are skipped when they are embedded
+            rates.add(audio_info(file).sample_rate)
+    return SoundFiles(files, _only(rates), dict(manifest.skipped))
+
+
+def _only(rates: Collection[int]) -> int | None:
+    return next(iter(rates)) if len(rates) == 1 else None

@@ -1,0 +1,229 @@
+"""Encoding data once: every variant of every recording as latents and embeddings on disk."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from soundcrafter.data.dataset import Draw, Sounds
+from soundcrafter.data.latents import FORMAT, INDEX
+from soundcrafter.data.prefetch import prefetch
+from soundcrafter.files import file_sha256, make_folder, replacing, write_text
+from soundcrafter.progress import Progress
+from soundcrafter.settings import to_dict
+
+HEADER = "soundcrafter"  # a single key, because safetensors writes several in varying order
+DRAW_THREADS = 2
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+EncodePosterior = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def encode_latents(
+    sounds: Sounds,
+    out: str | PathLike[str],
+    *,
+    posterior: EncodePosterior,
+    embed_audio: Callable[[Tensor], Tensor],
+    embed_text: Callable[[list[str]], Tensor] | None,
+    metadata: dict[str, Any],
+    batch_size: int = 16,
+    shard_size: int = 512,
+    dtype: Literal["float32", "float16"] = "float32",
+    progress: Progress | None = None,
+) -> Path:
+    """Encode every (recording, variant) of `sounds` into the folder `out`; returns the index file.
+
+    The callables take wave [B, N] float32 on the CPU, or captions. `metadata` (serialisable as
+    JSON) identifies the models, for instance by their training ids. `progress` is called after each
+    batch. An interrupted run is resumed by the same call: finished shards are kept. Recordings that
+    the manifest left out or that cannot be decoded are listed in the index. Raises ValueError if
+    `sounds` has no variants, a caption is missing for `embed_text`, `out` holds data with other
+    settings, or an encoder returns NaN or infinity.
+    """
+    encoder = _Encoder(
+        sounds=sounds,
+        posterior=posterior,
+        embed_audio=embed_audio,
+        embed_text=embed_text,
+        batch_size=batch_size,
+        dtype=dtype,
+        settings=_settings(sounds, metadata, embed_text is not None, shard_size, dtype),
+        progress=progress,
+    )
+    out = make_folder(out)
+    jobs = [(r, v) for r in range(len(sounds)) for v in range(sounds.config.variants)]
+    shards: list[dict[str, str]] = []
+    entries: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}
+    for number, start in enumerate(range(0, len(jobs), shard_size)):
+        file, part = out / f"latents-{number:05d}.safetensors", jobs[start : start + shard_size]
+        contents = _finished(file, encoder.settings) or _write_shard(file, part, encoder)
+        entries += [{"shard": len(shards), **entry} for entry in contents["entries"]]
+        skipped.update(contents["skipped"])
+        if contents["entries"]:
+            shards.append({"file": file.name, "sha256": file_sha256(file)})
+        encoder.report_progress(part[-1])
+    if not entries:
+        raise ValueError(f"{out}: no recording could be decoded: {skipped}")
+    recordings = [
+        {"file": sounds.manifest.name(r), "caption": r.caption, "label": r.label}
+        for r in sounds.manifest.recordings
+    ]
+    index = {**encoder.settings, "recordings": recordings, "entries": entries, "shards": shards}
+    skipped = {**dict(sounds.manifest.skipped), **skipped}
+    write_text(out / INDEX, json.dumps({**index, "skipped": skipped}))
+    return out / INDEX
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encoder:
+    """The encoders and settings that all shards share."""
+
+    sounds: Sounds
+    posterior: EncodePosterior
+    embed_audio: Callable[[Tensor], Tensor]
+    embed_text: Callable[[list[str]], Tensor] | None
+    batch_size: int
+    dtype: str
+    settings: dict[str, Any]  # everything that determines the content of the shards
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        sounds, shard_size = self.sounds, self.settings["shard_size"]
+        if not sounds.config.variants:
+            raise ValueError("variants: got 0; must be 1 or more, because encoded data is finite")
+        if self.batch_size < 1 or shard_size < 1:
+            raise ValueError(
+                f"got batch_size {self.batch_size}, shard_size {shard_size}; 1 or more"
+            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: got {self.dtype!r}; allowed: {', '.join(DTYPES)}")
+        bare = [r for r in sounds.manifest.recordings if r.caption is None]
+        if self.embed_text is not None and bare:
+            name = sounds.manifest.name(bare[0])
+            raise ValueError(f"recordings without a caption: {len(bare)}; the first: {name}")
+
+    def report_progress(self, job: tuple[int, int]) -> None:
+        """Report that all jobs up to this (recording, variant) are done."""
+        if self.progress is not None:
+            variants = self.sounds.config.variants
+            self.progress(job[0] * variants + job[1] + 1, len(self.sounds) * variants)
+
+    def draws(
+        self, jobs: list[tuple[int, int]], skipped: dict[str, str]
+    ) -> Iterator[list[tuple[tuple[int, int], Draw]]]:
+        """Yield batches of draws; recordings that cannot be decoded are added to `skipped`."""
+
+        def make(number: int) -> Draw | ValueError:
+            try:
+                return self.sounds.draw_variant(*jobs[number])
+            except ValueError as error:
+                return error
+
+        batch = []
+        made = prefetch(make, range(len(jobs)), DRAW_THREADS, 2 * self.batch_size)
+        for job, draw in zip(jobs, made, strict=True):
+            if isinstance(draw, ValueError):
+                manifest = self.sounds.manifest
+                skipped[manifest.name(manifest.recordings[job[0]])] = str(draw)
+                continue
+            batch.append((job, draw))
+            if len(batch) == self.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    @torch.inference_mode()
+    def encode(self, draws: list[Draw]) -> dict[str, Tensor]:
+        """Encode a batch: tensors on the CPU in the dtype of the shards."""
+        wave = torch.stack([torch.from_numpy(draw.wave) for draw in draws])
+        mean, logvar = self.posterior(wave)
+        tensors = {"mean": mean, "logvar": logvar, "audio_embedding": self.embed_audio(wave)}
+        if self.embed_text is not None:
+            captions = [draw.caption for draw in draws if draw.caption is not None]
+            assert len(captions) == len(draws)
+            tensors["text_embedding"] = self.embed_text(captions)
+        stored = {name: t.detach().to("cpu", DTYPES[self.dtype]) for name, t in tensors.items()}
+        for name, tensor in stored.items():
+            if not bool(torch.isfinite(tensor).all()):
+                files = ", ".join(draw.files[0] for draw in draws)
+                raise ValueError(f"{name}: NaN or infinity in {self.dtype} for one of {files}")
+        return stored
+
+
+def _settings(
+    sounds: Sounds, metadata: dict[str, Any], with_text: bool, shard_size: int, dtype: str
+) -> dict[str, Any]:
+    """Everything that determines the content of the shards; stored in each of them."""
+    data = to_dict(sounds.config)
+    del data["cache_gb"]  # only affects speed
+    settings = {
+        "format": FORMAT,
+        "metadata": metadata,
+        "data": data,
+        "manifest": sounds.manifest.fingerprint(),
+        "seed": sounds.seed,
+        "sample_rate": sounds.sample_rate,
+        "num_samples": sounds.num_samples,
+        "peak": sounds.peak,
+        "text": with_text,
+        "dtype": dtype,
+        "shard_size": shard_size,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(settings))  # as it is read back from disk
+    return plain
+
+
+def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The entries of an existing shard; None if it does not exist."""
+    if not file.exists():
+        return None
+    try:
+        with safe_open(file, framework="pt") as shard:
+            header = json.loads((shard.metadata() or {})[HEADER])
+        made_by, contents = header["settings"], header["contents"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{file}: not a shard of encoded data: {error}") from None
+    if made_by != settings:
+        other = ", ".join(key for key in settings if made_by.get(key) != settings[key])
+        raise ValueError(
+            f"{file.parent}: contains data encoded with another {other or 'format'}; "
+            "choose an empty folder or delete it"
+        )
+    assert isinstance(contents, dict)
+    return contents
+
+
+def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> dict[str, Any]:
+    """Encode the jobs into `file`, which is not created if no recording is readable."""
+    skipped: dict[str, str] = {}
+    entries: list[dict[str, Any]] = []
+    batches: list[dict[str, Tensor]] = []
+    for batch in encoder.draws(jobs, skipped):
+        for (recording, variant), draw in batch:
+            place = {"row": len(entries), "recording": recording, "variant": variant}
+            what = {"caption": draw.caption, "label": draw.label, "files": draw.files}
+            entries.append({**place, **what})
+        batches.append(encoder.encode([draw for _, draw in batch]))
+        if batch[-1][0] != jobs[-1]:  # the last job is reported once the shard is on disk
+            encoder.report_progress(batch[-1][0])
+    contents = {"entries": entries, "skipped": skipped}
+    if not entries:
+        return contents
+    header = json.dumps({"settings": encoder.settings, "contents": contents})
+    tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    try:
+        with replacing(file) as temporary:
+            save_file(tensors, temporary, {HEADER: header})
+    except SafetensorError as error:
+        raise ValueError(f"{file}: cannot write: {error}") from None
+    return contents
