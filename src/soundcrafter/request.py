@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig, check_at_least
-from soundcrafter.settings import from_dict
+from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
+from soundcrafter.settings import check_at_least, from_dict
 
 
 class Job(NamedTuple):
@@ -37,8 +37,7 @@ class GenerateRequest(SamplingConfig):
                 f"negative: got {len(self.negatives)} for {len(self.prompts)} prompts; "
                 "allowed: one for all, or one per prompt"
             )
-        check_at_least("count", self.count, 1)
-        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least(self, 1, "count", "batch_size")
         if not 0 <= self.seed <= MAX_SEED - self.count:
             raise ValueError(f"seed: got {self.seed}; allowed: 0 to {MAX_SEED - self.count}")
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
+from soundcrafter.diffusion.samplers import SAMPLERS
 
 DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
 
@@ -40,9 +41,7 @@ def generate(
         list[str] | None,
         typer.Option(help="Adapter (LoRA) folder, or FOLDER:WEIGHT. Repeatable."),
     ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="ddim, ddpm, dpmpp, euler, heun or lcm.")
-    ] = None,
+    sampler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")] = None,
     reuse: Annotated[
         int | None, typer.Option(help="Steps that share the U-Net's inner levels: faster, rougher.")
     ] = None,
