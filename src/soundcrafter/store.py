@@ -219,7 +219,7 @@ def _verify(file: Path, sha256: str) -> None:
         raise ValueError(f"{file}: the file is missing")
     if file_sha256(file) != sha256:
         raise ValueError(
-            f"{file}: its sha256 differs from config.json; the file is damaged or was replaced"
+            f"{file}: its sha256 is not the one in config.json: damaged or replaced"
         )
 
 

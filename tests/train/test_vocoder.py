@@ -126,7 +126,7 @@ def test_it_can_learn_from_what_the_vae_decodes(make_recipe, clips, tiny_model):
     [
         (SPECTRAL[:1], "energy_weight: got 0.0; above 0 for a spectral"),
         (("vocoder.energy_weight=1.0",), "0 for MelGAN"),
-        (("vocoder.discriminator.scales=0",), "resolutions is empty"),
+        (("vocoder.discriminator.scales=0",), "at least one discriminator"),
         (('model.vocoder={kind="hifigan"}',), "hifigan cannot be trained"),
         (("vocoder.decoded=1.5",), "decoded: got 1.5"),
     ],
