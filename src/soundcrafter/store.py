@@ -218,9 +218,7 @@ def _verify(file: Path, sha256: str) -> None:
     if not file.is_file():
         raise ValueError(f"{file}: the file is missing")
     if file_sha256(file) != sha256:
-        raise ValueError(
-            f"{file}: its sha256 is not the one in config.json: damaged or replaced"
-        )
+        raise ValueError(f"{file}: its sha256 is not the one in config.json: damaged or replaced")
 
 
 def _write_weights(file: Path, tensors: dict[str, torch.Tensor]) -> None:
