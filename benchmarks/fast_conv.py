@@ -154,7 +154,9 @@ def fit(dtype: torch.dtype, repeats: int) -> None:
 
             seconds += median([ours], repeats)
             frames, bands = ours().shape[2:]
-            rows.append(fast.amounts(size.batch, frames, bands, tuple(weight.shape), 1, tiles))
+            rows.append(
+                fast.operation_counts(size.batch, frames, bands, tuple(weight.shape), 1, tiles)
+            )
     amounts, measured = np.array(rows, dtype=float), np.array(seconds)
     scale = amounts.max(0)
     costs, _ = nnls(amounts / scale / measured[:, None], np.ones(len(measured)))

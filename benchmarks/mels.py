@@ -19,7 +19,7 @@ from soundcrafter.data.manifest import read_manifest
 from soundcrafter.evaluate.chain import LEVEL, MAX_SECONDS
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.mel import LogMel, MelConfig
-from soundcrafter.models.griffin_lim import griffin_lim, least_frames
+from soundcrafter.models.griffin_lim import griffin_lim, min_frames
 
 
 @torch.inference_mode()
@@ -45,7 +45,7 @@ def main() -> None:
             seconds = min(recording.seconds, MAX_SECONDS)
             wave = read_audio(recording.file, rate, start=recording.start, seconds=seconds)
             wave = normalize_peak(wave, LEVEL)
-            padded = fit_length(wave, max(len(wave), (least_frames(config) + 1) * hop))
+            padded = fit_length(wave, max(len(wave), (min_frames(config) + 1) * hop))
             made = griffin_lim(
                 log_mel(torch.from_numpy(padded)[None]), config, iterations=arguments.iterations
             )

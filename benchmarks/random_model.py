@@ -18,7 +18,7 @@ from torch import nn
 from soundcrafter.bench.diffusers_model import AudioLDMConfigs
 from soundcrafter.config import GENERATOR_PARTS, PARTS, ModelConfig
 from soundcrafter.convert.diffusers import head_counts
-from soundcrafter.convert.imported import SAMPLING
+from soundcrafter.convert.imported_model import SAMPLING
 from soundcrafter.hub import find_model
 from soundcrafter.models.clap_text import ClapTextConfig
 from soundcrafter.store import open_folder, save_part

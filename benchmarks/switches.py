@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from soundcrafter.bench.meters import interleaved, timed
 from soundcrafter.cpu import fast_conv, slabs
-from soundcrafter.cpu.attention import BlockedAttention
+from soundcrafter.cpu.blocked_attention import BlockedAttention
 from soundcrafter.cpu.convolutions import FastConv1d, FastConvTranspose1d
 from soundcrafter.cpu.memory import limit_heap
 from soundcrafter.cpu.optimize import optimize
-from soundcrafter.cpu.upsample import PhasedUpsample
+from soundcrafter.cpu.upsample import PolyphaseUpsample
 from soundcrafter.models.attention import SelfAttention
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.layers import ResBlock, Upsample
@@ -119,7 +119,7 @@ def decoder_rows(compare: Comparison, fast: VAE, latent: Tensor) -> None:
     in_order = partial(ordered.decode, latent)
     compare("channels-last, VAE decoder", partial(plain.decode, latent), in_order)
     with without_slabs():
-        without_phases = partial(patched, PhasedUpsample, "forward", Upsample.forward)
+        without_phases = partial(patched, PolyphaseUpsample, "forward", Upsample.forward)
         compare.within("upsampling by phases, VAE decoder", without_phases, call)
     compare.within("slabs, VAE decoder", without_slabs, call)
     compare("heap limited, VAE decoder", call, heap_limited)

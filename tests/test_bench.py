@@ -257,7 +257,7 @@ def test_command_prints_a_table_and_json(tiny_model, monkeypatch, capsys):
         (("--peer", "audiogen"), "peer: got 'audiogen'; allowed: diffusers"),
         (("--repeats", "0"), "repeats: got 0; at least 1"),
         (("--seconds", "0"), "seconds: got 0; allowed: 0.2 to 600"),
-        (("--steps", "0"), "steps: got 0; at least 1"),
+        (("--steps", "0"), "steps: got 0; allowed: 1 or more"),
         (("--precision", "int8"), "precision: got 'int8'"),
         (("--device", "tpu"), "device: 'tpu' is not available"),
         (("--scaling",), "needs --out DIR"),

@@ -86,7 +86,7 @@ def test_make_folder(tmp_path):
     make_folder(tmp_path / "a" / "b")
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ValueError, match="cannot make the folder"):
+        with pytest.raises(ValueError, match="cannot create the folder"):
             make_folder(place)
 
 

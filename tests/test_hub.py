@@ -169,9 +169,9 @@ def test_a_model_of_ours_is_used_as_it_is(run) -> None:
 
 def test_other_names_are_refused_before_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
     reasons = {
-        "someone/sd": "someone/sd: holds a StableDiffusionPipeline; allowed: AudioLDM",
-        "cvssp/ldm2": "cvssp/ldm2: holds a AudioLDM2Pipeline; allowed: AudioLDM",
-        "someone/empty": "someone/empty: it has no config.json and no model_index.json",
+        "someone/sd": "someone/sd: contains a StableDiffusionPipeline; allowed: AudioLDM",
+        "cvssp/ldm2": "cvssp/ldm2: contains a AudioLDM2Pipeline; allowed: AudioLDM",
+        "someone/empty": "someone/empty: no config.json or model_index.json",
         "someone/none": "someone/none: no such folder, and not to be had from the hub",
     }
     code = (

@@ -469,7 +469,7 @@ def test_requests_that_are_refused(model, changes, fault):
         ({"seconds": True}, "seconds: expected float, got True"),
         ({"seed": 2.5}, "seed: expected int, got 2.5"),
         ({"batch_size": "4"}, "batch_size: expected int, got '4'"),
-        ({"sampler": 3}, "sampler: got 3; allowed: ddim, ddpm"),
+        ({"sampler": 3}, "sampler: expected str, got 3"),
         ({"negative": 3}, "negative: got 3; allowed: a string, or a list of strings"),
         ({"negative": [3]}, r"negative: got \[3\]; allowed: a string, or a list of strings"),
         ({"prompts": b"rain"}, "prompt: got b'rain'; allowed: a string, or a list of strings"),

@@ -151,14 +151,14 @@ def test_a_missing_file_is_named_at_once(model_copy, file):
 def test_no_folder_or_another_one(tmp_path):
     with pytest.raises(ValueError, match="no such model folder"):
         open_folder(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"not a model folder: it has no config\.json"):
+    with pytest.raises(ValueError, match=r"not a model folder.* no config\.json"):
         open_folder(tmp_path)
 
 
 def test_a_file_that_vanishes_after_opening(model_copy):
     folder = open_folder(model_copy)
     (model_copy / "vae.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"vae\.safetensors: is missing"):
+    with pytest.raises(ValueError, match=r"vae\.safetensors: the file is missing"):
         folder.load("vae")
 
 
@@ -277,7 +277,7 @@ def test_weights_that_disagree_with_their_config_are_refused(model_copy):
     data = read_config(model_copy)
     data["parts"]["vocoder"]["config"]["channels"] *= 2
     write_json(model_copy / "config.json", data)
-    with pytest.raises(ValueError, match=r"vocoder\.safetensors: does not fit its config"):
+    with pytest.raises(ValueError, match=r"vocoder\.safetensors: does not match its config"):
         open_folder(model_copy).load("vocoder")
 
 
@@ -295,7 +295,7 @@ def test_loading_is_strict(model_copy, fault):
     data = read_config(model_copy)
     data["parts"]["vocoder"]["sha256"] = file_sha256(file)
     write_json(model_copy / "config.json", data)
-    with pytest.raises(ValueError, match=r"vocoder\.safetensors: does not fit its config"):
+    with pytest.raises(ValueError, match=r"vocoder\.safetensors: does not match its config"):
         open_folder(model_copy).load("vocoder")
 
 

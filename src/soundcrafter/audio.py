@@ -1,4 +1,4 @@
-"""Sound files and waves: read, write, resample, level and length, in numpy."""
+"""Sound files and waves in numpy: reading, writing, resampling, levels and lengths."""
 
 import io
 import math
@@ -18,30 +18,29 @@ Wave = NDArray[np.float32]
 """One mono wave [N], float32, nominally in [-1, 1]."""
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
-"""The suffixes that can be read, in lower case."""
+"""File suffixes that can be read, in lower case."""
 
 WRITE_SUFFIXES = (".wav", ".flac", ".ogg")
-"""The suffixes that can be written, in lower case."""
+"""File suffixes that can be written, in lower case."""
 
 _ENCODINGS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 # More samples per byte than any encoding has: a header that promises them is wrong. FLAC packs a
 # block of silence into some 15 bytes; an MP3 frame of at most 1152 samples takes 24 bytes or more.
 _MAX_SAMPLES_PER_BYTE = 70_000
 _MAX_SAMPLES_PER_BYTE_OF_MP3 = 100
-_READ_BLOCK = 2**20  # samples a channel
-_BLOCK = 65_536  # libsndfile's Vorbis encoder overflows its stack on minutes given at once
-_MAX_WRITE_RATE = 200_000  # Hz; above it libsndfile's Vorbis encoder crashes, FLAC refuses
-# Channels cancel each other if averaging them loses more power than this: 12 dB.
-_CANCELLED = 10**-1.2
-_SILENCE = 1e-6  # a peak below this is rounding left by the DC removal, not sound
+_READ_BLOCK = 2**20  # samples per channel
+_BLOCK = 65_536  # samples; libsndfile's Vorbis encoder overflows its stack on very long writes
+_MAX_WRITE_RATE = 200_000  # Hz; above this libsndfile's Vorbis encoder crashes and FLAC fails
+_CANCELLED = 10**-1.2  # power ratio, -12 dB: below it, channels cancel when they are averaged
+_SILENCE = 1e-6  # a lower peak is a rounding error of the DC removal, not sound
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of a sound file says."""
+    """The header of a sound file."""
 
     sample_rate: int  # Hz
-    num_samples: int  # samples a channel, at the file's own rate
+    num_samples: int  # samples per channel, at the file's own rate
 
     @property
     def seconds(self) -> float:
@@ -50,7 +49,7 @@ class AudioInfo:
 
 
 def audio_info(path: str | os.PathLike[str]) -> AudioInfo:
-    """Read the header only. ValueError as `read_audio`, but for faults further into the file."""
+    """Read the header only. Raises ValueError as `read_audio` does for a bad header."""
     with _open(path) as file:
         return AudioInfo(sample_rate=file.samplerate, num_samples=file.frames)
 
@@ -64,10 +63,10 @@ def read_audio(
 ) -> Wave:
     """Read a wave [N] at `sample_rate`, its channels mixed by `to_mono`.
 
-    `start` and `seconds` choose a part; what lies beyond the end of the file is left out, not
-    padded. Values are as the file holds them: a float or lossy file may pass 1.
-    Raises ValueError naming the file where it is missing, unsupported, corrupt, empty, shorter
-    than `start`, or contains NaN or infinity.
+    `start` and `seconds` choose a part; a part that reaches beyond the end of the file is shorter,
+    not padded. Values are not clipped: those of a float or lossy file may exceed 1. Raises
+    ValueError naming the file if it is missing, unsupported, corrupt, empty, shorter than `start`,
+    or contains NaN or infinity.
     """
     _check_rate("sample_rate", sample_rate)
     channels, rate = read_channels(path, start=start, seconds=seconds)
@@ -75,7 +74,7 @@ def read_audio(
     if seconds is not None:
         wave = wave[: max(1, round(seconds * sample_rate))]
     if not len(wave):
-        raise ValueError(f"{path}: no sound in it")
+        raise ValueError(f"{path}: contains no sound")
     return wave
 
 
@@ -84,7 +83,7 @@ def read_channels(
 ) -> tuple[NDArray[np.float32], int]:
     """The samples [N, channels] of a file, unchanged, and its sample rate in Hz.
 
-    With `seconds`, the part may be a sample longer. Raises ValueError as `read_audio`.
+    With `seconds`, the part may be one sample longer. Raises ValueError as `read_audio` does.
     """
     if not (math.isfinite(start) and start >= 0):
         raise ValueError(f"start: got {start}; allowed: 0 s or more")
@@ -97,13 +96,13 @@ def read_channels(
             raise ValueError(f"{path}: start {start} s is past its end at {file.frames / rate} s")
         if first:
             file.seek(first)
-        # one sample too many rather than one too few: the exact cut is made after resampling
+        # rather one sample too many than one too few: the exact cut is made after resampling
         count = file.frames - first
         if seconds is not None:
             count = min(count, math.ceil(seconds * rate))
         samples = _read_blocks(file, count)
     if not len(samples):
-        raise ValueError(f"{path}: no sound in it from {start:g} s on")
+        raise ValueError(f"{path}: contains no sound from {start:g} s on")
     if not np.isfinite(samples).all():
         raise ValueError(f"{path}: contains NaN or infinite samples")
     return samples, rate
@@ -122,33 +121,37 @@ def _read_blocks(file: Any, count: int) -> NDArray[np.float32]:
 
 
 def to_mono(channels: NDArray[np.float32]) -> Wave:
-    """channels [N, C] -> wave [N]: their mean, or the loudest channel if they cancel each other."""
+    """channels [N, C] -> wave [N]: their mean, or the loudest channel if they would cancel."""
     if channels_cancel(channels):
         return np.ascontiguousarray(channels[:, np.square(channels).mean(axis=0).argmax()])
     return channels.mean(axis=1)
 
 
 def channels_cancel(channels: NDArray[np.float32]) -> bool:
-    """Whether the mean of channels [N, C] is more than 12 dB below the loudest one, as that of
-    channels in opposite phase is. (The mean of one channel and silence is 6 dB below it.)"""
+    """Whether the mean of channels [N, C] is more than 12 dB below the loudest channel.
+
+    This is so for channels in opposite phase. (The mean of a channel and silence is 6 dB below it.)
+    """
     if channels.shape[1] < 2 or not len(channels):
         return False
     loudest = np.square(channels).mean(axis=0).max()
-    limit = _CANCELLED * (2 / channels.shape[1]) ** 2  # of more channels one alone weighs less
+    limit = (
+        _CANCELLED * (2 / channels.shape[1]) ** 2
+    )  # a single one of more channels contributes less to the mean
     return bool(np.square(channels.mean(axis=1)).mean() < limit * loudest)
 
 
 def list_audio(folder: str | os.PathLike[str]) -> list[Path]:
-    """All sound files below a folder, sorted: those that `read_audio` reads by their suffix.
+    """All files below a folder whose suffix `read_audio` can read, sorted.
 
-    Links to folders are followed, once each. Names that begin with a dot are left out, and all
-    that is in such folders.
+    Links to folders are followed, each folder once. Files and folders whose name begins with a dot
+    are skipped.
     """
     found: list[Path] = []
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link to a folder that was read already
+        if real in seen:  # a link to a folder that has been listed
             folders.clear()
             continue
         seen.add(real)
@@ -162,8 +165,10 @@ def list_audio(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def write_audio(path: str | os.PathLike[str], wave: Wave, sample_rate: int) -> None:
-    """Write wave [N], encoded by `encode_audio`, under a temporary name that is then renamed: there
-    is never half a file. Raises ValueError as `encode_audio`, and where it cannot be written."""
+    """Write wave [N] atomically, as `encode_audio` encodes it.
+
+    Raises ValueError as `encode_audio` does, and for a folder that is missing or not writable.
+    """
     path = Path(path)
     try:
         encoded = encode_audio(wave, sample_rate, path.suffix)
@@ -174,12 +179,11 @@ def write_audio(path: str | os.PathLike[str], wave: Wave, sample_rate: int) -> N
 
 
 def encode_audio(wave: Wave, sample_rate: int, suffix: str = ".wav") -> memoryview:
-    """The bytes of a sound file of wave [N]: the suffix decides the format; wav and flac are 16-bit
-    PCM.
+    """Encode wave [N] as a sound file; the suffix chooses the format, wav and flac are 16-bit PCM.
 
-    The wave is clipped to [-1, 1]. The same wave gives the same bytes as wav and flac (Ogg carries
-    a random serial number). Raises ValueError for an unknown suffix, a wave that is not one finite
-    dimension, and a rate above 200 kHz.
+    The wave is clipped to [-1, 1]. The same wave always gives the same bytes in wav and flac (Ogg
+    contains a random serial number). Raises ValueError for an unknown suffix, a wave that is not
+    one-dimensional and finite, and a rate above 200 kHz.
     """
     import soundfile
 
@@ -189,11 +193,11 @@ def encode_audio(wave: Wave, sample_rate: int, suffix: str = ".wav") -> memoryvi
         )
     if suffix.lower() not in _ENCODINGS:
         raise ValueError(
-            f"cannot write {suffix or 'without a suffix'!r}; allowed: {', '.join(WRITE_SUFFIXES)}"
+            f"cannot write {suffix or 'without a suffix'}; allowed: {', '.join(WRITE_SUFFIXES)}"
         )
     samples = _to_int16(wave)
     kind, subtype = _ENCODINGS[suffix.lower()]
-    # encoded in memory: on a full disk libsndfile would not say so, Python does
+    # encoded in memory, because libsndfile does not report a full disk and Python does
     stream = io.BytesIO()
     with soundfile.SoundFile(stream, "w", sample_rate, 1, subtype, format=kind) as file:
         for begin in range(0, len(samples), _BLOCK):
@@ -212,7 +216,7 @@ def resample(wave: Wave, from_rate: int, to_rate: int) -> Wave:
         return wave
     num_samples = round(len(wave) * to_rate / from_rate)
     resampled = np.asarray(soxr.resample(wave, from_rate, to_rate, quality="HQ"), dtype=np.float32)
-    # soxr rounds the length its own way: at most a sample or two are cut or added
+    # soxr rounds the length differently: at most a sample or two are cut or added
     resampled = resampled[:num_samples]
     return np.pad(resampled, (0, num_samples - len(resampled)))
 
@@ -220,7 +224,7 @@ def resample(wave: Wave, from_rate: int, to_rate: int) -> Wave:
 def normalize_peak(wave: Wave, peak: float = 0.5) -> Wave:
     """Remove the mean of wave [N], then scale its largest magnitude to `peak`.
 
-    Silence stays silence, and so does a constant. AudioLDM trains on waves levelled so.
+    Silence and constants become silence. AudioLDM trains on waves normalized this way.
     """
     wave = _as_wave(wave)
     if not len(wave):
@@ -233,7 +237,7 @@ def normalize_peak(wave: Wave, peak: float = 0.5) -> Wave:
 
 
 def limit_peak(wave: Wave, peak: float = 0.99) -> Wave:
-    """Scale wave [N] down so that no magnitude passes `peak`; a quieter wave is left as it is."""
+    """Scale wave [N] down so that no magnitude exceeds `peak`; a quieter wave is unchanged."""
     wave = _as_wave(wave)
     largest = float(np.abs(wave).max(initial=0.0))
     return wave if largest <= peak else (wave * (peak / largest)).astype(np.float32)
@@ -268,8 +272,8 @@ def fit_length(
 ) -> Wave:
     """Take exactly `num_samples` of wave [N] from sample `start`, as a copy.
 
-    What lies beyond the end is zeros, or with "repeat" the wave again from its first sample.
-    Raises ValueError for `start` outside the wave, and for repeating an empty one.
+    After its end the wave is padded with zeros, or with "repeat" it starts again from its first
+    sample. Raises ValueError for a `start` outside the wave and for repeating an empty wave.
     """
     wave = _as_wave(wave)
     if num_samples < 0:
@@ -278,7 +282,7 @@ def fit_length(
         raise ValueError(f"start: got {start}; allowed: 0 to {max(0, len(wave) - 1)}")
     if pad == "repeat":
         if not len(wave):
-            raise ValueError("wave: it is empty and cannot be repeated")
+            raise ValueError("wave: an empty wave cannot be repeated")
         return np.take(wave, np.arange(start, start + num_samples), mode="wrap")
     if pad != "zero":
         raise ValueError(f"pad: got {pad!r}; allowed: zero, repeat")
@@ -290,7 +294,7 @@ def fit_length(
 
 @contextmanager
 def _open(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """A soundfile.SoundFile with sound in it; libsndfile's errors become ValueError."""
+    """Open a non-empty soundfile.SoundFile; libsndfile's errors become ValueError."""
     import soundfile
 
     path = Path(path)
@@ -298,13 +302,13 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Any]:
         raise ValueError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     if path.suffix.lower() not in AUDIO_SUFFIXES:
         raise ValueError(
-            f"{path}: cannot read {path.suffix or 'without a suffix'!r}; "
+            f"{path}: cannot read {path.suffix or 'without a suffix'}; "
             f"allowed: {', '.join(AUDIO_SUFFIXES)}"
         )
     try:
         with soundfile.SoundFile(path) as file:
             if file.frames <= 0:
-                raise ValueError(f"{path}: no sound in it")
+                raise ValueError(f"{path}: contains no sound")
             _check_length(path, file)
             yield file
     except soundfile.LibsndfileError as error:
@@ -327,7 +331,7 @@ def _to_int16(wave: Wave) -> NDArray[np.int16]:
     wave = _as_wave(wave)
     if not np.isfinite(wave).all():
         raise ValueError("wave: contains NaN or infinite samples")
-    # libsndfile multiplies by 32767 but divides by 32768: this way a file survives a rewrite
+    # libsndfile multiplies by 32767 but divides by 32768; this way rewriting a file is lossless
     return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
 
 

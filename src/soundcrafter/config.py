@@ -1,4 +1,4 @@
-"""What a whole model is made of: the parts, their settings, and that they fit together."""
+"""The parts of a model, their settings, and the checks between them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,11 +20,11 @@ from soundcrafter.models.vocoder import VocoderConfig, build_vocoder
 
 
 class Part(NamedTuple):
-    """One of the networks that a model is made of."""
+    """One of a model's networks."""
 
-    config: Any  # type of its settings
-    build: Callable[[Any], nn.Module]  # its network from them
-    depends_on: tuple[str, ...] = ()  # parts whose training ids it is saved with
+    config: Any  # the class of its settings
+    build: Callable[[Any], nn.Module]  # creates the network from its settings
+    depends_on: tuple[str, ...] = ()  # the parts that it is trained against
 
 
 PARTS = {
@@ -33,15 +33,21 @@ PARTS = {
     "vae": Part(VAEConfig, VAE),
     "unet": Part(UNetConfig, UNet, ("vae", "clap_audio")),
     "vocoder": Part(VocoderConfig, build_vocoder),
-    "adapter": Part(AdapterConfig, Adapter, ("unet",)),  # in a folder of its own
+    "adapter": Part(AdapterConfig, Adapter, ("unet",)),  # in its own folder
     "tagger": Part(TaggerConfig, Tagger),
 }
-GENERATOR_PARTS = ("clap_audio", "clap_text", "vae", "unet", "vocoder")  # what makes sound
+GENERATOR_PARTS = (
+    "clap_audio",
+    "clap_text",
+    "vae",
+    "unet",
+    "vocoder",
+)  # the parts that generate sound
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Every part of one model; the defaults are the paper's size."""
+    """The settings of a whole model; the defaults are the paper's."""
 
     clap_audio: ClapAudioConfig = field(default_factory=lambda: ClapAudioConfig(tower="htsat"))
     clap_text: ClapTextConfig = field(default_factory=ClapTextConfig)
@@ -52,7 +58,7 @@ class ModelConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
-        check_together(vars(self))
+        check_compatible(vars(self))
         flow = self.diffusion.objective == "flow"
         if flow and self.sampling.spacing != "trailing":
             raise ValueError(
@@ -67,12 +73,15 @@ class ModelConfig:
             )
 
     def build(self, part: str) -> nn.Module:
-        """The network of a part, freshly initialised."""
+        """The freshly initialised network of a part."""
         return PARTS[part].build(getattr(self, part))
 
 
-def check_together(configs: Mapping[str, Any]) -> None:
-    """Raise ValueError where the settings of two parts, by the parts' names, contradict."""
+def check_compatible(configs: Mapping[str, Any]) -> None:
+    """Raise ValueError if the settings of two parts contradict each other.
+
+    `configs` maps names of parts to their settings; other entries are ignored.
+    """
 
     def same(left: str, left_field: str, right: str, right_field: str) -> None:
         if left in configs and right in configs:
@@ -85,7 +94,7 @@ def check_together(configs: Mapping[str, Any]) -> None:
     same("unet", "in_channels", "vae", "latent_channels")
     same("vocoder", "mel", "vae", "mel")
     if "adapter" in configs and "unet" in configs and configs["adapter"].unet != configs["unet"]:
-        raise ValueError("adapter: is for a U-Net of other settings than unet's")
+        raise ValueError("adapter: it is for a U-Net with other settings")
     if "unet" in configs and "vae" in configs:
         rows = configs["vae"].mel.num_mels // configs["vae"].stride[1]
         if rows % configs["unet"].stride[1]:
@@ -96,6 +105,6 @@ def check_together(configs: Mapping[str, Any]) -> None:
 
 
 def latent_frames(vae: VAEConfig, unet: UNetConfig, seconds: float) -> int:
-    """Latent frames that hold `seconds`, a multiple of the U-Net's stride."""
+    """The number of latent frames for `seconds`, a multiple of the U-Net's stride."""
     frames = vae.mel.num_frames(round(seconds * vae.mel.sample_rate)) / vae.stride[0]
     return math.ceil(frames / unet.stride[0]) * unet.stride[0]

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written to a temporary name and renamed; hashes; JSON, csv."""
+"""Reading and writing files: atomic replacement, JSON, JSON Lines, csv, hashes, cache folder."""
 
 import csv
 import hashlib
@@ -13,10 +13,10 @@ from typing import Any
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name beside `path`, renamed to it at the end: never half a file.
+    """Yield a temporary file beside `path` that replaces `path` at the end, atomically.
 
-    Whatever goes wrong, the temporary file is removed and an old file at `path` stays. OSError
-    becomes a ValueError that names `path`, at once where its folder cannot be written.
+    If anything fails, the temporary file is removed and an old file at `path` is kept. An OSError
+    becomes a ValueError that names `path`; a folder that cannot be written is detected at once.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -24,46 +24,46 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # as every new file: safetensors writes what only its owner can read
+        temporary.chmod(mode)  # safetensors creates files that only their owner can read
         os.replace(temporary, path)
     except OSError as error:
         raise ValueError(f"{path}: cannot write: {error.strerror or error}") from None
     finally:
-        with suppress(OSError):  # most often it was renamed; where its folder is none, never made
+        with suppress(OSError):  # usually it has been renamed, or was never created
             temporary.unlink()
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Make a folder and those above it where they are not there. ValueError where that fails."""
+    """Create a folder and its parents if they do not exist. Raises ValueError if that fails."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{path}: cannot make the folder: {error.strerror}") from None
+        raise ValueError(f"{path}: cannot create the folder: {error.strerror}") from None
     return path
 
 
 def cache_folder() -> Path:
-    """Where what was fetched or converted once is kept: XDG's cache folder. Not made here."""
+    """The folder for downloaded and converted models, in XDG's cache folder. It may not exist."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "soundcrafter"
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text, whole or not at all. ValueError where it cannot be written."""
+    """Write UTF-8 text atomically. Raises ValueError if it cannot be written."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
-    """Write JSON as `to_json` words it, whole or not at all."""
+    """Write JSON in the format of `to_json`, atomically."""
     write_text(path, to_json(data))
 
 
 def write_csv(
     path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
-    """Write a csv table with a head of `columns`, whole or not at all."""
+    """Write a csv table with a header row of `columns`, atomically."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
@@ -72,12 +72,12 @@ def write_csv(
 
 
 def to_json(data: Any) -> str:
-    """JSON for people and machines: indented, key order kept."""
+    """Format as JSON, indented, in the order of the keys."""
     return json.dumps(data, indent=2) + "\n"
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file. Raises ValueError naming the file where it is missing or malformed."""
+    """Read a JSON file. Raises ValueError naming the file if it is missing or malformed."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -87,10 +87,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
-    """The entries of a JSON Lines file; none where there is no file.
+    """The entries of a JSON Lines file; none if the file does not exist.
 
-    A last line without its line end, which an interruption cut short, is left out. Raises
-    ValueError where another line is not JSON.
+    A last line without a line end was cut short by an interruption and is skipped. Raises
+    ValueError if any other line is not JSON.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,7 +103,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
 
 
 def append_json_line(path: str | os.PathLike[str], entry: Any) -> None:
-    """Append an entry to a JSON Lines file, which is created where it does not exist."""
+    """Append an entry to a JSON Lines file, creating the file if it does not exist."""
     with open(path, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry) + "\n")
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from soundcrafter.convert import clap, diffusers
-from soundcrafter.convert.importer import CHECKPOINTS, import_model, layout_of, licence_of
+from soundcrafter.convert import diffusers, laion_clap
+from soundcrafter.convert.importer import CHECKPOINTS, detect_source, import_model, licence_of
 from soundcrafter.files import cache_folder
 
 BUNDLED = "bundled"
@@ -44,7 +44,7 @@ def find_model(name: str | os.PathLike[str] | None, revision: str | None = None)
     if (converted / "config.json").is_file():
         return converted
     folder = fetch(str(name), revision)
-    if layout_of(folder) == "soundcrafter":
+    if detect_source(folder) == "soundcrafter":
         return folder
     try:
         import_model(folder, converted)
@@ -65,7 +65,7 @@ def import_named(
     """
     folder = fetch(str(source)) if _is_hub_name(source) else Path(source)
     words = None
-    if layout_of(folder) == "original":
+    if detect_source(folder) == "original":
         named = tokenizer or ROBERTA
         words = (
             Path(named) if Path(named).is_dir() else fetch_files(str(named), ("*.json", "*.txt"))
@@ -83,12 +83,12 @@ def fetch(name: str, revision: str | None = None) -> Path:
     """
     folder = fetch_files(name, _SETTINGS, revision)
     try:
-        layout = layout_of(folder)
+        layout = detect_source(folder)
     except ValueError as error:
         raise ValueError(str(error).replace(str(folder), name)) from None
     if layout == "soundcrafter":
         return fetch_files(name, ("*.json", "*.safetensors"), revision)
-    parts = {"": clap.WEIGHTS} if layout == "clap" else diffusers.WEIGHTS
+    parts = {"": laion_clap.WEIGHTS} if layout == "clap" else diffusers.WEIGHTS
     for part, (safe, pickled) in parts.items():
         where = f"{part}/" if part else ""
         if not (fetch_files(name, (where + safe,), revision) / part / safe).is_file():

@@ -1,8 +1,7 @@
-"""The only spectrogram of the project: a wave to a log-mel picture, time first."""
+"""Log-mel spectrograms, time first. All parts of the project use this implementation."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,30 +9,31 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-_LIMITS = {"sample_rate": 768_000, "n_fft": 65_536, "hop": 65_536, "num_mels": 1024}
+from soundcrafter.settings import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
 class MelConfig:
-    """What a log-mel spectrogram is made of; the defaults are AudioLDM's at 16 kHz."""
+    """The parameters of a log-mel spectrogram; the defaults are AudioLDM's at 16 kHz."""
 
     sample_rate: int = 16000  # Hz of the wave
-    n_fft: int = 1024  # samples of the Hann window and of the Fourier transform
+    n_fft: int = 1024  # samples of the Hann window and the Fourier transform
     hop: int = 160  # samples from one frame to the next
     num_mels: int = 64  # mel bands
     fmin: float = 0.0  # lower edge of the lowest band, Hz
     fmax: float = 8000.0  # upper edge of the highest band, Hz
-    power: Literal[1, 2] = 1  # 1 sums magnitudes into bands, 2 powers
+    power: Literal[1, 2] = 1  # 1: bands sum magnitudes; 2: bands sum powers
     log: Literal["ln", "db"] = "ln"  # natural logarithm, or decibels
-    floor: float = 1e-5  # band values are raised to this before the logarithm
-    norm: Literal["slaney", "none"] = "slaney"  # slaney: each filter has the same area
-    scale: Literal["slaney", "htk"] = "slaney"  # the mel scale that spaces the bands
+    floor: float = 1e-5  # band values are clamped to at least this before the logarithm
+    norm: Literal["slaney", "none"] = "slaney"  # slaney: all filters have the same area
+    scale: Literal["slaney", "htk"] = "slaney"  # which mel scale
     framing: Literal["exact", "center"] = "exact"  # ceil(N / hop) frames, or N // hop + 1
 
     def __post_init__(self) -> None:
-        for name, most in _LIMITS.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 1 to {most}")
+        check_range(self, 1, 768_000, "sample_rate")
+        check_range(self, 1, 65_536, "n_fft", "hop")
+        check_range(self, 1, 1024, "num_mels")
+        check_range(self, 1e-30, 1e30, "floor")
         if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
             raise ValueError(
                 f"fmin, fmax: got {self.fmin}, {self.fmax}; "
@@ -44,23 +44,32 @@ class MelConfig:
         if self.framing == "exact" and (self.n_fft < self.hop or (self.n_fft - self.hop) % 2):
             raise ValueError(
                 f"hop: got {self.hop} with n_fft {self.n_fft}; "
-                "allowed with framing exact: n_fft - hop even and not negative"
+                "allowed with framing exact: an even n_fft - hop that is not negative"
             )
 
     @property
     def reflect_pad(self) -> int:
-        """Samples reflected at each end; a wave must be longer than this."""
+        """Samples of reflection padding at each end; a wave must be longer than this."""
         return (self.n_fft - self.hop) // 2 if self.framing == "exact" else self.n_fft // 2
 
     def num_frames(self, num_samples: int) -> int:
-        """The frames T of a wave of `num_samples`."""
+        """The number of frames T for a wave of `num_samples`."""
         if self.framing == "exact":
             return -(-num_samples // self.hop)
         return num_samples // self.hop + 1
 
+    def check_shape(self, mel: Tensor, min_frames: int = 1) -> None:
+        """Raise ValueError unless mel is [B, 1, T, num_mels] with T at least `min_frames`."""
+        fits = mel.ndim == 4 and mel.shape[1] == 1 and mel.shape[3] == self.num_mels
+        if not fits or mel.shape[2] < min_frames:
+            raise ValueError(
+                f"mel: got shape {list(mel.shape)}; allowed: [B, 1, T, {self.num_mels}] "
+                f"with T at least {min_frames}"
+            )
+
 
 class LogMel(nn.Module):
-    """Log-mel spectrogram, differentiable, in float32 whatever the surrounding precision is."""
+    """Differentiable log-mel spectrogram, in float32 whatever the surrounding precision."""
 
     window: Tensor
     filters: Tensor
@@ -72,12 +81,11 @@ class LogMel(nn.Module):
         self.register_buffer("filters", _filters(config), persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:
-        """Turn wave [B, N] at `config.sample_rate` into mel [B, 1, T, F], float32.
+        """wave [B, N] at `config.sample_rate` -> mel [B, 1, T, F], float32, in ln units or dB.
 
-        "exact" zero-pads the end to a multiple of hop and reflects (n_fft - hop) / 2 samples a
-        side, as AudioLDM-training does; "center" reflects n_fft / 2, as librosa does. Unit: ln of
-        the band value, or dB. Raises ValueError for another shape and for a wave not longer than
-        `config.reflect_pad`.
+        "exact" zero-pads the end to a multiple of hop and reflects (n_fft - hop) / 2 samples on
+        each side, as AudioLDM's training code does; "center" reflects n_fft / 2, as librosa does.
+        Raises ValueError for another shape and for a wave not longer than `config.reflect_pad`.
         """
         config = self.config
         if wave.ndim != 2:
@@ -112,22 +120,14 @@ class LogMel(nn.Module):
             values = torch.view_as_real(spectrum).square().sum(-1)
         return values.transpose(1, 2) @ self.filters
 
-    def _apply(self, fn: Callable[[Tensor], Any], recurse: bool = True) -> Self:
-        """Follow the device but not the dtype: casting a model must not blur its spectrogram."""
-        before = self.window
-        super()._apply(fn, recurse)
-        if self.window is before:  # already there
-            return self
-        device = self.window.device
-        self.window = torch.hann_window(self.config.n_fft, device=device)
-        self.filters = _filters(self.config).to(device)
-        return self
-
 
 def _filters(config: MelConfig) -> Tensor:
-    """The triangular mel filters [n_fft // 2 + 1, F]: 0 at the corners, 1 at the centre, or with
-    norm slaney an area of 1 (over Hz). To the bit those of transformers' `mel_filter_bank`."""
-    # as there, the last bin is half the rate, rounded down: true of even n_fft and rates
+    """The triangular mel filters [n_fft // 2 + 1, F].
+
+    They are 0 at the corners and 1 at the centre, or have an area of 1 (over Hz) with norm slaney.
+    The values equal those of transformers' `mel_filter_bank` exactly.
+    """
+    # like there, the last bin is half the rate, rounded down: exact for an even n_fft and rate
     bins = np.linspace(0, config.sample_rate // 2, config.n_fft // 2 + 1)[:, None]
     corners = _corners(config)
     left, centre, right = corners[:-2], corners[1:-1], corners[2:]
@@ -139,7 +139,7 @@ def _filters(config: MelConfig) -> Tensor:
 
 
 def _corners(config: MelConfig) -> NDArray[np.float64]:
-    """Where the triangles begin, peak and end, in Hz [F + 2]: at equal steps of the mel scale.
+    """The corner frequencies of the triangles in Hz [F + 2], equally spaced on the mel scale.
 
     htk: 2595 log10(1 + f / 700) (O'Shaughnessy 1987, as in HTK); slaney: 3 mel every 200 Hz up to
     1 kHz, then 27 mel for a factor of 6.4 (Slaney's Auditory Toolbox, as in librosa).
@@ -149,7 +149,7 @@ def _corners(config: MelConfig) -> NDArray[np.float64]:
         low, high = 2595.0 * np.log10(1.0 + ends / 700.0)
         mels = np.linspace(low, high, config.num_mels + 2)
         return 700.0 * (np.power(10.0, mels / 2595.0) - 1.0)
-    # below 1 kHz the branch that is not taken gets 1 kHz, for the logarithm of 0 warns
+    # np.where evaluates both branches, and the logarithm of 0 would warn
     logarithmic = 15.0 + np.log(np.maximum(ends, 1000.0) / 1000.0) * (27.0 / np.log(6.4))
     low, high = np.where(ends >= 1000.0, logarithmic, 3.0 * ends / 200.0)
     mels = np.linspace(low, high, config.num_mels + 2)

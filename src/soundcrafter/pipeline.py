@@ -24,7 +24,7 @@ from soundcrafter.hub import find_model
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
-from soundcrafter.models.griffin_lim import Turns
+from soundcrafter.models.griffin_lim import PhaseStream
 from soundcrafter.models.lora import Adapter
 from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.unet import ReusingUNet, UNet
@@ -211,7 +211,7 @@ class SoundCrafter:
             guidance: strength of the prompt, at least 0; 1 turns guidance off.
             negative: what should not be heard, one string for all prompts or one per prompt; ""
                 for nothing. It needs guidance other than 1.
-            sampler: "ddim", "ddpm", "euler", "heun", "dpmpp" or "lcm".
+            sampler: a key of `diffusion.samplers.SAMPLERS`, such as "ddim" or "dpmpp".
             candidates: initial noises drafted for each sound, 1 to 100; CLAP chooses one.
             draft_steps: sampling steps of each draft, at least 1.
             reuse: steps that share the U-Net's inner levels, at least 1: faster and rougher. 1
@@ -388,10 +388,10 @@ class SoundCrafter:
         callback: Progress,
     ) -> torch.Tensor:
         """Noise [B, C, T, F], cond and uncond [B, E] -> latent [B, C, T, F]."""
-        window, rows = self._latent_frames(settings.window), None
+        window, batch_limit = self._latent_frames(settings.window), None
         if self.device.type == "cpu":
             piece = self._latent_frames(PIECE_SECONDS)
-            rows = max(1, PIECES_AT_ONCE * piece // min(noise.shape[2], window))
+            batch_limit = max(1, PIECES_AT_ONCE * piece // min(noise.shape[2], window))
         return sample(
             self.unet if settings.reuse == 1 else ReusingUNet(self.unet, settings.reuse),
             self.schedule,
@@ -401,7 +401,7 @@ class SoundCrafter:
             uncond=uncond,
             seeds=seeds,
             window=window,
-            rows=rows,
+            batch_limit=batch_limit,
             callback=callback,
         )
 
@@ -492,14 +492,14 @@ def vocode_in_pieces(vocoder: Vocoder, mel: torch.Tensor, frames: int) -> torch.
     frames = max(frames, 6 * context)  # or too much of a piece would be made twice
     if count <= frames + context:
         return vocoder(mel)
-    turns = Turns(config.mel) if isinstance(vocoder, SpectralVocoder) else None
+    phases = PhaseStream(config.mel) if isinstance(vocoder, SpectralVocoder) else None
     out = torch.empty(len(mel), count * hop, device=mel.device)
     end = 0
     while end < count:
         start, low = end, max(end - context, 0)
         end = min(low + frames, count)
         high = min(end + context, count)
-        extra = () if turns is None else (turns.between(low, high + 2),)
+        extra = () if phases is None else (phases.between(low, high + 2),)
         wave = vocoder(mel[:, :, low:high], *extra)
         out[:, start * hop : end * hop] = wave[:, (start - low) * hop : (end - low) * hop]
         trim_heap()  # what pieces of several sizes leave would add up

@@ -1,4 +1,4 @@
-"""In which numbers a network computes on a device."""
+"""Choose the precision that a network computes in."""
 
 from functools import cache
 from typing import Literal, get_args
@@ -15,9 +15,10 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """The precision of that name; "auto" is bf16 where the device has instructions for it.
+    """The precision `name`; "auto" is bf16 if the device has instructions for it, otherwise fp32.
 
-    Raises ValueError for an unknown one, and for fp16 on a CPU, where convolutions lack it.
+    Raises ValueError for an unknown name, and for fp16 on a CPU, whose convolutions do not
+    support it.
     """
     if name == "auto":
         return "bf16" if _has_bf16(device) else "fp32"
@@ -30,15 +31,18 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 
 
 def cast_weights(module: nn.Module, precision: Precision) -> None:
-    """Change the parameters, and leave the buffers (scales, windows, filters) as they are."""
+    """Cast the parameters, but not the buffers: scales, windows and filters stay in float32."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(DTYPES[precision])
 
 
 @cache
 def cpu_has_bf16() -> bool:
-    """Whether torch has bf16 instructions here: on x86 it takes any AVX-512 for enough, but one
-    without them imitates them, which is slower than float32."""
+    """Whether this CPU has bf16 instructions.
+
+    torch says so for any x86 CPU with AVX-512, but without bf16 instructions it emulates them,
+    which is slower than float32.
+    """
     if not torch.backends.mkldnn.is_available():
         return False
     supported = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig, check_range
-from soundcrafter.settings import from_dict
+from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
+from soundcrafter.settings import check_range, from_dict
 
 RANDOM_SEED = -1  # stands for a seed drawn anew
 MAX_COUNT = 10_000
@@ -43,8 +43,8 @@ class GenerateRequest(SamplingConfig):
             _check_text("prompt", prompt)
         for negative in (self.negative, *self.negatives):
             _check_text("negative", negative)
-        check_range("count", self.count, 1, MAX_COUNT)
-        check_range("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
+        check_range(self, 1, MAX_COUNT, "count")
+        check_range(self, 1, MAX_BATCH_SIZE, "batch_size")
         for name, given, alone in (("negative", self.negatives, 0), ("seed", self.seeds, 1)):
             if len(given) not in (alone, len(self.prompts)):
                 raise ValueError(

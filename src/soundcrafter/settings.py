@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses read strictly from TOML (people) and JSON (machines)."""
+"""Settings: frozen dataclasses, read strictly from TOML recipes and JSON files."""
 
 import dataclasses
 import difflib
@@ -16,16 +16,16 @@ T = TypeVar("T")
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """Build the dataclass `cls` from plain data; nested dataclasses, tuples and literals too.
+    """Build the dataclass `cls` from plain data, including nested dataclasses, tuples and literals.
 
-    `where` is the dotted path of `data`, used in messages. Of a union of dataclasses the one is
-    built whose literal `kind` is the data's, without a kind the first. Raises ValueError for
-    unknown keys, missing keys, wrong types, and whatever the dataclass itself refuses.
+    `where` is the dotted path of `data`, used in messages. If `cls` is a union of dataclasses, the
+    literal `kind` in the data chooses one; without it, the first is used. Raises ValueError for
+    unknown keys, missing keys, wrong types, and for values that the dataclass rejects.
     """
     if not isinstance(data, Mapping):
         name = where or getattr(cls, "__name__", "settings")
         raise ValueError(f"{name}: expected a table, got {data!r}")
-    cls = _of_its_kind(cls, data, where)
+    cls = _union_member(cls, data, where)
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
@@ -41,6 +41,21 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
         raise ValueError(f"{where}: {error}" if where else str(error)) from None
 
 
+def check_at_least(settings: Any, least: float, *names: str) -> None:
+    """Raise ValueError if one of these settings is below `least`."""
+    for name in names:
+        if not getattr(settings, name) >= least:  # NaN fails too
+            raise ValueError(f"{name}: got {getattr(settings, name)}; allowed: {least} or more")
+
+
+def check_range(settings: Any, least: float, most: float, *names: str) -> None:
+    """Raise ValueError if one of these settings is not between `least` and `most`."""
+    for name in names:
+        if not least <= getattr(settings, name) <= most:
+            got = getattr(settings, name)
+            raise ValueError(f"{name}: got {got}; allowed: {least} to {most}")
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """The inverse of `from_dict`: plain dicts, lists, numbers and strings, ready for JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
@@ -48,8 +63,10 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 
 def differences(there: Any, here: Any, where: str) -> list[str]:
-    """The settings in which two dataclasses of one class differ, each as "NAME is A there, B here"
-    with its dotted path from `where`; in the order of the fields."""
+    """The settings that differ between two dataclasses, each as "NAME is A there, B here".
+
+    NAME is a dotted path that begins with `where`. The order is that of the fields.
+    """
     return _differences(to_dict(there), to_dict(here), where)
 
 
@@ -61,23 +78,23 @@ def _differences(there: Any, here: Any, where: str) -> list[str]:
 
 
 def read_toml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a TOML file, the file its `base` names below it, and `key.path=value` overrides.
+    """Read a TOML file over the file that its `base` names, and apply `key.path=value` overrides.
 
-    `base` is relative to the file that names it: an ablation is a short delta over a base recipe.
-    Raises ValueError for a missing or malformed file and a malformed override.
+    `base` is relative to the file that names it, so an ablation is a short delta over a base
+    recipe. Raises ValueError for a missing or malformed file and for a malformed override.
     """
     data = _read_with_base(Path(path), ())
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise ValueError(f"override {override!r}: write it as section.name=value")
+            raise ValueError(f"override {override!r}: expected section.name=value")
         _set(data, key.strip().split("."), _parse_value(text.strip()), override)
     return data
 
 
 def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
-        raise ValueError(f"{path}: its base leads back to itself")
+        raise ValueError(f"{path}: its chain of bases is circular")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -91,16 +108,16 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the tables and values of `delta` over it, table by table."""
+    """Merge `delta` into a copy of `base`, table by table."""
     merged = dict(base)
     for key, value in delta.items():
         before = merged.get(key)
-        merged[key] = value
-        if not (isinstance(value, Mapping) and isinstance(before, Mapping)):
-            continue
-        # a table of another kind replaces: what was said of the first kind does not concern it
-        if value.get("kind") in (None, before.get("kind")):
-            merged[key] = merge(dict(before), value)
+        if isinstance(value, Mapping) and isinstance(before, dict):
+            # a table of another kind has other settings, so it replaces the whole table
+            kinds = (None, before.get("kind"))
+            merged[key] = merge(before, value) if value.get("kind") in kinds else value
+        else:
+            merged[key] = value
     return merged
 
 
@@ -116,7 +133,7 @@ def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text  # a bare word is a string, so that nobody has to quote twice in a shell
+        return text  # a bare word is a string, so that no quotes are needed in a shell
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -159,14 +176,14 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         raise ValueError(f"{where}: got a number of {len(str(abs(value)))} digits; too large")
-    # bool is an int in Python: true must not pass for 1
+    # bool is an int in Python, but true must not be accepted as 1
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
 
 
-def _of_its_kind(cls: Any, data: Mapping[str, Any], where: str) -> Any:
-    """The dataclass of a union that `data` means; one that is no union is its own answer."""
+def _union_member(cls: Any, data: Mapping[str, Any], where: str) -> Any:
+    """The member of a union that `kind` in `data` chooses; other classes are returned as is."""
     if not isinstance(cls, types.UnionType):
         return cls
     members = typing.get_args(cls)

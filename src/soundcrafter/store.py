@@ -1,4 +1,4 @@
-"""The model folder: one `config.json`, one safetensors file a part; strict, hashed, no pickle."""
+"""The model folder: `config.json` and one safetensors file per part. Loading is strict."""
 
 import hashlib
 import os
@@ -17,16 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from soundcrafter.config import PARTS, check_together
+from soundcrafter.config import PARTS, check_compatible
 from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.diffusion.schedule import DiffusionConfig
-from soundcrafter.files import (
-    file_sha256,
-    make_folder,
-    read_json,
-    replacing,
-    to_json,
-)
+from soundcrafter.files import file_sha256, make_folder, read_json, replacing, to_json
 from soundcrafter.settings import from_dict, to_dict
 from soundcrafter.text import Tokenizer
 
@@ -37,17 +31,17 @@ MOST_PARAMETERS = 10**11  # of a part: more than any of this field has
 
 @dataclass(frozen=True)
 class PartEntry:
-    """What `config.json` says of one part."""
+    """The entry of a part in `config.json`."""
 
     config: Any  # the part's settings
-    sha256: str  # of its file
-    training_id: str  # of its weights, whatever dtype they are stored in
-    trained_against: Mapping[str, str]  # part -> training id; "": not known, it was not there
+    sha256: str  # of the part's file
+    training_id: str  # of the weights, whatever dtype they are stored in
+    trained_against: Mapping[str, str]  # part -> training id, "" if unknown
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder that was read and checked; weights are loaded part by part."""
+    """A validated model folder. Weights are loaded one part at a time."""
 
     path: Path
     parts: Mapping[str, PartEntry]
@@ -56,7 +50,7 @@ class ModelFolder:
     tokenizer_sha256: str | None
 
     def require(self, *names: str) -> None:
-        """Raise ValueError where a named part is missing."""
+        """Raise ValueError if one of these parts is missing."""
         missing = [name for name in names if name not in self.parts]
         if missing:
             raise ValueError(
@@ -65,7 +59,7 @@ class ModelFolder:
             )
 
     def load(self, name: str) -> nn.Module:
-        """The network of a part in fp32 on the CPU, its file's hash verified, loaded strictly."""
+        """Load a part in fp32 on the CPU. Raises ValueError for missing or damaged weights."""
         self.require(name)
         entry = self.parts[name]
         file = self.path / f"{name}.safetensors"
@@ -78,11 +72,11 @@ class ModelFolder:
             module.load_state_dict(state, strict=True)
         except (RuntimeError, SafetensorError, ValueError) as error:
             reason = _one_line(error)
-            raise ValueError(f"{file}: does not fit its config: {reason}") from None
+            raise ValueError(f"{file}: does not match its config: {reason}") from None
         return module.eval()
 
     def load_tokenizer(self) -> Tokenizer:
-        """The tokenizer of the text tower, its file's hash verified."""
+        """Load the tokenizer. Raises ValueError if it is missing or damaged."""
         file = self.path / TOKENIZER
         if self.tokenizer_sha256 is None:
             raise ValueError(f"{self.path}: this model has no {TOKENIZER}")
@@ -90,7 +84,7 @@ class ModelFolder:
         return Tokenizer.load(file)
 
     def check_against(self, name: str, trained_against: Mapping[str, str]) -> None:
-        """Raise ValueError where `name` was trained against other parts than those here."""
+        """Raise ValueError if `name` was trained against other parts than those in this folder."""
         for other, wanted in trained_against.items():
             if other in self.parts and self.parts[other].training_id != wanted:
                 found = self.parts[other].training_id
@@ -100,12 +94,12 @@ class ModelFolder:
                 )
 
 
-def open_folder(path: str | os.PathLike[str], *, together: bool = True) -> ModelFolder:
+def open_folder(path: str | os.PathLike[str], *, allow_mismatch: bool = False) -> ModelFolder:
     """Read `config.json` of a model folder and check that its files and parts belong together.
 
-    Raises ValueError, naming what is wrong: no folder, no config, an unknown key, a missing file,
-    parts of different models. Weights are not read here. `together` False allows parts that were
-    not trained against each other: a kill between two of them leaves that.
+    Weights are not read. `allow_mismatch` permits parts that were not trained against each other,
+    as an interrupted training leaves them. Raises ValueError for a missing folder, config or file,
+    an unknown key, and parts of different models.
     """
     path = Path(path)
     if not path.is_dir():
@@ -118,16 +112,18 @@ def open_folder(path: str | os.PathLike[str], *, together: bool = True) -> Model
             raise ValueError(f"{path}: {name}.safetensors is missing")
     if folder.tokenizer_sha256 is not None and not (path / TOKENIZER).is_file():
         raise ValueError(f"{path}: {TOKENIZER} is missing")
-    check_together({name: entry.config for name, entry in folder.parts.items()})
-    if together:
+    check_compatible({name: entry.config for name, entry in folder.parts.items()})
+    if not allow_mismatch:
         for name, entry in folder.parts.items():
             folder.check_against(name, entry.trained_against)
     return folder
 
 
 def read_parts(path: str | os.PathLike[str]) -> Mapping[str, PartEntry]:
-    """What `config.json` says of each part; empty without one. Unlike `open_folder`, this also
-    reads a folder whose parts do not belong together (a kill between two of them leaves that)."""
+    """The entries of `config.json`; none if there is no such file.
+
+    Unlike `open_folder`, this does not check that the parts belong together.
+    """
     file = Path(path) / "config.json"
     return _parse(Path(path), read_json(file)).parts if file.is_file() else {}
 
@@ -146,15 +142,26 @@ def save_part(
     dtype: torch.dtype = torch.float32,
     adopt: bool = False,
 ) -> str:
-    """Write one part into a model folder, made if need be, and return its training id.
+    """Write a part into a model folder, which may be new, and return the part's training id.
 
-    The training id is a hash of the fp32 weights; pass it where weights are only stored anew in
-    another dtype. `trained_against` names the ids of the parts that PARTS says it depends on.
-    `adopt`: this is the part that others in the folder were trained against, not known till now.
-    All files are written before the first is renamed: what fails leaves the folder as it was.
-    Raises ValueError where the folder cannot be written or holds a config that cannot be read.
+    All files are written before the first one is renamed, so a failure leaves the folder unchanged.
+
+    Args:
+        path: the model folder.
+        name: a key of PARTS.
+        module: the network.
+        config: its settings.
+        trained_against: training ids of the parts in `PARTS[name].depends_on`.
+        training_id: needed if the weights were only cast; by default the hash of the fp32 weights.
+        tokenizer: also write this tokenizer.
+        diffusion: also write these settings.
+        sampling: also write these settings.
+        dtype: of the stored weights.
+        adopt: set this part's id in all entries that were trained against an unknown one.
+
+    Raises ValueError if the folder cannot be written or its config cannot be read.
     """
-    assert set(trained_against or ()) == set(PARTS[name].depends_on), "an id for each of these"
+    assert set(trained_against or ()) == set(PARTS[name].depends_on), "one id for each part"
     path = make_folder(path)
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     training_id = training_id or fingerprint(state)
@@ -162,7 +169,7 @@ def save_part(
         new_config = files.enter_context(replacing(path / "config.json"))  # renamed last
         weights = files.enter_context(replacing(path / f"{name}.safetensors"))
         _write_weights(weights, {key: _cast(value, dtype) for key, value in state.items()})
-        data = _read_or_new(path)
+        data = _read_or_create(path)
         data["parts"][name] = {
             "config": to_dict(config),
             "sha256": file_sha256(weights),
@@ -186,10 +193,10 @@ def save_part(
 
 
 def copy_parts(source: ModelFolder, path: str | os.PathLike[str], names: Sequence[str]) -> None:
-    """Copy parts of a model, with tokenizer and settings, into a new model folder, byte by byte.
+    """Copy parts of a model, with tokenizer and settings, into a new model folder.
 
-    The config comes last: what fails leaves no model folder. ValueError where it cannot be written
-    and for a file that is not the one in the model's config.
+    The config is written last, so a failure leaves no model folder. Raises ValueError if the folder
+    cannot be written or a file's hash does not match the config.
     """
     for name in names:
         _verify(source.path / f"{name}.safetensors", source.parts[name].sha256)
@@ -234,7 +241,7 @@ def count_parameters(name: str, config: Any, most: int = MOST_PARAMETERS) -> int
 
 
 def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
-    """The training id of weights: 16 hex digits of a hash over names, shapes and fp32 values."""
+    """The training id: 16 hex digits of a hash of the weights' names, shapes and fp32 values."""
     digest = hashlib.sha256()
     for key in sorted(state):
         value = state[key].detach().cpu().float().contiguous()
@@ -249,15 +256,15 @@ def _one_line(error: Exception) -> str:
 
 def _verify(file: Path, sha256: str) -> None:
     if not file.is_file():
-        raise ValueError(f"{file}: is missing")
+        raise ValueError(f"{file}: the file is missing")
     if file_sha256(file) != sha256:
-        raise ValueError(f"{file}: its sha256 is not the one in config.json: damaged or exchanged")
+        raise ValueError(f"{file}: its sha256 is not the one in config.json: damaged or replaced")
 
 
 def _write_weights(file: Path, tensors: dict[str, torch.Tensor]) -> None:
     try:
         save_file(tensors, file)
-    except SafetensorError as error:  # a full disk, say
+    except SafetensorError as error:  # such as a full disk
         raise ValueError(f"{file}: cannot write: {error}") from None
 
 
@@ -265,7 +272,7 @@ def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return value.to(dtype) if value.is_floating_point() else value
 
 
-def _read_or_new(path: Path) -> dict[str, Any]:
+def _read_or_create(path: Path) -> dict[str, Any]:
     if not (path / "config.json").exists():
         return {
             "format": FORMAT,
@@ -275,14 +282,14 @@ def _read_or_new(path: Path) -> dict[str, Any]:
             "tokenizer_sha256": None,
         }
     data: dict[str, Any] = read_json(path / "config.json")
-    _parse(path, data)  # never write into a config that could not be read back
+    _parse(path, data)  # never extend a config that cannot be read
     return data
 
 
 def _parse(path: Path, data: Any) -> ModelFolder:
     where = str(path / "config.json")
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ValueError(f"{where}: its format is not {FORMAT}, the one this version reads")
+        raise ValueError(f"{where}: its format is not {FORMAT}, the one that this version reads")
     _exact_keys(where, data, ("format", "parts", "diffusion", "sampling", "tokenizer_sha256"))
     parts = {}
     for name, entry in _table(f"{where}: parts", data["parts"]).items():

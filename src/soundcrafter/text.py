@@ -1,4 +1,4 @@
-"""The tokenizer: captions to padded rows of token ids, by byte-level BPE."""
+"""The tokenizer: captions to padded rows of token ids, using byte-level BPE."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<unk>", "<eos>")
-"""Their ids are 0 to 3: CLIP's text tower gives an end id of 2 another meaning."""
+"""Their ids are 0 to 3, because transformers' CLIP treats an end id of 2 differently."""
 
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 class Tokenizer:
-    """Captions to ids; wraps a `tokenizers.Tokenizer` that adds a first and a last token.
+    """Wraps a `tokenizers.Tokenizer` that adds a first (bos) and a last (eos) token.
 
-    `pad_id`, `bos_id` and `eos_id` are read from it: 0, 1 and 3 for one made by `train`.
+    `pad_id`, `bos_id` and `eos_id` come from the wrapped tokenizer: 0, 1 and 3 if `train` made it.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        # rows are cut and padded here: settings left in a file must not do it a second time
+        # `encode` truncates and pads; settings stored in a file must not do so as well
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        # a caption that spells <eos> is text, not the end
+        # a caption that contains "<eos>" is text, not the end
         tokenizer.encode_special_tokens = True
         pad_id, ends = tokenizer.token_to_id("<pad>"), tokenizer.encode("").ids
         if pad_id is None or len(ends) != 2:
@@ -40,8 +40,8 @@ class Tokenizer:
     def train(cls, captions: Iterable[str], vocab_size: int) -> "Tokenizer":
         """Learn at most `vocab_size` tokens; the order of the captions does not matter.
 
-        Every byte is a token, so that any prompt can be written. Case and runs of white space are
-        not kept. Raises ValueError where `vocab_size` has no room for the bytes.
+        Every byte is a token, so any prompt can be encoded. Case and runs of white space are
+        normalized. Raises ValueError if `vocab_size` is too small for the bytes.
         """
         smallest = len(SPECIAL_TOKENS) + len(_ALPHABET)
         if vocab_size < smallest:
@@ -55,7 +55,7 @@ class Tokenizer:
                 normalizers.Strip(),
             ]
         )
-        # the prefix space makes the first word the same token as elsewhere
+        # with a prefix space the first word gets the same token as elsewhere
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
@@ -75,16 +75,18 @@ class Tokenizer:
     def from_roberta(
         cls, vocab: str | os.PathLike[str], merges: str | os.PathLike[str]
     ) -> "Tokenizer":
-        """RoBERTa's tokenizer (arXiv 1907.11692) from its vocab.json and merges.txt: byte-level
-        BPE between <s> and </s>. Raises ValueError naming a file that is not such a one."""
+        """RoBERTa's tokenizer (arXiv 1907.11692) from its vocab.json and merges.txt.
+
+        It is byte-level BPE between <s> and </s>. Raises ValueError naming a file of another kind.
+        """
         try:
             bpe = models.BPE.from_file(str(vocab), str(merges), unk_token="<unk>")
-        except Exception as error:  # tokenizers raises no narrower class
+        except Exception as error:  # tokenizers raises nothing more specific
             raise ValueError(f"{vocab}, {merges}: not a BPE vocabulary: {error}") from None
         tokenizer = tokenizers.Tokenizer(bpe)
         ends = {name: tokenizer.token_to_id(name) or 0 for name in ("<s>", "<pad>", "</s>")}
         if list(ends.values()) != [0, 1, 2]:
-            raise ValueError(f"{vocab}: not RoBERTa's vocabulary: no <s>, <pad>, </s> as 0, 1, 2")
+            raise ValueError(f"{vocab}: not RoBERTa's vocabulary: <s>, <pad>, </s> are not 0, 1, 2")
         tokenizer.add_special_tokens(list(ends))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -98,7 +100,7 @@ class Tokenizer:
         """Read what `to_json` wrote. Raises ValueError for anything else."""
         try:
             tokenizer = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # tokenizers raises no narrower class
+        except Exception as error:  # tokenizers raises nothing more specific
             raise ValueError(f"tokenizer: not a tokenizer.json: {error}") from None
         return cls(tokenizer)
 
@@ -113,30 +115,32 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from None
 
     def to_json(self) -> str:
-        """The whole tokenizer as the text of a tokenizer.json, without spaces for the eye."""
+        """The whole tokenizer as the compact text of a tokenizer.json."""
         text: str = self._tokenizer.to_str(pretty=False)
         return text
 
     @property
     def vocab_size(self) -> int:
-        """The number of ids; a small corpus may give fewer than `train` was asked for."""
+        """The number of ids; with a small corpus, `train` may learn fewer than requested."""
         size: int = self._tokenizer.get_vocab_size()
         return size
 
     def encode(
         self, texts: Sequence[str], max_length: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Turn B texts into (tokens [B, L], mask [B, L]), int64; the mask is 1 on tokens.
+        """B texts -> (tokens [B, L], mask [B, L]), int64; the mask is 1 for tokens, 0 for padding.
 
-        L is the longest row, at most `max_length` with its first and last token; a longer text
-        loses its end but keeps the last token. "" is the first and the last token alone.
-        Raises ValueError for one string instead of a list, no texts, and a max_length below 2.
+        L is the length of the longest row, at most `max_length`, including bos and eos; longer
+        texts are truncated before eos. "" is bos and eos alone. Raises ValueError for a single
+        string instead of a list, for no texts, and for a max_length below 2.
         """
         if isinstance(texts, str) or not texts:
             raise ValueError(f"texts: got {texts!r}; expected a list of one or more strings")
         if max_length < 2:
             raise ValueError(f"max_length: got {max_length}; allowed: 2 or more")
-        rows = [self._cut(row.ids, max_length) for row in self._tokenizer.encode_batch(list(texts))]
+        rows = [
+            self._truncate(row.ids, max_length) for row in self._tokenizer.encode_batch(list(texts))
+        ]
         length = max(len(row) for row in rows)
         tokens = np.full((len(rows), length), self.pad_id, dtype=np.int64)
         mask = np.zeros((len(rows), length), dtype=np.int64)
@@ -145,5 +149,5 @@ class Tokenizer:
             mask[i, : len(row)] = 1
         return tokens, mask
 
-    def _cut(self, ids: list[Any], max_length: int) -> list[Any]:
+    def _truncate(self, ids: list[Any], max_length: int) -> list[Any]:
         return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.eos_id]

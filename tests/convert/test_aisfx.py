@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from soundcrafter.convert.aisfx import load_aisfx
+from soundcrafter.convert.aisfx_weights import load_aisfx
 from soundcrafter.models.aisfx import AiSFX
 
 State = dict[str, torch.Tensor]
@@ -78,15 +78,15 @@ def test_other_layouts_are_refused(tmp_path):
         assert "\n" not in str(error.value)
 
     state = published(narrow())
-    refused(state, "no pair")
-    refused((state, {}, 0), "no pair")
+    refused(state, "expected a pair")
+    refused((state, {}, 0), "expected a pair")
     refused(({"fc.0.0.weight": torch.ones(2)}, {}), r"has no blocks\.0\.conv2\.weight")
     lacking = {k: v for k, v in state.items() if not k.endswith("conv_block3.bn1.weight")}
     refused((lacking, {}), r"blocks\.2\.bn1\.weight")
     refused((state | {"embedding_net.extra": torch.ones(1)}, {}), r"embedding_net\.extra")
     refused((state | {"embedding_net.conv_block1.conv2.weight": torch.ones(4, 9, 3, 3)}, {}), "siz")
     file.write_bytes(file.read_bytes()[:900])
-    with pytest.raises(ValueError, match="not a checkpoint of aiSFX, or cut short"):
+    with pytest.raises(ValueError, match="not a checkpoint of aiSFX, or truncated"):
         load_aisfx(file)
 
 

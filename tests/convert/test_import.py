@@ -114,7 +114,7 @@ class TestDiffusersLayout:
         assert crafter.generate(PROMPT, seconds=0.3, steps=1)[0].score is None
         with pytest.raises(ValueError, match="candidates: got 2; allowed: 1"):
             crafter.generate(PROMPT, candidates=2)
-        with pytest.raises(ValueError, match="no clap_audio"):
+        with pytest.raises(ValueError, match="clap_audio"):
             crafter.clap.embed_audio(np.zeros(16000), 16000)
 
     def test_defaults_are_audioldms(self, imported: Path) -> None:
@@ -147,7 +147,7 @@ class TestDiffusersLayout:
             ("unet/config.json", {"layers_per_block": 1}, "norm1.weight has the shape"),
             ("vae/config.json", {"latent_channels": 4}, "conv_out.weight has the shape"),
             ("vocoder/config.json", {"sampling_rate": 24000}, "sampling_rate is 24000"),
-            ("vocoder/config.json", {"upsample_rates": [5, 4, 2, 2]}, "the product must be"),
+            ("vocoder/config.json", {"upsample_rates": [5, 4, 2, 2]}, "a product of the hop"),
             ("text_encoder/config.json", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
             ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction_type"),
         ],
@@ -163,9 +163,9 @@ class TestDiffusersLayout:
 
     def test_an_existing_folder_is_left_alone(self, imported: Path, tmp_path: Path) -> None:
         (tmp_path / "kept.txt").write_text("mine")
-        with pytest.raises(ValueError, match="is there already"):
+        with pytest.raises(ValueError, match="already exists"):
             import_model(imported.parent / "published", tmp_path)
-        with pytest.raises(ValueError, match="is a model folder already"):
+        with pytest.raises(ValueError, match="is already a model folder"):
             import_model(imported, tmp_path / "new")
 
 
@@ -225,14 +225,12 @@ class TestOriginalLayout:
         state = write_original(tmp_path / "whole.ckpt", narrow_original, ema=None)
         write_tokenizer(tmp_path / "words", narrow_original)
         for reason, change in (
-            ("has no ", {}),
-            ("unexpected tensors: ", {f"{name}_2": state[name]}),
+            (name, {}),
+            (f"unexpected tensors: {name}_2", {f"{name}_2": state[name]}),
         ):
             kept = {key: value for key, value in state.items() if change or key != name}
             torch.save({"state_dict": kept | change}, tmp_path / "changed.ckpt")
-            with pytest.raises(
-                ValueError, match=reason + re.escape(f"{name}_2" if change else name)
-            ):
+            with pytest.raises(ValueError, match=re.escape(reason)):
                 import_model(
                     tmp_path / "changed.ckpt", tmp_path / "model", tokenizer=tmp_path / "words"
                 )
@@ -272,7 +270,7 @@ class TestClap:
         crafter = SoundCrafter.from_pretrained(tmp_path / "model", "cpu")
         (sound,) = crafter.generate(PROMPT, seconds=0.3, steps=1, candidates=2)
         assert sound.score is not None
-        with pytest.raises(ValueError, match="has a clap_audio already"):
+        with pytest.raises(ValueError, match="already has a clap_audio"):
             import_model(tmp_path / "clap", tmp_path / "model")
 
     def test_a_fused_one_is_refused(self, tmp_path: Path) -> None:
@@ -421,16 +419,22 @@ def _written(write: Callable[[Path], None], name: str = "") -> Callable[[Path, A
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (_written(write_stable_diffusion), "holds a StableDiffusionPipeline; allowed: AudioLDM"),
-        (_written(write_audioldm2), "holds a AudioLDM2Pipeline; allowed: AudioLDM"),
-        (_written(write_stable_diffusion_original, "sd.ckpt"), "has no .*film_emb.weight"),
-        (_cut("unet/diffusion_pytorch_model.safetensors"), "not a checkpoint of tensors alone"),
-        (_cut("vae/diffusion_pytorch_model.bin"), "not a checkpoint of tensors alone"),
+        (_written(write_stable_diffusion), "contains a StableDiffusionPipeline; allowed: AudioLDM"),
+        (_written(write_audioldm2), "contains a AudioLDM2Pipeline; allowed: AudioLDM"),
+        (
+            _written(write_stable_diffusion_original, "sd.ckpt"),
+            "allowed: AudioLDM.*film_emb.weight",
+        ),
+        (
+            _cut("unet/diffusion_pytorch_model.safetensors"),
+            "contains more than tensors",
+        ),
+        (_cut("vae/diffusion_pytorch_model.bin"), "contains more than tensors"),
         (_cut("unet/config.json"), "not JSON"),
-        (_cut_original, "not a checkpoint of tensors alone"),
-        (_pickle(legacy=False), "not a checkpoint of tensors alone"),
-        (_pickle(legacy=True), "not a checkpoint of tensors alone"),
-        (_pickle_inside, "not a checkpoint of tensors alone"),
+        (_cut_original, "contains more than tensors"),
+        (_pickle(legacy=False), "contains more than tensors"),
+        (_pickle(legacy=True), "contains more than tensors"),
+        (_pickle_inside, "contains more than tensors"),
     ],
 )
 def test_wrong_checkpoints_are_refused(

@@ -55,7 +55,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 def test_a_tile_is_the_filter_laid_over_its_inputs(tile: Tile, taps: int) -> None:
     generator = np.random.default_rng(0)
     inputs, taps_of = generator.normal(size=tile.inputs), generator.normal(size=taps)
-    made = tile.combine @ ((tile.weigh @ taps_of) * (tile.spread @ inputs))
+    made = tile.of_products @ ((tile.of_filter @ taps_of) * (tile.of_inputs @ inputs))
     assert tile.outputs == tile.inputs - taps + 1
     np.testing.assert_allclose(made, np.correlate(inputs, taps_of, "valid"), atol=1e-12)
 
@@ -157,7 +157,7 @@ def test_bf16_is_three_times_as_rough(kernel: int, uses: list[int]) -> None:
     biased=st.booleans(),
     ordered=st.booleans(),
 )
-def test_narrow_maps_by_columns(
+def test_narrow_maps_by_im2col(
     frames: int,
     outputs: int,
     taps: tuple[int, int],
@@ -170,13 +170,13 @@ def test_narrow_maps_by_columns(
     x, weight, bias = noise(2, 5, frames, bands), noise(4, 5, *taps), noise(4) if biased else None
     if ordered:
         x = x.contiguous(memory_format=torch.channels_last)
-    close(module._by_columns(x, weight, bias, padding), F.conv2d(x, weight, bias, 1, padding))
+    close(module._im2col_conv(x, weight, bias, padding), F.conv2d(x, weight, bias, 1, padding))
 
 
-def test_columns_are_taken_for_narrow_maps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_im2col_is_used_for_narrow_maps_only(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    ours = module._by_columns
-    monkeypatch.setattr(module, "_by_columns", lambda x, *args: taken.append(x) or ours(x, *args))
+    ours = module._im2col_conv
+    monkeypatch.setattr(module, "_im2col_conv", lambda x, *args: taken.append(x) or ours(x, *args))
     weight = noise(8, 8, 3, 3)
     for bands in (1, 2, 3, 8):
         with torch.no_grad():

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soundcrafter.cpu import attention, slabs
-from soundcrafter.cpu.attention import attend_in_blocks
+from soundcrafter.cpu import blocked_attention, slabs
+from soundcrafter.cpu.blocked_attention import attend_in_blocks
 from soundcrafter.cpu.convolutions import FastConv1d, FastConv2d, FastConvTranspose1d
 from soundcrafter.cpu.optimize import optimize
-from soundcrafter.cpu.upsample import PhasedUpsample
+from soundcrafter.cpu.upsample import PolyphaseUpsample
 from soundcrafter.mel import MelConfig
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.layers import ResBlock, Upsample
@@ -146,7 +146,7 @@ def test_upsampling(stride: tuple[int, int]) -> None:
     x = torch.randn(2, 8, 5, 4)
     odd = (5 * stride[0] - stride[0] + 1, 4 * stride[1] - stride[1] + 1)
     plain, plain_odd = upsample(x), upsample(x, odd)
-    assert isinstance(optimize(upsample), PhasedUpsample)
+    assert isinstance(optimize(upsample), PolyphaseUpsample)
     with torch.no_grad():
         torch.testing.assert_close(upsample(x), plain, **CLOSE)
         torch.testing.assert_close(upsample(x, odd), plain_odd, **CLOSE)
@@ -171,7 +171,7 @@ def test_blocks_in_slabs(monkeypatch: pytest.MonkeyPatch, out_channels: int, sla
 @pytest.mark.parametrize("scores", [7, 40, 150, 10**6])
 @torch.no_grad()
 def test_attention_in_blocks(monkeypatch: pytest.MonkeyPatch, scores: int, batch: int) -> None:
-    monkeypatch.setattr(attention, "_SCORES", scores)
+    monkeypatch.setattr(blocked_attention, "_SCORES", scores)
     torch.manual_seed(0)
     # as `SelfAttention` has them: heads side by side
     q, k, v = (torch.randn(batch, 11, 3, 8).transpose(1, 2).bfloat16() for _ in "qkv")

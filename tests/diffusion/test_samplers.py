@@ -10,7 +10,6 @@ from torch import Tensor
 from soundcrafter.diffusion.guidance import prediction_to_denoiser
 from soundcrafter.diffusion.samplers import (
     SAMPLERS,
-    STOCHASTIC,
     Noise,
     sample_ddim,
     sample_ddpm,
@@ -58,7 +57,7 @@ def gaussian_predict(schedule: Schedule, mean: float, std: float):
 
 
 def stochastic_options(name: str, x: Tensor) -> dict[str, Noise]:
-    return {"noise": draws(*x.shape)} if name in STOCHASTIC else {}
+    return {"noise": draws(*x.shape)} if SAMPLERS[name].adds_noise else {}
 
 
 def gaussian_ode(
@@ -124,15 +123,18 @@ def test_ddim_equals_diffusers_along_the_trajectory(objective, eta, betas):
         assert relative(got, want) < 1e-5
 
 
-def test_ddim_with_eta_1_over_all_steps_is_eq_3():
+def test_ddim_with_eta_1_over_all_steps_is_the_posterior_of_eq_3():
     ours = schedule(steps=40, beta_start=0.01, beta_end=0.2)
     denoise = prediction_to_denoiser(toy, ours)
     noises = [randn(2, 1, 4, 4, seed=100 + i).double() for i in range(40)]
     x = x_start = randn(2, 1, 4, 4).double()
     times = ours.sampling_times(40)
     for i, t in enumerate(times):
-        mean, variance = ours.posterior(denoise(x, t)[0], x, t)
-        x = mean + variance.sqrt() * noises[i]
+        beta, left = ours.betas[t], 1 - ours.alpha_bar[t]
+        before = ours.alpha_bar[t - 1] if t > 0 else torch.ones(())
+        x0, _ = denoise(x, t)
+        mean = (before.sqrt() * beta * x0 + (1 - beta).sqrt() * (1 - before) * x) / left
+        x = mean + (beta * (1 - before) / left).sqrt() * noises[i]
     got = sample_ddim(denoise, x_start, times, ours, eta=1.0, noise=lambda step: noises[step])
     torch.testing.assert_close(got, x, rtol=1e-9, atol=1e-9)
 
@@ -279,18 +281,12 @@ def test_dpmpp_equals_diffusers_on_a_variance_preserving_schedule():
     assert relative(got, x) < 1e-5
 
 
-@pytest.mark.parametrize("timestep_scaling", [10.0, 0.001])  # 0.001: it counts at every time
 @pytest.mark.parametrize("num_steps", [1, 4, 8])
 @pytest.mark.parametrize("objective", ["epsilon", "v"])
-def test_lcm_equals_diffusers(objective, num_steps, timestep_scaling):
+def test_lcm_equals_diffusers(objective, num_steps):
     ours = schedule(objective=objective)
     theirs = diffusers.LCMScheduler(
-        1000,
-        0.0015,
-        0.0195,
-        "linear",
-        prediction_type=PREDICTION_TYPES[objective],
-        timestep_scaling=timestep_scaling,
+        1000, 0.0015, 0.0195, "linear", prediction_type=PREDICTION_TYPES[objective]
     )
     theirs.set_timesteps(num_steps)
     x = x_start = randn(2, 8, 6, 4)
@@ -303,7 +299,6 @@ def test_lcm_equals_diffusers(objective, num_steps, timestep_scaling):
         theirs.timesteps,
         ours,
         noise=draws(2, 8, 6, 4, seed=1),
-        timestep_scaling=timestep_scaling,
     )
     assert relative(got, x) < 1e-5
 
@@ -319,23 +314,15 @@ def test_lcm_equals_diffusers_flow_matching(num_steps):
     for t in theirs.timesteps:
         x = theirs.step(toy(x, t), t, x, generator=generator).prev_sample
     denoise = prediction_to_denoiser(toy, ours)
-    for timestep_scaling in (None, 10.0):  # theirs has no boundary, which is far from these times
-        noise = draws(2, 8, 6, 4, seed=1)
-        got = sample_lcm(
-            denoise, x_start, times, ours, noise=noise, timestep_scaling=timestep_scaling
-        )
-        assert relative(got, x) < 1e-5
+    # theirs has no boundary condition, which has no effect at these times
+    got = sample_lcm(denoise, x_start, times, ours, noise=draws(2, 8, 6, 4, seed=1))
+    assert relative(got, x) < 1e-5
 
 
-def test_lcm_keeps_what_has_no_noise_unless_told_to_take_the_networks_word():
+def test_lcm_keeps_what_has_no_noise():
     ours, x, times = schedule(), randn(2, 1, 4, 4), torch.tensor([0])
     denoise = prediction_to_denoiser(toy, ours)
     assert torch.equal(sample_lcm(denoise, x, times, ours, noise=draws()), x)
-    got = sample_lcm(denoise, x, times, ours, noise=draws(), timestep_scaling=None)
-    assert torch.equal(got, denoise(x, times[0])[0])
-    for timestep_scaling in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="timestep_scaling"):
-            sample_lcm(denoise, x, times, ours, noise=draws(), timestep_scaling=timestep_scaling)
 
 
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("euler", 1), ("heun", 2), ("dpmpp", 2)])
@@ -355,7 +342,7 @@ def test_orders_of_convergence_on_a_known_gaussian(objective, name, order):
 
         times = torch.arange(800, 199, -600 // num_steps)
         times = times.float() if ours.is_flow else times
-        SAMPLERS[name](watched, x, times, ours)
+        SAMPLERS[name].function(watched, x, times, ours)
         exact = gaussian_ode(ours, mean, std, x, times[0], times[-1])
         errors.append((stops[-1] - exact).abs().max().item())  # before the step to the end
     slopes = [
@@ -398,7 +385,7 @@ def test_samples_of_a_known_gaussian_have_its_mean_and_std(objective, name, num_
     ours, mean, std = schedule(objective=objective), -1.3, 0.5
     denoise = prediction_to_denoiser(gaussian_predict(ours, mean, std), ours)
     x, times = randn(20, 1, 50, 20), ours.sampling_times(num_steps)
-    got = SAMPLERS[name](denoise, x, times, ours, **stochastic_options(name, x))
+    got = SAMPLERS[name].function(denoise, x, times, ours, **stochastic_options(name, x))
     assert got.mean().item() == pytest.approx(mean, abs=0.02)
     assert got.std().item() == pytest.approx(std, rel=0.03)
 
@@ -431,7 +418,9 @@ def test_samples_do_not_depend_on_their_batch(name):
 
     def sample(part: slice) -> Tensor:
         noise = {"noise": lambda step: randn(3, 2, 4, 4, seed=9 + step)[part]}
-        return SAMPLERS[name](denoise, x[part], times, ours, **noise if name in STOCHASTIC else {})
+        return SAMPLERS[name].function(
+            denoise, x[part], times, ours, **noise if SAMPLERS[name].adds_noise else {}
+        )
 
     together = sample(slice(3))
     alone = torch.cat([sample(slice(i, i + 1)) for i in range(3)])
@@ -443,7 +432,7 @@ def test_callback_counts_every_step_and_the_input_is_kept(name):
     ours, x = schedule(), randn(1, 1, 2, 2)
     before, calls = x.clone(), []
     denoise = prediction_to_denoiser(toy, ours)
-    SAMPLERS[name](
+    SAMPLERS[name].function(
         denoise,
         x,
         ours.sampling_times(3),
@@ -459,8 +448,8 @@ def test_callback_counts_every_step_and_the_input_is_kept(name):
 def test_stochastic_samplers_are_those_that_need_noise_and_use_it(name):
     ours, x, asked = schedule(), randn(1, 1, 2, 2), []
     denoise, times = prediction_to_denoiser(toy, ours), ours.sampling_times(3)
-    if name not in STOCHASTIC:
-        first, again = (SAMPLERS[name](denoise, x, times, ours) for _ in range(2))
+    if not SAMPLERS[name].adds_noise:
+        first, again = (SAMPLERS[name].function(denoise, x, times, ours) for _ in range(2))
         assert torch.equal(first, again)
         return
 
@@ -468,12 +457,12 @@ def test_stochastic_samplers_are_those_that_need_noise_and_use_it(name):
         asked.append(step)
         return randn(1, 1, 2, 2, seed=seed + step)
 
-    first = SAMPLERS[name](denoise, x, times, ours, noise=lambda step: noise(step, 10))
+    first = SAMPLERS[name].function(denoise, x, times, ours, noise=lambda step: noise(step, 10))
     assert asked == [0, 1]  # the last step ends without noise
-    other = SAMPLERS[name](denoise, x, times, ours, noise=lambda step: noise(step, 20))
+    other = SAMPLERS[name].function(denoise, x, times, ours, noise=lambda step: noise(step, 20))
     assert not torch.allclose(first, other)
     with pytest.raises(ValueError, match="noise"):
-        SAMPLERS[name](denoise, x, times, ours)
+        SAMPLERS[name].function(denoise, x, times, ours)
 
 
 def test_stochastic_ddim_needs_noise_and_asks_for_it_where_it_is_used():
@@ -498,10 +487,10 @@ def test_bad_times_are_value_errors(name):
     options = stochastic_options(name, x)
     for times in (torch.tensor([1, 5]), torch.tensor([], dtype=torch.int64), torch.tensor(5)):
         with pytest.raises(ValueError, match="times"):
-            SAMPLERS[name](prediction_to_denoiser(toy, ours), x, times, ours, **options)
+            SAMPLERS[name].function(prediction_to_denoiser(toy, ours), x, times, ours, **options)
     ends = torch.tensor([500.0, 0.0])
     with pytest.raises(ValueError, match="times"):
-        SAMPLERS[name](prediction_to_denoiser(toy, flow), x, ends, flow, **options)
+        SAMPLERS[name].function(prediction_to_denoiser(toy, flow), x, ends, flow, **options)
 
 
 def test_bad_ends_are_value_errors():

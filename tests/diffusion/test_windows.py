@@ -5,7 +5,12 @@ import torch
 from torch import Tensor
 
 from soundcrafter.diffusion.guidance import guided
-from soundcrafter.diffusion.windows import blend_windows, in_parts, stretch_timeline, windowed
+from soundcrafter.diffusion.windows import (
+    blend_windows,
+    stretch_timeline,
+    windowed,
+    with_batch_limit,
+)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -114,11 +119,11 @@ def test_an_overlap_that_cannot_work_is_a_value_error(overlap):
         windowed(Recorder(), 8, overlap)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8])
-def test_a_batch_in_parts_is_the_batch(rows):
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 8])
+def test_a_batch_limit_changes_nothing(limit):
     model, latent, t, cond = Recorder(), randn(5, 1, 4, 2), torch.arange(5), randn(5, 3, seed=1)
     whole = Recorder()(latent, t, cond)
-    assert torch.equal(in_parts(model, rows)(latent, t, cond), whole)
-    assert max(len(call[0]) for call in model.calls) == min(rows, 5)
-    with pytest.raises(ValueError, match="rows: got 0"):
-        in_parts(model, 0)
+    assert torch.equal(with_batch_limit(model, limit)(latent, t, cond), whole)
+    assert max(len(call[0]) for call in model.calls) == min(limit, 5)
+    with pytest.raises(ValueError, match="limit: got 0"):
+        with_batch_limit(model, 0)

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from soundcrafter.models.discriminators import (
-    Judges,
     PatchDiscriminator,
     PatchDiscriminatorConfig,
     SpectrogramDiscriminatorConfig,
+    VocoderDiscriminator,
     WaveDiscriminator,
     WaveDiscriminatorConfig,
-    feature_energy,
+    discriminator_hinge,
+    feature_energy_distance,
     feature_matching,
-    hinge_discriminator,
-    hinge_generator,
+    generator_hinge,
 )
 from soundcrafter.models.losses import FULL_BAND, SUB_BAND, stft_loss
 from soundcrafter.models.melgan import apply_weight_norm, fold_weight_norm
@@ -47,7 +47,7 @@ def test_narrow_wave_discriminator() -> None:
         outputs = model(torch.randn(2, num_samples))
         assert len(outputs) == 2
         assert outputs[1][-1].shape[:2] == (2, 1)
-    with pytest.raises(ValueError, match="at least 16"):
+    with pytest.raises(ValueError, match="allowed: 16 or more"):
         model(torch.randn(1, NARROW.min_samples - 1))
 
 
@@ -71,9 +71,9 @@ def test_wave_discriminator_takes_weight_norm() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channels": 6}, "multiple of 4"),
-        ({"channels": 8, "max_channels": 36}, "do not divide into groups"),
-        ({"max_channels": 8}, "at least channels"),
+        ({"channels": 6}, "multiples of 4"),
+        ({"channels": 8, "max_channels": 36}, "not divisible into groups"),
+        ({"max_channels": 8}, "max_channels: got 8; allowed: 16 or more"),
         ({"scales": -1}, "scales"),
         ({"stride": 1}, "stride"),
     ],
@@ -96,7 +96,7 @@ def test_patch_discriminator() -> None:
     ]
     small = PatchDiscriminatorConfig(channels=8, layers=2)
     assert PatchDiscriminator(small)(torch.randn(1, 1, 12, 12))[-1].shape == (1, 1, 1, 1)
-    with pytest.raises(ValueError, match="at least 12"):
+    with pytest.raises(ValueError, match="allowed: 12 or more"):
         PatchDiscriminator(small)(torch.randn(1, 1, 40, 11))
     with pytest.raises(ValueError, match="norm_groups"):
         PatchDiscriminatorConfig(channels=10)
@@ -112,15 +112,15 @@ def test_patch_sample_does_not_depend_on_its_batch(groups: int) -> None:
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def test_judges_of_waves_and_spectrograms() -> None:
+def test_vocoder_discriminator() -> None:
     torch.manual_seed(0)
     wave = torch.randn(2, 4000)
     spectrograms = SpectrogramDiscriminatorConfig(
         resolutions=((512, 128), (128, 32)), channels=4, layers=2
     )
     both, alone = (
-        Judges(NARROW, spectrograms),
-        Judges(WaveDiscriminatorConfig(scales=0), spectrograms),
+        VocoderDiscriminator(NARROW, spectrograms),
+        VocoderDiscriminator(WaveDiscriminatorConfig(scales=0), spectrograms),
     )
     outputs = both(wave)
     assert len(outputs) == 4
@@ -136,8 +136,8 @@ def test_judges_of_waves_and_spectrograms() -> None:
     assert not list(alone.waves.parameters())
     apply_weight_norm(both)
     torch.testing.assert_close(both(wave)[2][-1], outputs[2][-1])
-    with pytest.raises(ValueError, match="resolutions is empty"):
-        Judges(WaveDiscriminatorConfig(scales=0), SpectrogramDiscriminatorConfig())
+    with pytest.raises(ValueError, match="at least one discriminator"):
+        VocoderDiscriminator(WaveDiscriminatorConfig(scales=0), SpectrogramDiscriminatorConfig())
     with pytest.raises(ValueError, match="resolutions: got"):
         SpectrogramDiscriminatorConfig(resolutions=((32, 8),))
 
@@ -145,20 +145,20 @@ def test_judges_of_waves_and_spectrograms() -> None:
 def test_feature_energy_by_hand() -> None:
     real, first, second = ([torch.full((1, 2), v), torch.zeros(1, 1)] for v in (0.0, 1.0, 3.0))
     # near: (1 + 3) / 2, apart: 2
-    assert feature_energy([real], [first], [second]).item() == pytest.approx(2.0 - 1.0)
-    assert feature_energy(real, real, real).item() == 0.0
+    assert feature_energy_distance([real], [first], [second]).item() == pytest.approx(2.0 - 1.0)
+    assert feature_energy_distance(real, real, real).item() == 0.0
 
 
 def test_hinge_by_hand() -> None:
     real = [[torch.tensor([[[2.0, 0.5]]])], [torch.tensor([[[-1.0]]])]]
     fake = [[torch.tensor([[[-2.0, 0.0]]])], [torch.tensor([[[3.0]]])]]
     # scale 1: mean(0, .5) + mean(0, 1) = .75; scale 2: 2 + 4 = 6
-    assert hinge_discriminator(real, fake).item() == pytest.approx(6.75)
+    assert discriminator_hinge(real, fake).item() == pytest.approx(6.75)
     # scale 1: -mean(-2, 0) = 1; scale 2: -3
-    assert hinge_generator(fake).item() == pytest.approx(-2.0)
+    assert generator_hinge(fake).item() == pytest.approx(-2.0)
     # one discriminator's own list is taken too
-    assert hinge_discriminator(real[0], fake[0]).item() == pytest.approx(0.75)
-    assert hinge_generator(fake[1]).item() == pytest.approx(-3.0)
+    assert discriminator_hinge(real[0], fake[0]).item() == pytest.approx(0.75)
+    assert generator_hinge(fake[1]).item() == pytest.approx(-3.0)
 
 
 def test_feature_matching_by_hand() -> None:
@@ -234,7 +234,7 @@ def test_stft_loss_ignores_autocast_and_inference_mode() -> None:
 
 
 def test_stft_loss_refuses() -> None:
-    with pytest.raises(ValueError, match="must equal"):
+    with pytest.raises(ValueError, match="equal shapes"):
         stft_loss(torch.zeros(1, 3000), torch.zeros(1, 3001))
-    with pytest.raises(ValueError, match="1024"):
+    with pytest.raises(ValueError, match="1025 or more"):
         stft_loss(torch.zeros(1, 1024), torch.zeros(1, 1024))

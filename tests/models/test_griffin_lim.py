@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from soundcrafter.mel import LogMel, MelConfig
-from soundcrafter.models.griffin_lim import first_turns, griffin_lim
+from soundcrafter.models.griffin_lim import griffin_lim, random_phases
 
 CONFIG = MelConfig()
 
@@ -54,7 +54,7 @@ def test_silence_is_finite_and_seeds_decide():
     assert torch.isfinite(griffin_lim(silence, CONFIG)).all()
     mel = LogMel(CONFIG)(tone(700.0, 0.3))
     one, again, other = (
-        griffin_lim(mel, CONFIG, iterations=4, turns=first_turns(mel.shape[2], CONFIG, s))
+        griffin_lim(mel, CONFIG, iterations=4, phases=random_phases(mel.shape[2], CONFIG, s))
         for s in (0, 0, 1)
     )
     assert torch.equal(one, again)

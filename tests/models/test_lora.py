@@ -109,7 +109,7 @@ def test_the_adapter_alone_gets_gradients_with_checkpointing_too() -> None:
 def test_another_unet_is_refused() -> None:
     other = UNet(dataclasses.replace(SMALL, res_blocks=2))
     for use in (adapter(1).merge, adapter(1).attach):
-        with pytest.raises(ValueError, match="a U-Net of other settings"):
+        with pytest.raises(ValueError, match="a U-Net with other settings"):
             use(other)
 
 

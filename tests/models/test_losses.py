@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from soundcrafter.models.losses import (
-    energy,
+    energy_distance,
     log_magnitude,
     multi_scale_l1,
     perceptual_distance,
@@ -28,31 +28,31 @@ def test_unit_noise_has_magnitude_one(n_fft: int, hop: int) -> None:
 
 def test_energy_of_fakes_that_are_the_real_wave_is_zero() -> None:
     wave = noise(0)
-    assert energy(wave, wave, wave).item() == pytest.approx(0.0, abs=1e-6)
+    assert energy_distance(wave, wave, wave).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_energy_prefers_fresh_noise_to_one_grain_for_all() -> None:
     """Two equal fakes are charged their whole distance; two honest ones half of it."""
     real, first, second, other = (noise(seed) for seed in range(4))
-    fresh = energy(real, first, second).item()
-    stuck = energy(real, other, other).item()
+    fresh = energy_distance(real, first, second).item()
+    stuck = energy_distance(real, other, other).item()
     assert fresh == pytest.approx(0.5 * stuck, rel=0.05)
     # a smooth spectrum, an impulse train of the same power, is nearer than any grain; not by much
     clicks = torch.zeros(4, 8000)
     clicks[:, ::64] = 0.1 * 8.0
-    assert fresh < energy(real, clicks, clicks).item()
+    assert fresh < energy_distance(real, clicks, clicks).item()
 
 
 def test_energy_asks_for_the_right_level() -> None:
     real, first, second = (noise(seed) for seed in range(3))
-    right = energy(real, first, second)
+    right = energy_distance(real, first, second)
     for factor in (0.5, 2.0):
-        assert energy(real, factor * first, factor * second) > right
+        assert energy_distance(real, factor * first, factor * second) > right
 
 
 def test_energy_has_a_finite_gradient_at_silence() -> None:
     silent = torch.zeros(2, 4096, requires_grad=True)
-    energy(torch.zeros(2, 4096), silent, silent).backward()
+    energy_distance(torch.zeros(2, 4096), silent, silent).backward()
     assert silent.grad is not None
     assert silent.grad.isfinite().all()
 

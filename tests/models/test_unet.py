@@ -320,7 +320,6 @@ def test_each_sample_is_its_own() -> None:
         ({"res_blocks": 0}, "res_blocks"),
         ({"multipliers": ()}, "multipliers"),
         ({"dropout": 1.0}, "dropout"),
-        ({"conditioning": "add"}, "conditioning"),
         ({"embed_dim": 0}, "embed_dim"),
     ],
 )

@@ -254,7 +254,7 @@ def test_what_cannot_be_fine_tuned_leaves_nothing(
     assert not out.exists()
     with open(model_copy / "vocoder.safetensors", "ab") as stream:
         stream.write(b"damage")
-    with pytest.raises(ValueError, match="damaged or exchanged"):
+    with pytest.raises(ValueError, match="damaged or replaced"):
         tuned(model_copy, out, clips, *FAST)
     assert not out.exists()
 

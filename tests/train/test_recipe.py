@@ -7,7 +7,7 @@ import torch
 
 from soundcrafter.cli.train import StageName
 from soundcrafter.config import GENERATOR_PARTS
-from soundcrafter.models.discriminators import Judges, PatchDiscriminator
+from soundcrafter.models.discriminators import PatchDiscriminator, VocoderDiscriminator
 from soundcrafter.train import STAGES, build_stage, read_recipe
 from soundcrafter.train.sounds import segment_samples
 
@@ -24,7 +24,9 @@ def test_every_recipe_parses_and_every_part_builds(path):
     with torch.device("meta"):
         networks = [recipe.model.build(part) for part in GENERATOR_PARTS]
         networks.append(PatchDiscriminator(recipe.vae.discriminator))
-        networks.append(Judges(recipe.vocoder.discriminator, recipe.vocoder.spectrograms))
+        networks.append(
+            VocoderDiscriminator(recipe.vocoder.discriminator, recipe.vocoder.spectrograms)
+        )
     for network in networks:
         assert sum(parameter.numel() for parameter in network.parameters()) > 0
         assert all(parameter.is_meta for parameter in network.parameters())

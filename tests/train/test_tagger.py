@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from soundcrafter.convert.aisfx import load_aisfx
+from soundcrafter.convert.aisfx_weights import load_aisfx
 from soundcrafter.mel import LogMel
 from soundcrafter.models.aisfx import MelReader
 from soundcrafter.models.losses import similarity_distance

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from soundcrafter.convert.aisfx import load_aisfx
+from soundcrafter.convert.aisfx_weights import load_aisfx
 from soundcrafter.models.aisfx import MelReader
 from soundcrafter.models.discriminators import feature_matching
 from soundcrafter.models.losses import multi_scale_l1, perceptual_distance

@@ -13,6 +13,7 @@ from soundcrafter.cli.jobs import STDOUT, assign_files, check_pipe, plan_jobs, r
 
 if TYPE_CHECKING:
     from soundcrafter.prompt_file import PromptRow
+from soundcrafter.diffusion.samplers import SAMPLERS
 
 DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
 _QUIET_END = 0.5  # seconds of silence after a sound that are worth a warning
@@ -54,9 +55,7 @@ def generate(
         list[str] | None,
         typer.Option(help="Adapter (LoRA) folder, or FOLDER:WEIGHT. Repeatable."),
     ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="ddim, ddpm, dpmpp, euler, heun or lcm.")
-    ] = None,
+    sampler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")] = None,
     reuse: Annotated[
         int | None, typer.Option(help="Steps that share the U-Net's inner levels: faster, rougher.")
     ] = None,

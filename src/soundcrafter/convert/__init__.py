@@ -1,1 +1,1 @@
-"""Foreign checkpoints: found, checked, read without running code."""
+"""Published checkpoints of other projects, converted without running their code."""

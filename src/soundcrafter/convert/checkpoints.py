@@ -1,4 +1,4 @@
-"""Published weights of embedders: found, fetched once, checked, read without running code."""
+"""Find, download, verify and read published weights, without running code."""
 
 import re
 import urllib.request
@@ -17,14 +17,14 @@ class Published:
     """Where a checkpoint is published."""
 
     url: str
-    sha256: str = ""  # its hash or the beginning of it; "" where none was published
+    sha256: str = ""  # its hash or a prefix of it; "" if none was published
 
 
 def find_checkpoint(published: Published, given: Path | None, sha256: str | None) -> Path:
-    """The file given, or the published one, fetched into the cache where it is not there yet.
+    """The given file, or the published one, which is downloaded into the cache once.
 
-    `sha256` (or a beginning of it) is checked where it is known. Raises ValueError for a missing
-    file, another hash, and where the address cannot be reached.
+    Its hash is compared with `sha256` (or a prefix) or, for the published file, with the published
+    hash. Raises ValueError for a missing file, another hash, and a download that fails.
     """
     path = given or cache_folder() / published.url.rpartition("/")[2].replace("%3D", "=")
     if given is None and not path.is_file():
@@ -34,7 +34,7 @@ def find_checkpoint(published: Published, given: Path | None, sha256: str | None
                 urllib.request.urlretrieve(published.url, temporary)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"{published.url}: cannot be fetched ({error}); fetch it elsewhere and name the "
+                f"{published.url}: cannot download ({error}); download it elsewhere and name the "
                 "file with --checkpoint"
             ) from None
     if not path.is_file():
@@ -47,18 +47,21 @@ def find_checkpoint(published: Published, given: Path | None, sha256: str | None
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, or of a torch file (bare, or under "state_dict" or "model");
-    no code of the file runs. ValueError where it cannot be read so."""
+    """The tensors of a .safetensors file or a torch file.
+
+    In a torch file they may be under "state_dict" or "model". No code of the file runs. Raises
+    ValueError if it cannot be read this way.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle trips torch up in any way
+    except Exception as error:  # a damaged pickle can raise anything
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         reason = f"it would call {found[1]}" if found else " ".join(str(error).split())[:120]
-        raise ValueError(
-            f"{path}: not a checkpoint of tensors alone, or cut short: {reason}"
-        ) from None
+        raise ValueError(f"{path}: contains more than tensors, or is truncated: {reason}") from None
     state = None
     if isinstance(data, dict):
         state = data.get("state_dict", data.get("model", data))
@@ -68,9 +71,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_strict(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load a state dict; ValueError naming the first keys or shapes that do not fit."""
+    """Load a state dict. Raises ValueError naming the first keys or shapes that do not match."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path}: not this embedder's layout: {reason}") from None
+        raise ValueError(f"{path}: another layout than expected: {reason}") from None

@@ -1,14 +1,14 @@
-"""AudioLDM in the layout of diffusers: a folder of parts, each with its own config.json."""
+"""AudioLDM in diffusers' layout: a folder of parts, each with its own config.json."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.convert.clap import find_weights, read_text_tower, read_tokenizer
-from soundcrafter.convert.imported import SAMPLING, Imported, set_null_condition
+from soundcrafter.convert.imported_model import SAMPLING, ImportedModel, set_null_condition
+from soundcrafter.convert.laion_clap import find_weights, read_text_tower, read_tokenizer
 from soundcrafter.convert.names import hifigan_names, unet_names, vae_names
-from soundcrafter.convert.settings import Settings
+from soundcrafter.convert.published_config import PublishedConfig
 from soundcrafter.convert.weights import Weights
 from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.diffusion.schedule import DiffusionConfig
@@ -17,14 +17,14 @@ from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.models.vae import VAE, VAEConfig
 
-# Part -> the names that its weights may have, the first found is read.
+# Part -> the possible names of its weights; the first that exists is read.
 WEIGHTS = {
     "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
     "vae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
     "vocoder": ("model.safetensors", "pytorch_model.bin"),
     "text_encoder": ("model.safetensors", "pytorch_model.bin"),
 }
-_HEADS = 8  # what the published configs say by mistake: see `head_counts`
+_HEADS = 8  # a mistake in the published configs, see `head_counts`
 
 _UNET = {
     "center_input_sample": False,
@@ -49,7 +49,7 @@ _UNET_READ = (
     *("in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups"),
     *("attention_head_dim", "cross_attention_dim", "down_block_types", "up_block_types"),
     *("projection_class_embeddings_input_dim", "dropout"),
-    *("sample_size", "addition_embed_type_num_heads"),  # of no effect
+    *("sample_size", "addition_embed_type_num_heads"),  # no effect
 )
 _VAE = {
     "in_channels": 1,
@@ -62,12 +62,12 @@ _VAE = {
 _VAE_READ = (
     *("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups"),
     *("down_block_types", "up_block_types", "scaling_factor"),
-    *("sample_size", "force_upcast"),  # of no effect
+    *("sample_size", "force_upcast"),  # no effect
 )
 _HIFIGAN = {
     "leaky_relu_slope": 0.1,
     "normalize_before": False,
-    "sampling_rate": 16000,  # of the only spectrogram that AudioLDM was published with
+    "sampling_rate": 16000,  # all published AudioLDM models have this spectrogram
 }
 _SCHEDULER = {
     "trained_betas": None,
@@ -80,10 +80,10 @@ _SCHEDULER = {
 }
 
 
-def read_diffusers(folder: Path) -> Imported:
-    """The model in a folder that AudioLDMPipeline wrote.
+def read_diffusers(folder: Path) -> ImportedModel:
+    """Read the model in a folder that AudioLDMPipeline wrote.
 
-    Raises ValueError, naming file and setting or tensor, for anything but AudioLDM.
+    Raises ValueError, naming the file and the setting or tensor, for anything but AudioLDM.
     """
     unet, unet_config = _read_unet(folder / "unet")
     vae, vae_config = _read_vae(folder / "vae")
@@ -92,7 +92,7 @@ def read_diffusers(folder: Path) -> Imported:
     tokenizer = read_tokenizer(folder / "tokenizer")
     set_null_condition(unet, text, tokenizer)
     diffusion, sampling = _read_scheduler(folder / "scheduler" / "scheduler_config.json")
-    return Imported(
+    return ImportedModel(
         "AudioLDM in diffusers' layout",
         {
             "clap_text": (text, text_config),
@@ -107,8 +107,10 @@ def read_diffusers(folder: Path) -> Imported:
 
 
 def head_counts(widths: Sequence[int]) -> tuple[int, ...]:
-    """The attention heads of each level in AudioLDM's own code: 32 channels a head, and 64 in the
-    model whose levels begin at 256 (L)."""
+    """The attention heads of each level in AudioLDM's own code.
+
+    A head has 32 channels, or 64 in the large model, whose first level has 256 channels.
+    """
     width = 64 if widths[0] >= 256 else 32
     return tuple(max(1, channels // width) for channels in widths)
 
@@ -118,18 +120,18 @@ def _weights(folder: Path, part: str) -> Weights:
 
 
 def _read_unet(folder: Path) -> tuple[UNet, UNetConfig]:
-    data = Settings(folder / "config.json")
+    data = PublishedConfig(folder / "config.json")
     widths = tuple(data["block_out_channels"])
-    crossed = data.get("cross_attention_dim")
-    if crossed is not None and tuple(_each(crossed, widths)) != widths:
+    cross_dim = data.get("cross_attention_dim")
+    if cross_dim is not None and tuple(_each(cross_dim, widths)) != widths:
         raise ValueError(
-            f"{data.file}: cross_attention_dim is {crossed}: it attends to the words of a prompt; "
-            f"allowed: AudioLDM's, {list(widths)}"
+            f"{data.file}: cross_attention_dim is {cross_dim}, which attends to the words of a "
+            f"prompt; allowed: AudioLDM's, {list(widths)}"
         )
     for key in ("class_embed_type", "class_embeddings_concat"):
-        data[key]  # has to be there: without, diffusers would not condition at all
+        data[key]  # must be present: without it, diffusers does not condition at all
     data.expect(_UNET)
-    data.refuse_unknown({*_UNET, *_UNET_READ})
+    data.check_all_known({*_UNET, *_UNET_READ})
     blocks = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
     attention = tuple(blocks.get(name) for name in data["down_block_types"])
     if None in attention:
@@ -139,7 +141,7 @@ def _read_unet(folder: Path) -> tuple[UNet, UNetConfig]:
         )
     mirrored = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in attention[::-1]]
     data.expect({"up_block_types": mirrored, "out_channels": data["in_channels"]})
-    heads = data["attention_head_dim"]  # diffusers calls the number of heads so
+    heads = data["attention_head_dim"]  # diffusers' name for the number of heads
     multipliers = tuple(width // widths[0] for width in widths)
     config = UNetConfig(
         in_channels=data["in_channels"],
@@ -158,17 +160,17 @@ def _read_unet(folder: Path) -> tuple[UNet, UNetConfig]:
     )
     weights, unet = _weights(folder.parent, "unet"), UNet(config)
     weights.fill(unet, unet_names(config, "diffusers"), {"null_cond": unet.null_cond})
-    weights.done()
+    weights.check_all_used()
     return unet, config
 
 
 def _read_vae(folder: Path) -> tuple[VAE, VAEConfig]:
-    data = Settings(folder / "config.json")
+    data = PublishedConfig(folder / "config.json")
     widths = tuple(data["block_out_channels"])
     data.expect(_VAE)
     data.expect({"down_block_types": ["DownEncoderBlock2D"] * len(widths)})
     data.expect({"up_block_types": ["UpDecoderBlock2D"] * len(widths)})
-    data.refuse_unknown({*_VAE, *_VAE_READ})
+    data.check_all_known({*_VAE, *_VAE_READ})
     config = VAEConfig(
         channels=widths[0],
         multipliers=tuple(width // widths[0] for width in widths),
@@ -181,12 +183,12 @@ def _read_vae(folder: Path) -> tuple[VAE, VAEConfig]:
     old = "encoder.mid_block.attentions.0.query.weight" in weights.state
     scale = vae.latent_scale.new_tensor(data["scaling_factor"])
     weights.fill(vae, vae_names(config, "diffusers", old=old), {"latent_scale": scale})
-    weights.done()
+    weights.check_all_used()
     return vae, config
 
 
 def _read_hifigan(folder: Path) -> tuple[HiFiGAN, HiFiGANConfig]:
-    data = Settings(folder / "config.json")
+    data = PublishedConfig(folder / "config.json")
     data.expect(_HIFIGAN)
     dilations = data["resblock_dilation_sizes"]
     data.expect({"resblock_dilation_sizes": [dilations[0]] * len(dilations)})
@@ -200,13 +202,13 @@ def _read_hifigan(folder: Path) -> tuple[HiFiGAN, HiFiGANConfig]:
     )
     weights, vocoder = _weights(folder.parent, "vocoder"), HiFiGAN(config)
     weights.fill(vocoder, hifigan_names(config, "diffusers"))
-    weights.ignore("mean|scale")  # used with normalize_before alone
-    weights.done()
+    weights.ignore("mean|scale")  # only used with normalize_before
+    weights.check_all_used()
     return vocoder, config
 
 
 def _read_scheduler(file: Path) -> tuple[DiffusionConfig, SamplingConfig]:
-    data = Settings(file)
+    data = PublishedConfig(file)
     data.expect(_SCHEDULER)
     diffusion = DiffusionConfig(
         steps=data["num_train_timesteps"],
@@ -220,5 +222,5 @@ def _read_scheduler(file: Path) -> tuple[DiffusionConfig, SamplingConfig]:
 
 
 def _each(value: Any, levels: Sequence[int]) -> list[Any]:
-    """A setting of every level, where one value stands for all."""
+    """A setting for every level; a single value applies to all."""
     return list(value) if isinstance(value, list | tuple) else [value] * len(levels)

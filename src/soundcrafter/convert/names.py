@@ -1,7 +1,7 @@
-"""What our U-Net's, VAE's and HiFi-GAN's modules are called in published checkpoints.
+"""The names of the U-Net's, VAE's and HiFi-GAN's modules in published checkpoints.
 
-Each function gives, for every module with tensors, our path -> the published one. "diffusers" is
-the layout of diffusers and transformers, "original" that of AudioLDM's own code.
+Each function returns a dict from our module paths to the published ones. "diffusers" is the layout
+of diffusers and transformers, "original" that of AudioLDM's own code.
 """
 
 from typing import Literal
@@ -41,7 +41,7 @@ _VAE_RES: dict[Layout, Names] = {
         "shortcut": "nin_shortcut",
     },
 }
-_TRANSFORMER = {  # the same in both
+_TRANSFORMER = {  # the same in both layouts
     "norm": "norm",
     "proj_in": "proj_in",
     "proj_out": "proj_out",
@@ -61,7 +61,7 @@ _TRANSFORMER = {  # the same in both
         )
     },
 }
-# The VAE's attention: norm, query, key, value, out. diffusers renamed its own in 2023.
+# The VAE's attention: norm, query, key, value, out. diffusers renamed them in 2023.
 _VAE_ATTENTION = {
     "diffusers": ("group_norm", "to_q", "to_k", "to_v", "to_out.0"),
     "diffusers before 0.18": ("group_norm", "query", "key", "value", "proj_attn"),
@@ -70,7 +70,7 @@ _VAE_ATTENTION = {
 
 
 def unet_names(config: UNetConfig, layout: Layout) -> Names:
-    """The U-Net's; in the original its places are numbered through."""
+    """The names of the U-Net. The original numbers its blocks and strides consecutively."""
     diffusers, levels, each = layout == "diffusers", len(config.multipliers), config.res_blocks
     names = {
         "time_in": "time_embedding.linear_1" if diffusers else "time_embed.0",
@@ -89,7 +89,7 @@ def unet_names(config: UNetConfig, layout: Layout) -> Names:
         res = f"mid_block.resnets.{i}" if diffusers else f"middle_block.{place}"
         block(f"middle.{i}", res, "mid_block.attentions.0" if diffusers else "middle_block.1")
     for level in range(levels):
-        attends = config.attention[levels - 1 - level]  # of the way up, which begins at the bottom
+        attends = config.attention[levels - 1 - level]  # on the way up, from the deepest level
         for side, count in (("down", each), ("up", each + 1)):
             for i in range(count):
                 place = level * (each + 1) + i + (side == "down")
@@ -115,7 +115,7 @@ def unet_names(config: UNetConfig, layout: Layout) -> Names:
 
 
 def vae_names(config: VAEConfig, layout: Layout, *, old: bool = False) -> Names:
-    """The VAE's; `old`: its attention as diffusers had it before 0.18."""
+    """The names of the VAE. `old`: with the attention of diffusers before 0.18."""
     diffusers, levels = layout == "diffusers", len(config.multipliers)
     attention = _VAE_ATTENTION["diffusers before 0.18" if old else layout]
     names = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
@@ -135,7 +135,7 @@ def vae_names(config: VAEConfig, layout: Layout, *, old: bool = False) -> Names:
         count = config.res_blocks + up
         way, change = ("up", "upsample") if up else ("down", "downsample")
         for level in range(levels):
-            # the original numbers the decoder's levels as the encoder's
+            # the original numbers the decoder's levels like the encoder's
             number = level if diffusers or not up else levels - 1 - level
             theirs = f"{side}.{way}_blocks.{number}" if diffusers else f"{side}.{way}.{number}"
             for i in range(count):
@@ -148,7 +148,7 @@ def vae_names(config: VAEConfig, layout: Layout, *, old: bool = False) -> Names:
 
 
 def hifigan_names(config: HiFiGANConfig, layout: Layout) -> Names:
-    """The vocoder's; in both, the residual blocks of all stages are one list."""
+    """The names of HiFi-GAN. Both layouts have one list of residual blocks for all stages."""
     each = len(config.res_kernels)
     names = {"conv_pre": "conv_pre", "conv_post": "conv_post"}
     for stage in range(len(config.ratios)):

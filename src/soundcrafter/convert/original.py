@@ -1,4 +1,4 @@
-"""AudioLDM's own checkpoint: one file of tensors, whose shapes tell the settings."""
+"""AudioLDM's own checkpoint: one file of tensors; the settings follow from their shapes."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from soundcrafter.convert.checkpoints import read_state
 from soundcrafter.convert.diffusers import head_counts
-from soundcrafter.convert.imported import SAMPLING, Imported, set_null_condition
+from soundcrafter.convert.imported_model import SAMPLING, ImportedModel, set_null_condition
 from soundcrafter.convert.names import Names, hifigan_names, unet_names, vae_names
 from soundcrafter.convert.weights import Weights, numbers, prefixed
 from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
@@ -25,7 +25,7 @@ UNET, EMA = "model.diffusion_model.", "model_ema.diffusion_model"
 VAE_PREFIX, VOCODER = "first_stage_model.", "first_stage_model.vocoder."
 CLAP = "cond_stage_model.model."
 
-# What follows from the settings, belongs to training, or is never used: by whole name.
+# Tensors that follow from the settings, belong to training, or are never used (full names).
 _IGNORED = (
     r"(log_one_minus_|sqrt_|sqrt_one_minus_|sqrt_recip_|sqrt_recipm1_)?alphas_cumprod(_prev)?",
     r"posterior_(variance|log_variance_clipped|mean_coef[12])|lvlb_weights|logvar",
@@ -37,7 +37,7 @@ _IGNORED = (
     r"cond_stage_model\.model\.audio_branch\..*\.attn_mask",
     r"first_stage_model\.loss\..*",
 )
-# CLAP's spectrogram in AudioLDM's code, which is LAION's.
+# CLAP's spectrogram in AudioLDM's code, the same as LAION's.
 _CLAP_MEL = MelConfig(
     sample_rate=48_000,
     hop=480,
@@ -48,21 +48,21 @@ _CLAP_MEL = MelConfig(
     floor=1e-10,
     framing="center",
 )
-_HEAD_WIDTH = 64  # of RoBERTa
+_HEAD_WIDTH = 64  # channels of an attention head of RoBERTa
 
 
-def read_original(file: Path, tokenizer: Tokenizer) -> Imported:
-    """The model in AudioLDM's .ckpt (or the same tensors as .safetensors), its averaged weights
-    where there are such. The tokenizer is RoBERTa's, which the file does not hold.
+def read_original(file: Path, tokenizer: Tokenizer) -> ImportedModel:
+    """Read the model in AudioLDM's .ckpt, or the same tensors in a .safetensors file.
 
-    Raises ValueError, naming what is wrong, for anything but AudioLDM; no code of the file runs.
+    Averaged (EMA) weights are used if the file has them. The tokenizer is RoBERTa's, which the file
+    does not contain. No code of the file runs. Raises ValueError for anything but AudioLDM.
     """
     state = read_state(file)
     if f"{UNET}film_emb.weight" not in state:
-        kind = "Stable Diffusion's or another" if f"{UNET}out.2.weight" in state else "no"
+        kind = "another" if f"{UNET}out.2.weight" in state else "no"
         raise ValueError(
-            f"{file}: {kind} latent diffusion model: it has no {UNET}film_emb.weight, by which "
-            "AudioLDM is conditioned"
+            f"{file}: contains {kind} latent diffusion model; allowed: AudioLDM's, which has "
+            f"{UNET}film_emb.weight"
         )
     weights = Weights(file, state)
     diffusion = _schedule(weights)
@@ -80,9 +80,9 @@ def read_original(file: Path, tokenizer: Tokenizer) -> Imported:
         parts["clap_audio"] = _audio(weights)
     for pattern in _IGNORED:
         weights.ignore(pattern)
-    weights.done()
+    weights.check_all_used()
     set_null_condition(unet, text, tokenizer)
-    return Imported("AudioLDM's own checkpoint", parts, tokenizer, diffusion, SAMPLING)
+    return ImportedModel("AudioLDM's own checkpoint", parts, tokenizer, diffusion, SAMPLING)
 
 
 def _schedule(weights: Weights) -> DiffusionConfig:
@@ -94,7 +94,7 @@ def _schedule(weights: Weights) -> DiffusionConfig:
         beta_end=round(float(betas[-1]), 8),
     )
     if not torch.allclose(Schedule(config).betas, betas, rtol=1e-4):
-        raise ValueError(f"{weights.file}: betas are not linear in their roots: not AudioLDM's")
+        raise ValueError(f"{weights.file}: allowed: betas with linear square roots, as in AudioLDM")
     return config
 
 
@@ -102,7 +102,7 @@ def _unet(weights: Weights) -> tuple[UNet, UNetConfig]:
     names = [name.removeprefix(UNET) for name in weights.state if name.startswith(UNET)]
     places = numbers(names, r"input_blocks\.(\d+)\.")
     strided = [n for n in places if f"input_blocks.{n}.0.op.weight" in names]
-    ends = [*strided, len(places)]  # of the levels, each before its strided convolution
+    ends = [*strided, len(places)]  # of the levels
 
     def width(place: int) -> int:
         return weights.shape(f"{UNET}input_blocks.{place}.0.out_layers.3.weight")[0]
@@ -132,7 +132,7 @@ def _unet(weights: Weights) -> tuple[UNet, UNetConfig]:
 
 
 def _take_average(weights: Weights, names: list[str]) -> None:
-    """Let the averaged weights, which are named without dots, stand for the last ones."""
+    """Replace the U-Net's weights by averaged ones, whose names contain no dots."""
     averaged = {name: f"{EMA}{name.replace('.', '')}" for name in names}
     if not any(name in weights.state for name in averaged.values()):
         return
@@ -164,7 +164,7 @@ def _vae(weights: Weights) -> tuple[VAE, VAEConfig]:
 def _vocoder(weights: Weights) -> tuple[HiFiGAN, HiFiGANConfig]:
     pre = f"{VOCODER}conv_pre.weight"
     if pre not in weights.state:
-        pre += "_v"  # of weight norm
+        pre += "_v"  # with weight norm
     channels, bands, _ = weights.shape(pre)
     config = HiFiGANConfig(mel=MelConfig(num_mels=bands), channels=channels)
     vocoder = HiFiGAN(config)
@@ -188,7 +188,7 @@ def _text(weights: Weights) -> tuple[ClapText, ClapTextConfig]:
         pad_id=1,
         bos_id=0,
         eos_id=2,
-        norm_eps=1e-5,  # roberta-base's, which transformers' CLAP has as 1e-12
+        norm_eps=1e-5,  # of roberta-base; transformers' CLAP has 1e-12
     )
     text = ClapText(config)
     paths = prefixed(text, branch, "tower.text_model.")
@@ -229,8 +229,8 @@ def _projection(tower: str) -> Names:
 
 
 def _htsat_names(paths: Names) -> Names:
-    """HTS-AT's own names of what transformers calls otherwise; longer ones first."""
-    table = {
+    """Translate transformers' names into HTS-AT's own."""
+    table = {  # longer names first
         "attention.output.dense": "attn.proj",
         "attention.self": "attn",
         "intermediate.dense": "mlp.fc1",
@@ -248,7 +248,7 @@ def _htsat_names(paths: Names) -> Names:
 
 
 def _split_attention(weights: Weights, branch: str) -> None:
-    """Query, key and value, which HTS-AT has in one, as three."""
+    """Split HTS-AT's joint projections into query, key and value."""
     for name in [n for n in weights.state if n.startswith(branch) and ".attn.qkv." in n]:
         parts: tuple[Tensor, ...] = weights.get(name).chunk(3)
         for part, value in zip(("query", "key", "value"), parts, strict=True):

@@ -1,4 +1,4 @@
-"""Convolution layers that are fast on a CPU, in place of torch's. 1D maps are [B, C, N]."""
+"""Faster versions of torch's convolution layers for CPUs. 1D maps are [B, C, N]."""
 
 import math
 
@@ -16,7 +16,7 @@ class FastConv2d(nn.Conv2d):
 
     @staticmethod
     def supports(conv: nn.Conv2d) -> bool:
-        """Whether this class can compute that convolution, and could gain."""
+        """Whether this class can compute that convolution, possibly faster."""
         plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1
         padded = isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
         return plain and padded and conv.kernel_size != (1, 1)
@@ -27,10 +27,10 @@ class FastConv2d(nn.Conv2d):
 
 
 class FastConv1d(nn.Conv1d):
-    """nn.Conv1d over [B, N, C], where the channels of a sample are adjacent.
+    """nn.Conv1d in channels-last order.
 
-    For the few channels and many samples of a vocoder's last stages, oneDNN's kernels for that
-    layout are much faster than those for torch's own.
+    With the few channels and many samples of a vocoder's last stages, oneDNN's kernels are much
+    faster in this order.
     """
 
     padding: tuple[int]
@@ -41,7 +41,7 @@ class FastConv1d(nn.Conv1d):
         return isinstance(conv.padding, tuple) and conv.padding_mode in ("zeros", "reflect")
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, N] -> [B, C', N'], in channels-last order too."""
+        """x [B, C, N] -> [B, C', N'] in channels-last order."""
         (padding,), (stride,), (dilation,) = self.padding, self.stride, self.dilation
         if self.padding_mode == "reflect" and padding:
             x, padding = F.pad(_flat(x), (padding, padding, 0, 0), mode="reflect").squeeze(2), 0
@@ -51,9 +51,9 @@ class FastConv1d(nn.Conv1d):
 class FastConvTranspose1d(nn.ConvTranspose1d):
     """nn.ConvTranspose1d as one ordinary convolution whose channels are the phases of the output.
 
-    Output position q * stride + p takes tap j * stride + p from input q - j, for every j. In
-    channels-last order the phases p are already in place, so nothing is moved; torch's own form
-    writes out a column for every tap.
+    Output q * stride + p is the sum over j of tap j * stride + p times input q - j. In
+    channels-last order the phases p are already in place, so that no data is moved; torch's own
+    implementation writes a column for every tap.
     """
 
     padding: tuple[int]
@@ -61,11 +61,11 @@ class FastConvTranspose1d(nn.ConvTranspose1d):
     @staticmethod
     def supports(conv: nn.ConvTranspose1d) -> bool:
         """Whether this class can compute that convolution."""
-        # output_padding may reach beyond the last tap, where only the bias is
+        # output_padding may reach beyond the last tap, where the output is just the bias
         taps = math.ceil(conv.kernel_size[0] / conv.stride[0])
         rest = taps * conv.stride[0] - conv.kernel_size[0]
-        reach = conv.output_padding[0] - int(conv.padding[0])
-        return conv.groups == 1 and conv.dilation == (1,) and reach <= rest
+        overhang = conv.output_padding[0] - int(conv.padding[0])
+        return conv.groups == 1 and conv.dilation == (1,) and overhang <= rest
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """x [B, C, N] -> [B, C', N']."""
@@ -74,11 +74,11 @@ class FastConvTranspose1d(nn.ConvTranspose1d):
         (stride,), (padding,), (extra,) = self.stride, self.padding, self.output_padding
         inputs, outputs, kernel = self.weight.shape
         taps = math.ceil(kernel / stride)
-        # one copy: the first weights of a vocoder are larger than any of its maps
+        # copied only once, because the first weights of a vocoder are larger than any of its maps
         phased = self.weight.new_zeros(stride, outputs, taps, inputs)
-        for j in range(taps):  # the taps from last to first
-            of_tap = self.weight[:, :, j * stride : (j + 1) * stride].permute(2, 1, 0)
-            phased[: len(of_tap), :, taps - 1 - j] = of_tap
+        for j in range(taps):  # in reverse order
+            tap = self.weight[:, :, j * stride : (j + 1) * stride].permute(2, 1, 0)
+            phased[: len(tap), :, taps - 1 - j] = tap
         weight = phased.view(-1, taps, inputs).mT  # [stride * C', C, taps]
         bias = None if self.bias is None else self.bias.repeat(stride)
         phases = _conv1d(x, weight, bias, taps - 1)
@@ -107,5 +107,5 @@ def _conv1d(
 
 
 def _flat(x: Tensor) -> Tensor:
-    """[B, C, N] -> [B, C, 1, N] in channels-last order: no copy where x is in that order."""
+    """[B, C, N] -> [B, C, 1, N] in channels-last order; no copy if x is in that order."""
     return x[:, :, None].contiguous(memory_format=torch.channels_last)

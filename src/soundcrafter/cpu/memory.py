@@ -1,4 +1,4 @@
-"""How glibc keeps freed memory, and gives it back to the system."""
+"""Tune how glibc keeps freed memory and returns it to the system."""
 
 import ctypes
 import os
@@ -10,25 +10,25 @@ from pathlib import Path
 from torch import nn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of mallopt
-_LARGEST = 32 * 2**20  # bytes; the most that glibc allows for M_MMAP_THRESHOLD
-_SLACK = 48 * 2**20  # bytes that `limit_heap` lets gather
+_MAX_MMAP_THRESHOLD = 32 * 2**20  # bytes; glibc's upper limit
+_SLACK = 48 * 2**20  # bytes of freed memory that `limit_heap` tolerates
 _STATM = Path("/proc/self/statm")
 
 
 def tune_malloc() -> None:
-    """Let this process keep freed blocks of the sizes that networks use.
+    """Let this process keep freed blocks of the sizes of feature maps.
 
-    glibc adapts to the sizes it sees freed, but until then it returns and requests the memory of
-    the maps at every step. Does nothing without glibc.
+    glibc adapts its thresholds to the sizes that are freed, but until then it returns the memory of
+    feature maps to the system and requests it again at every step. No effect without glibc.
     """
     libc = _glibc()
     if libc is not None:
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _MAX_MMAP_THRESHOLD)
 
 
 def trim_heap() -> None:
-    """Give freed memory back to the system. Does nothing without glibc."""
+    """Return freed memory to the system. No effect without glibc."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
@@ -36,11 +36,12 @@ def trim_heap() -> None:
 
 @contextmanager
 def limit_heap(network: nn.Module) -> Iterator[None]:
-    """Trim the heap during the network's forward whenever 48 MB of freed memory have gathered.
+    """During the network's forward, trim the heap whenever 48 MB of freed memory accumulate.
 
-    glibc keeps freed blocks for reuse at their size; the maps of a decoder have another size at
-    every level, so what is kept adds up to far more than is ever in use. Giving every block back
-    at once would be slow. Does nothing but on Linux with glibc.
+    glibc keeps freed blocks to reuse them for allocations of similar size. The feature maps of a
+    decoder have a different size at every level, so the freed blocks would add up to far more than
+    is ever in use. Returning every block at once would be slow. No effect except on Linux with
+    glibc.
     """
     if _glibc() is None or not _STATM.exists():
         yield

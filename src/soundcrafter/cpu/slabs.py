@@ -1,4 +1,4 @@
-"""The VAE's large maps, processed a few frames at a time: less memory, and slabs fit in a cache."""
+"""Process the VAE's large maps in slabs of a few frames, to save memory and fit the cache."""
 
 from functools import partial
 
@@ -10,16 +10,16 @@ from soundcrafter.cpu.fast_conv import fast_conv
 from soundcrafter.models.layers import ResBlock
 from soundcrafter.models.vae import Decoder
 
-# Tensors of at least _SLABS_FROM elements are processed in slabs of _SLAB elements.
+# Tensors of at least _SLABS_FROM elements are processed in slabs of `_SLAB` elements.
 _SLABS_FROM = 2**22
 _SLAB = 2**20
 
 
 class SlabResBlock(ResBlock):
-    """A residual block that processes large maps in slabs. It may overwrite its input then."""
+    """A residual block that processes large maps in slabs, and may then overwrite its input."""
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        """As `ResBlock`."""
+        """See `ResBlock`."""
         if self.conditioning is not None or not _is_large(x):
             return super().forward(x, emb)
         outputs = self.conv1.out_channels
@@ -40,7 +40,7 @@ class SlabDecoder(Decoder):
     """A decoder whose output layers process large maps in slabs."""
 
     def output(self, x: Tensor) -> Tensor:
-        """As `Decoder.output`."""
+        """See `Decoder.output`."""
         if not _is_large(x):
             return super().output(x)
         out = x.new_zeros(len(x), self.conv_out.out_channels, *x.shape[2:])
@@ -59,9 +59,9 @@ def _slabs(x: Tensor) -> list[tuple[int, int]]:
 
 
 def _add_norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, out: Tensor) -> None:
-    """Add conv(silu(norm(x))), a 3x3 convolution, to `out` in place, slab by slab.
+    """Add conv(silu(norm(x))), with a 3x3 convolution, to `out` in place, slab by slab.
 
-    x [B, C, T, F], out [B, C', T, F]. No other tensor of their size is allocated.
+    x [B, C, T, F], out [B, C', T, F]. No other tensors of their size are allocated.
     """
     frames, spans = x.shape[2], _slabs(x)
     scale, shift = _affine(norm, x, spans)
@@ -77,7 +77,7 @@ def _add_norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, out: Ten
 
 
 def _affine(norm: nn.GroupNorm, x: Tensor, spans: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """The scale and shift [B, C, 1, 1] that the group norm applies to this x."""
+    """The scale and shift [B, C, 1, 1] by which the group norm normalizes x [B, C, T, F]."""
     total = torch.zeros(x.shape[:2], dtype=torch.float64)
     squares = torch.zeros_like(total)
     for start, end in spans:
@@ -87,8 +87,8 @@ def _affine(norm: nn.GroupNorm, x: Tensor, spans: list[tuple[int, int]]) -> tupl
     groups = (norm.num_groups, -1)
     mean = total.unflatten(1, groups).mean(2, keepdim=True) / x[0, 0].numel()
     power = squares.unflatten(1, groups).mean(2, keepdim=True) / x[0, 0].numel()
-    spread = (power - mean.square() + norm.eps).rsqrt()
-    each = norm.weight.double().unflatten(0, groups)
-    scale = (spread * each).flatten(1)
-    shift = norm.bias.double() - (mean * spread * each).flatten(1)
+    inverse_std = (power - mean.square() + norm.eps).rsqrt()
+    weight = norm.weight.double().unflatten(0, groups)
+    scale = (inverse_std * weight).flatten(1)
+    shift = norm.bias.double() - (mean * inverse_std * weight).flatten(1)
     return scale.to(x.dtype)[..., None, None], shift.to(x.dtype)[..., None, None]

@@ -1,4 +1,4 @@
-"""Upsampling and the convolution that follows it, as one step."""
+"""Upsampling fused with the convolution that follows it."""
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,12 @@ from soundcrafter.cpu.fast_conv import conv2d
 from soundcrafter.models.layers import Upsample
 
 
-class PhasedUpsample(Upsample):
+class PolyphaseUpsample(Upsample):
     """`Upsample` as smaller convolutions of the input, one for each phase of the output.
 
-    Where an axis is doubled, the three taps of the convolution see only two different values: even
-    and odd positions each need two taps. For a stride of (2, 2) that is 4/9 of the products.
+    On an axis that is doubled, the three taps of the convolution cover only two different values,
+    so even and odd positions each need two taps. For a stride of (2, 2) this takes 4/9 of the
+    multiplications.
     """
 
     _folded: dict[tuple[int, int], Tensor]  # (time, frequency) phase -> weight
@@ -27,7 +28,7 @@ class PhasedUpsample(Upsample):
         }
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """As `Upsample`, whose own code runs for an odd `size` and with gradients."""
+        """See `Upsample`, whose code is used for an odd `size` and with gradients."""
         frames, bands = x.shape[2:]
         whole = (frames * self.stride[0], bands * self.stride[1])
         if size not in (None, whole) or torch.is_grad_enabled():
@@ -45,7 +46,7 @@ class PhasedUpsample(Upsample):
 
 
 def _phases(weight: Tensor, dim: int, stride: int) -> list[Tensor]:
-    """The weight's taps along `dim`, merged for each of the `stride` phases of that axis."""
+    """The weight's taps along `dim`, merged for each of the `stride` phases of this axis."""
     if stride == 1:
         return [weight]
     before, here, after = weight.unbind(dim)

@@ -1,1 +1,1 @@
-"""Diffusion as functions of tensors and callables; no model is known here."""
+"""Diffusion as functions of tensors and callables, independent of any model."""

@@ -1,7 +1,7 @@
-"""Guidance: from a model to what a sampler calls.
+"""Guidance: turns a model into the function that a sampler calls.
 
-A *model* is model(latent [B, C, T, F], t [B], cond [B, E] or [B, T', E]) -> prediction, as the
-U-Net; a *predict* is the same with the condition closed over:
+A *model* is model(latent [B, C, T, F], t [B], cond [B, E] or [B, T', E]) -> prediction, like the
+U-Net; a *predict* function is a model with its condition bound:
 
     predict = guided(unet, cond, uncond, scale)
     latent = sample_ddim(prediction_to_denoiser(predict, schedule), noise, times, schedule)
@@ -28,12 +28,13 @@ def guided(
 ) -> Predict:
     """Classifier-free guidance (Ho and Salimans, 2022): uncond + scale (cond - uncond).
 
-    cond [B, E] or [B, T', E]; uncond [E], [B, E] or [B, T', E]. Both halves go through the model as
-    one batch of 2B; scale 1 needs the condition alone: one pass of B. So do times outside
-    `interval` (lowest and highest t that are guided; Kynkäänniemi et al., 2024). Guided predictions
-    are float32 (or wider), for scale magnifies rounding. ValueError where shapes do not fit.
+    cond [B, E] or [B, T', E]; uncond [E], [B, E] or [B, T', E]. Both are evaluated in one batch of
+    2B. With scale 1, and at times outside `interval` (the lowest and highest guided t;
+    Kynkäänniemi et al., 2024), cond alone is evaluated, in a batch of B. Guided predictions are
+    float32 or wider, because the scale magnifies rounding errors. Raises ValueError for shapes that
+    do not match.
     """
-    cond, uncond = _match(cond, uncond)
+    cond, uncond = _match_shapes(cond, uncond)
     halves = torch.cat([cond, uncond])
 
     def predict(latent: Tensor, t: Tensor) -> Tensor:
@@ -42,14 +43,16 @@ def guided(
         if scale == 1 or (interval and not interval[0] <= float(t[0]) <= interval[1]):
             return model(latent, t, cond)
         both = model(torch.cat([latent, latent]), torch.cat([t, t]), halves)
-        given, free = both.to(torch.promote_types(both.dtype, torch.float32)).chunk(2)
-        return free + scale * (given - free)
+        conditional, unconditional = both.to(torch.promote_types(both.dtype, torch.float32)).chunk(
+            2
+        )
+        return unconditional + scale * (conditional - unconditional)
 
     return predict
 
 
 def prediction_to_denoiser(predict: Predict, schedule: Schedule) -> Denoise:
-    """The samplers' contract from a predict: one scalar t for the whole batch -> (x0, eps)."""
+    """The function that samplers take: x and one scalar t for the whole batch -> (x0, eps)."""
 
     def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         prediction = predict(x, t.expand(len(x)))
@@ -58,8 +61,8 @@ def prediction_to_denoiser(predict: Predict, schedule: Schedule) -> Denoise:
     return denoise
 
 
-def _match(cond: Tensor, uncond: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as [B, E], or both as [B, T', E]: a constant timeline equals its single vector."""
+def _match_shapes(cond: Tensor, uncond: Tensor) -> tuple[Tensor, Tensor]:
+    """Expand both to [B, E], or both to [B, T', E]: a vector is a constant timeline."""
     shapes = f"cond {list(cond.shape)}, uncond {list(uncond.shape)}"
     if cond.ndim not in (2, 3) or uncond.ndim not in (1, 2, 3):
         raise ValueError(f"{shapes}; allowed: [B, E] or [B, T, E], and [E] for uncond")

@@ -17,9 +17,9 @@ def diffusion_loss(
 ) -> Tensor:
     """Mean squared error of the prediction at x_t, one value per sample: [B] float32.
 
-    x0 and noise [B, C, T, F], t [B] (`Schedule.draw_times`), cond [B, E] or [B, T', E]. The error
-    is that of eq. 3's network against `Schedule.target`, unweighted; the caller weighs and averages
-    samples. It is taken in float32 even where the model computes in less.
+    x0 and noise [B, C, T, F], t [B] (`Schedule.draw_times`), cond [B, E] or [B, T', E]. The
+    prediction is compared with `Schedule.target`, without a weight; the caller weights and averages
+    the samples. The error is computed in float32 whatever the model's precision.
     """
     prediction = model(schedule.add_noise(x0, noise, t), t, cond)
     error = prediction.float() - schedule.target(x0, noise, t).float()

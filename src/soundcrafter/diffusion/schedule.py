@@ -1,4 +1,4 @@
-"""The noise schedule: how much signal and how much noise a latent holds at each training step."""
+"""The noise schedule: how much signal and how much noise a latent has at each training step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,8 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from soundcrafter.settings import check_range
+
 Objective = Literal["epsilon", "v", "flow"]
 Spacing = Literal["trailing", "leading", "linspace"]
+NoiseLevel = tuple[float, float]  # (alpha, sigma): the scales of signal and noise
 
 
 MAX_TRAINING_STEPS = 100_000  # the tables of the schedule have a row for each
@@ -22,51 +25,38 @@ class DiffusionConfig:
     betas: Literal["linear", "scaled_linear"] = "linear"  # scaled: linear in sqrt(beta) (AudioLDM)
     beta_start: float = 0.0015  # noise variance of the first step
     beta_end: float = 0.0195  # noise variance of the last step
-    objective: Objective = "epsilon"  # the noise, v = alpha eps - sigma x0, or flow's velocity
+    # what is predicted: the noise, v = alpha eps - sigma x0, or the velocity of flow
+    objective: Objective = "epsilon"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= MAX_TRAINING_STEPS:
-            raise ValueError(f"steps: got {self.steps}; allowed: 1 to {MAX_TRAINING_STEPS}")
-        if self.betas not in ("linear", "scaled_linear"):
-            raise ValueError(f"betas: got {self.betas!r}; allowed: linear, scaled_linear")
+        check_range(self, 1, MAX_TRAINING_STEPS, "steps")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(
                 f"beta_start, beta_end: got {self.beta_start}, {self.beta_end}; "
                 "must satisfy 0 < beta_start <= beta_end < 1"
             )
-        if self.objective not in ("epsilon", "v", "flow"):
-            raise ValueError(f"objective: got {self.objective!r}; allowed: epsilon, v, flow")
 
 
 class Schedule:
     """x_t = alpha(t) x0 + sigma(t) eps, and what follows from it.
 
-    Objectives epsilon and v are variance preserving: t is an integer index 0..steps-1 (the paper's
-    n is t + 1), alpha = sqrt(alpha_bar[t]), sigma = sqrt(1 - alpha_bar[t]). Objective flow is the
-    straight path: t is a float in [0, steps], alpha = 1 - t / steps, sigma = t / steps.
+    The objectives epsilon and v are variance preserving: t is an integer index 0..steps-1 (the
+    paper's n is t + 1), alpha = sqrt(alpha_bar[t]), sigma = sqrt(1 - alpha_bar[t]). The objective
+    flow is the straight path: t is a float in [0, steps], alpha = 1 - t / steps, sigma = t / steps.
 
-    Wherever a method takes x and t together, t is [B] or a scalar, x is [B, ...] with any further
-    dimensions, and the result is float32 (float64 where x is).
+    In methods that take both x and t, t is [B] or a scalar, x is [B, ...] with any further
+    dimensions, and the result is float32 (float64 if x is).
     """
 
     config: DiffusionConfig
-    betas: Tensor  # float64 [steps], the variances of eq. 2; not used by flow
-    alpha_bar: Tensor  # float64 [steps], the running product of 1 - beta; not used by flow
+    betas: Tensor  # float64 [steps], the variances of eq. 2; unused by flow
+    alpha_bar: Tensor  # float64 [steps], the cumulative product of 1 - beta; unused by flow
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
         self.betas = _beta_table(config)
         self.alpha_bar = torch.cumprod(1 - self.betas, dim=0)
-        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
-        left = 1 - self.alpha_bar
-        self._tables = {
-            "alpha": self.alpha_bar.sqrt(),
-            "sigma": left.sqrt(),
-            "beta": self.betas,
-            "posterior_x0": before.sqrt() * self.betas / left,
-            "posterior_xt": (1 - self.betas).sqrt() * (1 - before) / left,
-            "posterior_variance": self.betas * (1 - before) / left,
-        }
+        self._tables = {"alpha": self.alpha_bar.sqrt(), "sigma": (1 - self.alpha_bar).sqrt()}
         self._copies: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     @property
@@ -74,18 +64,41 @@ class Schedule:
         return self.config.objective == "flow"
 
     def coefficients(self, t: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma), each of t's shape and on t's device. ValueError for a t out of range."""
+        """(alpha, sigma), each of t's shape and on t's device.
+
+        Raises ValueError for a t out of range.
+        """
         self._check_times(t)
         if self.is_flow:
             sigma = t.to(dtype) / self.config.steps
             return 1 - sigma, sigma
         return self._lookup("alpha", t, dtype), self._lookup("sigma", t, dtype)
 
+    def noise_levels(self, times: Tensor, final_alpha_bar: float = 1.0) -> list[NoiseLevel]:
+        """The levels at each of the sampling times [S] and after the last, S + 1 in all.
+
+        They are Python floats, so that a sampler's loop never waits for a device. Raises ValueError
+        for times that are no sampling times, and for final_alpha_bar outside (0, 1] (flow: other
+        than 1).
+        """
+        if times.ndim != 1 or len(times) == 0 or not bool((times.diff() < 0).all()):
+            raise ValueError(
+                f"times: got shape {list(times.shape)}; allowed: 1-D, descending, not empty"
+            )
+        if not 0 < final_alpha_bar <= 1 or (self.is_flow and final_alpha_bar != 1):
+            allowed = "1 (flow)" if self.is_flow else "above 0, up to 1"
+            raise ValueError(f"final_alpha_bar: got {final_alpha_bar}; allowed: {allowed}")
+        alpha, sigma = self.coefficients(times.cpu(), torch.float64)
+        if not bool((sigma > 0).all()):
+            raise ValueError("times: a time without noise (0 with flow) cannot be denoised")
+        end = (final_alpha_bar**0.5, (1 - final_alpha_bar) ** 0.5)
+        return [*zip(alpha.tolist(), sigma.tolist(), strict=True), end]
+
     def draw_times(self, u: Tensor) -> Tensor:
         """Training times from u [B], uniform in [0, 1): int64 indices, or floats for flow."""
         if self.is_flow:
             return u * self.config.steps
-        # u just below 1 times steps can round up to steps
+        # u * steps can round up to steps
         return (u * self.config.steps).long().clamp(max=self.config.steps - 1)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -94,7 +107,7 @@ class Schedule:
         return alpha * x0 + sigma * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the network should predict [B, ...].
+        """The network's training target [B, ...].
 
         epsilon: the noise. v: alpha noise - sigma x0 (Salimans and Ho, 2022). flow: noise - x0,
         the velocity dx / d(t / steps) of the straight path (Lipman et al., 2023).
@@ -107,7 +120,7 @@ class Schedule:
         return alpha * noise - sigma * x0
 
     def denoised(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(x0, eps), each [B, ...]: what the prediction says about x_t's signal and noise."""
+        """(x0, eps), each [B, ...]: the signal and noise in x_t according to the prediction."""
         alpha, sigma = self._coefficients_like(t, x_t)
         if self.config.objective == "epsilon":
             return (x_t - sigma * prediction) / alpha, prediction.to(alpha.dtype)
@@ -115,37 +128,13 @@ class Schedule:
             return x_t - sigma * prediction, x_t + alpha * prediction
         return alpha * x_t - sigma * prediction, sigma * x_t + alpha * prediction
 
-    def forward_step(self, previous: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """One step of the forward process, eq. 2: a draw z_n [B, ...] of
-
-            q(z_n | z_{n-1}) = N(sqrt(1 - beta_n) z_{n-1}, beta_n I),   n = t + 1.
-
-        ValueError for flow, which has no such chain.
-        """
-        self._require_chain("forward_step")
-        beta = self._lookup_like("beta", t, previous)
-        return (1 - beta).sqrt() * previous + beta.sqrt() * noise
-
-    def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the reverse process, eq. 3: mean [B, ...] and variance [B, 1, ...] of
-
-            p(z_{n-1} | z_n, E_text) = q(z_{n-1} | z_n, x0),   n = t + 1,
-
-        where x0 is the network's estimate (Ho et al., 2020, eq. 7). The variance at t = 0 is 0.
-        ValueError for flow, which has no such chain.
-        """
-        self._require_chain("posterior")
-        from_x0 = self._lookup_like("posterior_x0", t, x_t)
-        from_xt = self._lookup_like("posterior_xt", t, x_t)
-        return from_x0 * x0 + from_xt * x_t, self._lookup_like("posterior_variance", t, x_t)
-
     def sampling_times(self, num_steps: int, spacing: Spacing = "trailing") -> Tensor:
         """Descending times [num_steps] on the CPU at which a sampler calls the network.
 
         int64 indices: "trailing" starts at the noisiest step and ends above 0; "leading" is
         diffusers' DDIMScheduler with steps_offset 1; "linspace" includes both ends. flow: float32
-        steps * (1 - i / num_steps), which is "trailing", its only spacing. ValueError for a count
-        below 1, more than `steps` indices, or an unknown spacing.
+        steps * (1 - i / num_steps), which is "trailing", its only spacing. Raises ValueError for a
+        count below 1, a count above `steps` (except flow), and an unknown spacing.
         """
         steps = self.config.steps
         if num_steps < 1 or (num_steps > steps and not self.is_flow):
@@ -163,27 +152,19 @@ class Schedule:
         if not self.is_flow and t.dtype.is_floating_point:
             raise ValueError(f"t: got {t.dtype}; {self.config.objective} takes integer indices")
         last = self.config.steps if self.is_flow else self.config.steps - 1
-        # looking at values on an accelerator would make the CPU wait for it at every step
+        # checking values on an accelerator would make the CPU wait for it at every step
         if t.device.type == "cpu" and t.numel() and (t.min() < 0 or t.max() > last):
             raise ValueError(f"t: got {t.min().item()} to {t.max().item()}; allowed: 0 to {last}")
-
-    def _require_chain(self, name: str) -> None:
-        if self.is_flow:
-            raise ValueError(f"{name}: objective flow has no step variances; allowed: epsilon, v")
 
     def _coefficients_like(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.coefficients(t, torch.promote_types(x.dtype, torch.float32))
         return _broadcast(alpha, x), _broadcast(sigma, x)
 
-    def _lookup_like(self, name: str, t: Tensor, x: Tensor) -> Tensor:
-        self._check_times(t)
-        return _broadcast(self._lookup(name, t, torch.promote_types(x.dtype, torch.float32)), x)
-
     def _lookup(self, name: str, t: Tensor, dtype: torch.dtype) -> Tensor:
         key = (name, t.device, dtype)
         if key not in self._copies:
             self._copies[key] = self._tables[name].to(dtype).to(t.device)
-        # table[t] would copy a scalar t to the CPU, and wait for it
+        # table[t] would copy a scalar t to the CPU and wait for it
         return self._copies[key].index_select(0, t.reshape(-1)).reshape(t.shape)
 
 
@@ -195,7 +176,7 @@ def _beta_table(config: DiffusionConfig) -> Tensor:
 
 
 def _broadcast(value: Tensor, x: Tensor) -> Tensor:
-    """[B] or a scalar, shaped [B, 1, ...] or [1, 1, ...] so that it multiplies x [B, ...]."""
+    """Reshape [B] or a scalar to [B, 1, ...] or [1, 1, ...], to broadcast over x [B, ...]."""
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] not in (1, x.shape[0])):
         raise ValueError(
             f"t: got shape {list(value.shape)}; allowed: a scalar or [{x.shape[0]}], one per sample"
@@ -209,7 +190,7 @@ def _trailing(index: Tensor, steps: int, num_steps: int) -> Tensor:
 
 def _leading(index: Tensor, steps: int, num_steps: int) -> Tensor:
     stride = steps // num_steps
-    # the offset of 1 has no room only when every step is taken
+    # there is no room for the offset of 1 when every step is taken
     offset = min(1, steps - 1 - (num_steps - 1) * stride)
     return (num_steps - 1 - index) * stride + offset
 

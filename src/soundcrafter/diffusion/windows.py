@@ -1,6 +1,6 @@
-"""Long latents and large batches in pieces, so that memory does not grow with them.
+"""Process long latents and large batches in pieces, so that memory does not grow with them.
 
-`windowed` and `in_parts` take a model and return a model, so they go inside `guided`:
+`windowed` and `with_batch_limit` take a model and return a model, so they go inside `guided`:
 
     predict = guided(windowed(unet, window, overlap), cond, uncond, scale)
 """
@@ -8,26 +8,26 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional
 
 from soundcrafter.diffusion.guidance import Model
 
 
 def windowed(model: Model, window: int, overlap: int) -> Model:
-    """The model over latents longer than `window` frames (dim 2), by overlapping windows.
+    """A model that evaluates latents longer than `window` frames (dim 2) in overlapping windows.
 
     Predictions are blended (MultiDiffusion: Bar-Tal et al., 2023), see `blend_windows`. A latent of
-    at most `window` frames goes to the model untouched.
+    at most `window` frames is passed to the model unchanged.
 
-    cond [B, E] holds for every window. cond [B, T', E] spans the whole latent, so each window gets
-    its own part: the timeline is stretched to one entry per latent frame, then cut as the latent
-    is. ValueError for an overlap outside [0, window).
+    cond [B, E] applies to every window. cond [B, T', E] spans the whole latent: the timeline is
+    resampled to one entry per latent frame, and each window gets its own part. Raises ValueError
+    for an overlap outside [0, window).
     """
     if not 0 <= overlap < window:
         raise ValueError(f"overlap: got {overlap}; allowed: 0 to {window - 1}, below the window")
 
-    def long_model(latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    def windowed_model(latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         frames = latent.shape[2]
         if frames <= window:
             return model(latent, t, cond)
@@ -38,31 +38,32 @@ def windowed(model: Model, window: int, overlap: int) -> Model:
 
         return blend_windows(predict, frames, window, overlap)
 
-    return long_model
+    return windowed_model
 
 
-def in_parts(model: Model, rows: int) -> Model:
-    """The model with at most `rows` of a batch in flight at once. ValueError for rows below 1."""
-    if rows < 1:
-        raise ValueError(f"rows: got {rows}; must be at least 1")
+def with_batch_limit(model: Model, limit: int) -> Model:
+    """A model that evaluates at most `limit` samples of a batch at once.
 
-    def split_model(latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        if len(latent) <= rows:
-            return model(latent, t, cond)
-        parts = zip(latent.split(rows), t.split(rows), cond.split(rows), strict=True)
+    Raises ValueError for a limit below 1.
+    """
+    if limit < 1:
+        raise ValueError(f"limit: got {limit}; allowed: 1 or more")
+
+    def limited_model(latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        parts = zip(latent.split(limit), t.split(limit), cond.split(limit), strict=True)
         return torch.cat([model(*part) for part in parts])
 
-    return split_model
+    return limited_model
 
 
 def blend_windows(
     apply: Callable[[slice], Tensor], frames: int, window: int, overlap: int, scale: int = 1
 ) -> Tensor:
-    """Blend apply(span), [B, C, window * scale, F], over overlapping windows of more than `window`
-    frames: [B, C, frames * scale, F], float32 or wider.
+    """Blend apply(span) [B, C, window * scale, F] over the windows of a longer sequence.
 
-    Each span holds `window` frames. Windows start every window - overlap frames; the last one ends
-    with the frames. Triangular weights sum to one on every frame. One window is in flight at once.
+    Returns [B, C, frames * scale, F], float32 or wider. Each span has `window` frames, and windows
+    start every window - overlap frames; the last one ends with the sequence. Triangular weights sum
+    to one on every frame. Windows are evaluated one at a time.
     """
     starts = window_starts(frames, window, overlap)
     weights = blend_weights([scale * start for start in starts], scale * window, scale * frames)
@@ -79,12 +80,12 @@ def blend_windows(
 
 
 def window_starts(frames: int, window: int, overlap: int) -> list[int]:
-    """First frames of the windows over more than `window` frames: the last one ends with them."""
+    """The first frame of each window; the last window ends with the sequence."""
     return [*range(0, frames - window, window - overlap), frames - window]
 
 
 def blend_weights(starts: list[int], window: int, frames: int) -> Tensor:
-    """float32 [windows, window]: triangles, scaled so that each frame's weights sum to one."""
+    """Triangular weights [windows, window], float32, scaled to sum to one on every frame."""
     ramp = torch.arange(1, window + 1, dtype=torch.float64)
     triangle = torch.minimum(ramp, ramp.flip(0))
     sums = torch.zeros(frames, dtype=torch.float64)
@@ -94,5 +95,5 @@ def blend_weights(starts: list[int], window: int, frames: int) -> Tensor:
 
 
 def stretch_timeline(cond: Tensor, frames: int) -> Tensor:
-    """cond [B, T', E] as [B, frames, E], linear in time, as the U-Net itself stretches it."""
-    return functional.interpolate(cond.mT, size=frames, mode="linear").mT
+    """Linear resampling, as in the U-Net: cond [B, T', E] -> [B, frames, E]."""
+    return F.interpolate(cond.mT, size=frames, mode="linear").mT

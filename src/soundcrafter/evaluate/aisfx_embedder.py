@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from soundcrafter.audio import resample
-from soundcrafter.convert.aisfx import load_aisfx
+from soundcrafter.convert.aisfx_weights import load_aisfx
 from soundcrafter.evaluate.embedding import Embedding
 from soundcrafter.files import file_sha256
 from soundcrafter.models.aisfx import SAMPLE_RATE, FrontEnd

@@ -1,1 +1,1 @@
-"""The networks: one set of classes for every size."""
+"""The networks, in plain torch. Their weights load by these names."""

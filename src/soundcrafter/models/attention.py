@@ -1,4 +1,4 @@
-"""Self-attention over the positions of a feature map, as the U-Net and the VAE have it."""
+"""Self-attention over the positions of a feature map, for the U-Net and the VAE."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,8 +32,8 @@ class SelfAttention(nn.Module):
 class TransformerLayer(nn.Module):
     """Two self-attentions and a GEGLU feed-forward on tokens [B, N, C].
 
-    The second self-attention stands where latent diffusion has its cross-attention, which
-    AudioLDM feeds with the tokens themselves.
+    The second self-attention replaces the cross-attention of latent diffusion: AudioLDM attends
+    to the tokens themselves there.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -70,7 +70,7 @@ class Transformer(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """One single-head self-attention on the positions of a feature map (the VAE's)."""
+    """Single-head self-attention on the positions of a feature map, for the VAE."""
 
     def __init__(self, channels: int, *, norm_groups: int) -> None:
         super().__init__()
@@ -88,5 +88,5 @@ def to_tokens(x: Tensor) -> Tensor:
 
 
 def to_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """[B, T * F, C] -> [B, C, T, F] with the sides of `like`, without a copy."""
+    """[B, T * F, C] -> [B, C, T, F] with T and F of `like`, without a copy."""
     return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""CLAP: sound and words in one space, two towers trained by a symmetric cross-entropy."""
+"""CLAP: embeds audio and text in a shared space; two towers, trained contrastively."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,17 @@ from soundcrafter.text import Tokenizer
 
 
 class Clap(nn.Module):
-    """Both towers and the tokenizer. `embed_*` are for use: no gradients, evaluation mode.
+    """Both towers and the tokenizer, for inference: `embed_*` compute no gradients.
 
-    Published generators come without the audio tower (None): they have no use for it.
+    The audio tower may be None, as in published generators, which do not need it.
     """
 
     def __init__(self, audio: ClapAudio | None, text: ClapText, tokenizer: Tokenizer) -> None:
         super().__init__()
         if audio is not None and audio.config.embed_dim != text.config.embed_dim:
             raise ValueError(
-                f"embed_dim: audio {audio.config.embed_dim}, text {text.config.embed_dim}; "
-                "must be equal"
+                f"embed_dim: got {audio.config.embed_dim} for audio, {text.config.embed_dim} for "
+                "text; allowed: equal numbers"
             )
         if tokenizer.vocab_size > text.config.vocab_size:
             raise ValueError(
@@ -45,22 +45,22 @@ class Clap(nn.Module):
 
     @property
     def audio(self) -> ClapAudio:
-        """The audio tower. Raises ValueError where there is none."""
+        """The audio tower. Raises ValueError if there is none."""
         if self._audio is None:
             raise ValueError(
-                "this model has no clap_audio, the tower that listens; "
+                "clap_audio: this model has no audio tower; "
                 "import its CLAP into its folder to add it"
             )
         return self._audio
 
     def embed_text(self, captions: Sequence[str]) -> Tensor:
-        """B captions -> [B, E], unit norm. Raises ValueError for none and for a bare string."""
+        """B captions -> [B, E], unit norm. Raises ValueError for none and a single string."""
         return self.text.embed(captions, self.tokenizer)
 
     def embed_audio(self, wave: np.ndarray | Tensor, sample_rate: int) -> Tensor:
-        """wave [N] or [B, N] at `sample_rate` -> [B, E], unit norm; resampled where rates differ.
+        """wave [N] or [B, N] at `sample_rate` -> [B, E], unit norm; resampled if necessary.
 
-        Raises ValueError for another shape, empty or non-finite audio.
+        Raises ValueError for another shape and for empty or non-finite audio.
         """
         return self.audio.embed(wave, sample_rate)
 
@@ -68,13 +68,13 @@ class Clap(nn.Module):
 def symmetric_cross_entropy(
     audio: Tensor, text: Tensor, scale: Tensor | float, same: Tensor | None = None
 ) -> Tensor:
-    """1/2 [CE(s A T', i) + CE(s T A', i)], rows i the matching pairs. Scalar, float32.
+    """The contrastive loss of CLIP and CLAP: 1/2 [CE(s A T', i) + CE(s T A', i)]. Scalar, float32.
 
-    Radford et al. (arXiv 2103.00020), LAION CLAP eq. 1 (arXiv 2211.06687).
-    audio, text: [B, E], unit-norm rows; scale: s. same [B, B] (bool) marks pairs whose captions
-    are equal: they are no negatives of each other and leave the softmax; the diagonal stays.
+    Radford et al. (arXiv 2103.00020), LAION CLAP eq. 1 (arXiv 2211.06687). audio A and text T
+    [B, E] have unit-norm rows, and equal rows match; scale is s. same [B, B] (bool) marks pairs
+    with equal captions: they are not negatives of each other and are left out of the softmax.
     """
-    # scaled by up to 100: too coarse in half precision
+    # logits of up to 100 are too coarse in half precision
     with torch.autocast(audio.device.type, enabled=False):
         logits = scale * audio.float() @ text.float().T
         if same is not None:

@@ -1,4 +1,4 @@
-"""CLAP's audio tower: a sound to a vector in the space that it shares with words."""
+"""CLAP's audio tower: embeds audio in the space shared with text."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from soundcrafter.mel import LogMel, MelConfig
 from soundcrafter.models.conv_tower import ConvTower
 from soundcrafter.models.layers import checkpoint_calls, evaluating
+from soundcrafter.settings import check_at_least, check_range
 
 _MAX_SECONDS = 600.0
-_PATCH = 4  # HTS-AT's patches are 4 x 4 spectrogram cells
+_PATCH = 4  # HTS-AT's patches are 4 x 4 cells of the spectrogram
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClapAudioConfig:
-    """The audio tower: HTS-AT (arXiv 2202.00874) or a compact convolutional one of our own."""
+    """The audio tower: HTS-AT (arXiv 2202.00874) or our compact convolutional `ConvTower`."""
 
-    tower: Literal["conv", "htsat"] = "conv"  # conv is made for CPUs; htsat is LAION CLAP's
+    tower: Literal["conv", "htsat"] = "conv"  # conv is fast on CPUs; htsat is LAION CLAP's
     mel: MelConfig = field(default_factory=MelConfig)  # the spectrogram it reads
     embed_dim: int = 512  # of the shared space
     width: int = 96  # channels of the first stage, doubled by each further one
@@ -33,44 +34,40 @@ class ClapAudioConfig:
     mel_std: float = 1.0  # of the log-mel over the training data
 
     def __post_init__(self) -> None:
-        if self.tower not in ("conv", "htsat"):
-            raise ValueError(f"tower: got {self.tower!r}; allowed: conv, htsat")
-        if self.embed_dim < 1 or self.width < 1:
-            raise ValueError(f"embed_dim, width: got {self.embed_dim}, {self.width}; at least 1")
+        check_at_least(self, 1, "embed_dim", "width")
         if not self.depths or min(self.depths) < 1:
-            raise ValueError(f"depths: got {self.depths}; at least one stage of at least 1 block")
+            raise ValueError(f"depths: got {self.depths}; allowed: one or more positive numbers")
         if not self.mel_std > 0:
-            raise ValueError(f"mel_std: got {self.mel_std}; it must be positive")
-        if not self.max_seconds <= _MAX_SECONDS:
-            raise ValueError(f"max_seconds: got {self.max_seconds}; allowed: up to {_MAX_SECONDS}")
+            raise ValueError(f"mel_std: got {self.mel_std}; allowed: above 0")
+        check_range(self, 0, _MAX_SECONDS, "max_seconds")
         if self.max_samples < self.min_samples:
             raise ValueError(
                 f"max_seconds: got {self.max_seconds}; "
-                f"at least {self.min_samples / self.mel.sample_rate:g}"
+                f"allowed: {self.min_samples / self.mel.sample_rate:g} or more"
             )
         if self.tower == "conv" and self.width % 8:
-            raise ValueError(f"width: got {self.width}; the conv tower takes a multiple of 8")
+            raise ValueError(f"width: got {self.width}; allowed with tower conv: multiples of 8")
         if self.tower == "htsat":
             self._check_htsat()
 
     def _check_htsat(self) -> None:
-        """Refuse what transformers' ClapAudioModel fails on, or would silently pad and stretch."""
+        """Reject settings with which transformers' ClapAudioModel fails, or resamples silently."""
         if len(self.heads) != len(self.depths):
-            raise ValueError(f"heads: got {self.heads}; one for each of {len(self.depths)} stages")
+            raise ValueError(f"heads: got {self.heads}; allowed: one for each stage")
         for i, heads in enumerate(self.heads):
             if heads < 1 or self.width * 2**i % heads:
                 raise ValueError(
-                    f"heads: got {heads} in stage {i}; must divide {self.width * 2**i}"
+                    f"heads: got {heads} in stage {i}; allowed: divisors of {self.width * 2**i}"
                 )
         bands, reduction = self.mel.num_mels, _PATCH * 2 ** (len(self.depths) - 1)
         if bands % reduction:
             raise ValueError(
                 f"mel.num_mels: got {bands}; "
-                f"htsat with {len(self.depths)} stages takes multiples of {reduction}"
+                f"allowed with {len(self.depths)} stages of htsat: multiples of {reduction}"
             )
         if self.spec_size < bands or self.spec_size % bands:
             raise ValueError(
-                f"spec_size: got {self.spec_size}; it must be a multiple of mel.num_mels, {bands}"
+                f"spec_size: got {self.spec_size}; allowed: multiples of mel.num_mels, {bands}"
             )
         last = self.spec_size // reduction
         if self.window < 1 or last % self.window:
@@ -83,26 +80,23 @@ class ClapAudioConfig:
         longest = (most - self.mel.num_frames(0)) * self.mel.hop / self.mel.sample_rate
         if self.mel.num_frames(self.max_samples) > most:
             raise ValueError(
-                f"max_seconds: got {self.max_seconds}; spec_size {self.spec_size} holds {most} "
-                f"frames, at most {longest:g}"
+                f"max_seconds: got {self.max_seconds}; allowed with spec_size {self.spec_size}, "
+                f"which holds {most} frames: up to {longest:g}"
             )
 
     @property
     def max_samples(self) -> int:
-        """Samples of the longest sound that is embedded in one piece."""
+        """Samples of the longest sound that is embedded without windows."""
         return round(self.max_seconds * self.mel.sample_rate)
 
     @property
     def min_samples(self) -> int:
-        """Samples that shorter sounds are repeated to: 16 frames, and one n_fft."""
+        """Shorter sounds are repeated to this many samples: at least 16 frames and one n_fft."""
         return max(self.mel.n_fft, 16 * self.mel.hop)
 
 
 class ClapAudio(nn.Module):
-    """Wave to a unit vector. With tower htsat, `tower` holds transformers' own modules.
-
-    LAION weights in transformers' names load into it by the prefix `tower.` alone.
-    """
+    """Wave to a unit vector. With tower htsat, `tower` is transformers' own module."""
 
     def __init__(self, config: ClapAudioConfig) -> None:
         super().__init__()
@@ -114,31 +108,31 @@ class ClapAudio(nn.Module):
     def forward(self, wave: Tensor) -> Tensor:
         """wave [B, N] at `config.mel.sample_rate` -> [B, E], unit norm, float32.
 
-        Shorter sounds are repeated (htsat: to its fixed length, as LAION's "repeatpad"); longer
-        ones are cut into windows of max_seconds, the last aligned to the end, and averaged.
-        Raises ValueError for another shape and for an empty wave.
+        Short sounds are repeated (htsat: to its fixed length, like LAION's "repeatpad"). Long ones
+        are cut into windows of max_seconds, the last one aligned to the end, whose embeddings are
+        averaged. Raises ValueError for another shape and for an empty wave.
         """
         if wave.ndim != 2 or not wave.shape[1]:
             raise ValueError(f"wave: got shape {tuple(wave.shape)}; expected [B, N], N > 0")
-        windows = _windows(self._fill(wave), self.config.max_samples, dim=1)
-        # one window at a time: a long sound takes no more memory than a short one
+        windows = _windows(self._repeat_short(wave), self.config.max_samples, dim=1)
+        # one window at a time, so that memory does not grow with the length
         return _unit_mean([self.embed_mel(self.log_mel(window)) for window in windows])
 
     def spectrogram(self, wave: Tensor) -> Tensor:
-        """wave [B, N], of which the first max_seconds count -> for `embed_mel` [B, 1, T, F]."""
-        return self.log_mel(self._fill(wave)[:, : self.config.max_samples])
+        """The first max_seconds of wave [B, N] -> mel [B, 1, T, F] for `embed_mel`."""
+        return self.log_mel(self._repeat_short(wave)[:, : self.config.max_samples])
 
     def embed_mel(self, mel: Tensor) -> Tensor:
-        """mel [B, 1, T, F], as `spectrogram` makes it -> [B, E], unit norm, float32."""
+        """mel [B, 1, T, F] from `spectrogram` -> [B, E], unit norm, float32."""
         return F.normalize(self._embed(mel).float(), dim=-1)
 
     def embed_long_mel(self, mel: Tensor) -> Tensor:
-        """As `embed_mel`, for any length: windows of max_seconds, as `forward` cuts a wave."""
+        """Like `embed_mel`, for mels of any length, in windows of max_seconds."""
         size = self.config.mel.num_frames(self.config.max_samples)
         return _unit_mean([self.embed_mel(window) for window in _windows(mel, size, dim=2)])
 
     def checkpoint_blocks(self) -> None:
-        """Gradient checkpointing of each block: less memory, more time."""
+        """Enable gradient checkpointing of each block: less memory, more time."""
         if self.config.tower == "htsat":
             layers = self.tower.audio_model.audio_encoder.layers
             checkpoint_calls(block for layer in layers for block in layer.blocks)
@@ -146,15 +140,15 @@ class ClapAudio(nn.Module):
             checkpoint_calls(self.tower.blocks)
 
     def freeze_norm(self) -> None:
-        """Keep HTS-AT's BatchNorm at its stored statistics, in train mode too.
+        """Let HTS-AT's BatchNorm use its stored statistics even in training mode.
 
-        Without this an embedding in training depends on its batch and on the process count.
+        Otherwise embeddings in training depend on their batch and on the number of processes.
         """
         self._norm_frozen = True
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As nn.Module's, but a frozen norm stays frozen."""
+        """Like nn.Module.train, but a frozen norm stays in evaluation mode."""
         super().train(mode)
         if self._norm_frozen:
             for module in self.modules():
@@ -162,21 +156,21 @@ class ClapAudio(nn.Module):
                     module.eval()
         return self
 
-    # no_grad, not inference_mode: what it returns may condition a model in training
+    # no_grad, not inference_mode: the result may condition a model in training
     @torch.no_grad()
     def embed(self, wave: np.ndarray | Tensor, sample_rate: int) -> Tensor:
-        """For use: as `Clap.embed_audio`, on this module's device, in evaluation mode."""
-        # numpy waves are copied: torch takes neither read-only nor reversed arrays as they are
+        """For inference, in evaluation mode and on this module's device; see `Clap.embed_audio`."""
+        # copied, because torch supports neither read-only nor reversed arrays
         batch = torch.from_numpy(np.array(wave)) if isinstance(wave, np.ndarray) else wave
         batch = batch.float()
         if batch.ndim not in (1, 2) or not batch.numel():
             raise ValueError(f"wave: got shape {tuple(batch.shape)}; expected [N] or [B, N], N > 0")
         if not torch.isfinite(batch).all():
-            raise ValueError("wave: it holds values that are not finite")
+            raise ValueError("wave: contains NaN or infinite samples")
         batch = torch.atleast_2d(batch)
         rate = self.config.mel.sample_rate
         if sample_rate != rate:
-            # imported here: its libraries are absent from a bare GPU machine
+            # imported here, so that embedding at the tower's own rate needs no audio libraries
             from soundcrafter.audio import resample
 
             rows = [resample(row, sample_rate, rate) for row in batch.cpu().numpy()]
@@ -187,11 +181,11 @@ class ClapAudio(nn.Module):
     def _embed(self, mel: Tensor) -> Tensor:
         dtype = next(self.tower.parameters()).dtype
         if self.config.tower == "htsat":
-            # its own BatchNorm normalises
+            # HTS-AT normalises with its own BatchNorm
             return self.tower(input_features=mel.to(dtype)).audio_embeds
         return self.tower(((mel - self.config.mel_mean) / self.config.mel_std).to(dtype))
 
-    def _fill(self, wave: Tensor) -> Tensor:
+    def _repeat_short(self, wave: Tensor) -> Tensor:
         num_samples = wave.shape[1]
         if self.config.tower == "htsat" and num_samples < self.config.max_samples:
             wave = wave.repeat(1, self.config.max_samples // num_samples)
@@ -203,7 +197,7 @@ class ClapAudio(nn.Module):
 
 
 def _windows(x: Tensor, size: int, dim: int) -> list[Tensor]:
-    """Windows of at most `size` along a dimension; the last one ends with it."""
+    """Windows of at most `size` along a dimension; the last one is aligned to the end."""
     length = x.shape[dim]
     if length <= size:
         return [x]
@@ -211,7 +205,7 @@ def _windows(x: Tensor, size: int, dim: int) -> list[Tensor]:
 
 
 def _unit_mean(embeddings: list[Tensor]) -> Tensor:
-    """The mean of embeddings [B, E], as unit vectors."""
+    """The mean of embeddings [B, E], normalized to unit vectors."""
     return F.normalize(torch.stack(embeddings, dim=1).mean(1), dim=-1)
 
 
@@ -220,7 +214,7 @@ def _conv(config: ClapAudioConfig) -> nn.Module:
 
 
 def _htsat(config: ClapAudioConfig) -> Any:
-    # imported here: transformers takes seconds to import
+    # imported here, because importing transformers takes seconds
     from transformers import ClapAudioConfig as HtsatConfig
     from transformers import ClapAudioModelWithProjection
 

@@ -1,4 +1,4 @@
-"""CLIP's text transformer with transformers' names of its weights, but without its import time."""
+"""CLIP's text transformer, with the weight names of transformers but not its import time."""
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class ClipText(nn.Module):
     """The text tower of CLIP (Radford et al., arXiv 2103.00020): causal, pre-norm, read at eos.
 
-    The weights have the names, shapes and order of transformers' CLIPTextModelWithProjection, and
-    are drawn from the same distributions.
+    The weights have the names, shapes, order and initial distributions of those of transformers'
+    CLIPTextModelWithProjection.
     """
 
     def __init__(
@@ -31,12 +31,12 @@ class ClipText(nn.Module):
         nn.init.normal_(self.text_projection.weight, std=width**-0.5)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """tokens [B, L] with an eos each, mask [B, L] (1: a token) -> [B, E], not normalised.
+        """tokens [B, L], each row with an eos, mask [B, L] (1: a token) -> [B, E], not normalised.
 
-        What is projected is the state of a row's first eos. L is at most `max_length`.
+        The state of a row's first eos is projected. L is at most `max_length`.
         """
         states = self.text_model(tokens, mask)
-        ends = (tokens == self.eos_id).int().argmax(dim=1)  # of several ones, the first
+        ends = (tokens == self.eos_id).int().argmax(dim=1)  # the first of equal values
         return self.text_projection(states[torch.arange(len(states), device=ends.device), ends])
 
 
@@ -51,12 +51,12 @@ class _TextModel(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """tokens and mask [B, L] -> the state of each token [B, L, C]."""
-        states = self.encoder(self.embeddings(tokens), _attended(mask))
+        states = self.encoder(self.embeddings(tokens), _attention_mask(mask))
         return self.final_layer_norm(states)
 
 
 class _Embeddings(nn.Module):
-    """A learned vector of each token, and one of each position."""
+    """The sum of a learned vector for each token and one for each position."""
 
     def __init__(self, vocab_size: int, max_length: int, width: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _Encoder(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and a feed-forward, each of the normalised states and added to them."""
+    """Pre-norm residual attention and feed-forward."""
 
     def __init__(self, width: int, layers: int, heads: int, eps: float) -> None:
         super().__init__()
@@ -132,11 +132,11 @@ def _linear(inputs: int, outputs: int, std: float) -> nn.Linear:
     return layer
 
 
-def _attended(mask: Tensor) -> Tensor:
+def _attention_mask(mask: Tensor) -> Tensor:
     """mask [B, L] (1: a token) -> [B, 1, L, L], true where a position (row) attends to another.
 
-    To the tokens up to it, and always to itself: a softmax over nothing is NaN. So padding sees
-    itself, which changes no token, for none attends to padding.
+    A position attends to the tokens up to itself. Padding attends to itself, because a softmax over
+    nothing is NaN; this affects no token.
     """
     length = mask.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()

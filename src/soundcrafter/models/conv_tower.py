@@ -1,16 +1,16 @@
-"""A compact convolutional audio tower: log-mel of any length to one vector, fast on a CPU."""
+"""A compact convolutional encoder: log-mel of any length to one vector, fast on a CPU."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_GROUP = 8  # channels a group of the normalisation
+_GROUP = 8  # channels per group of the normalisation
 
 
 class ConvBlock(nn.Module):
     """Pre-activation residual block (arXiv 1603.05027) of two 3x3 convolutions, GroupNorm, SiLU.
 
-    GroupNorm, not BatchNorm: an embedding must not depend on its batch nor on a process count.
+    With BatchNorm an embedding would depend on its batch and on the number of processes.
     """
 
     def __init__(self, channels: int, out_channels: int, stride: int) -> None:
@@ -19,7 +19,7 @@ class ConvBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, out_channels, 3, stride=stride, padding=1)
         self.norm2 = nn.GroupNorm(out_channels // _GROUP, out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        # the last convolution starts at zero: each block begins as its shortcut
+        # the last convolution starts at zero, so each block starts as its shortcut
         nn.init.zeros_(self.conv2.weight)
         self.shortcut = (
             nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
@@ -42,7 +42,7 @@ class ConvTower(nn.Module):
         """`width`: channels of the first stage, a multiple of 8; `depths`: blocks of each stage."""
         super().__init__()
         self.stem = nn.Conv2d(1, width, 3, stride=2, padding=1)
-        # convolutions do not see how high a sound is, a learned offset a band tells them
+        # convolutions are blind to absolute frequency, so each band has a learned offset
         self.frequency = nn.Parameter(torch.randn(1, width, 1, (num_mels + 1) // 2) * 0.02)
         blocks, channels = [], width
         for stage, depth in enumerate(depths):
@@ -56,20 +56,20 @@ class ConvTower(nn.Module):
         self.projection = nn.Linear(2 * channels, embed_dim)
 
     def pool(self, mel: Tensor) -> Tensor:
-        """Normalised mel [B, 1, T, F] -> what the projection reads [B, 2 C], any T."""
+        """Normalised mel [B, 1, T, F] of any length -> input of the projection [B, 2 C]."""
         x = self.stem(mel) + self.frequency
-        for block in self.blocks:  # not by `maps`, which keeps them all
+        for block in self.blocks:  # unlike `maps`, this keeps only the last map
             x = block(x)
         x = F.silu(self.norm(x))
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
 
     def maps(self, mel: Tensor) -> list[Tensor]:
-        """Normalised mel [B, 1, T, F] -> what the stem and each block give, [B, C, T', F'] each."""
+        """Normalised mel [B, 1, T, F] -> outputs of the stem and of each block, [B, C, T', F']."""
         maps = [self.stem(mel) + self.frequency]
         for block in self.blocks:
             maps.append(block(maps[-1]))
         return maps
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Normalised mel [B, 1, T, F] -> [B, E], any T."""
+        """Normalised mel [B, 1, T, F] of any length -> [B, E]."""
         return self.projection(self.pool(mel))

@@ -1,4 +1,4 @@
-"""Adversarial training: discriminators on waves, their spectrograms and mels, and their losses."""
+"""Discriminators of waves, their spectrograms and mels, and the adversarial losses."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,42 +9,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundcrafter.models.losses import log_magnitude
+from soundcrafter.settings import check_at_least
 
 _SLOPE = 0.2  # of every leaky ReLU
-_GROUP = 4  # channels a group in the strided convolutions of the wave discriminator
+_GROUP = 4  # channels per group in the strided convolutions of the wave discriminator
 
-
-# one discriminator's feature maps with its logits last, or a list of these, one a scale
+# feature maps of one network with its logits last, or a list of these, one per network
 Outputs = Sequence[Tensor] | Sequence[Sequence[Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaveDiscriminatorConfig:
-    """MelGAN's three scales, 16.91M parameters; fewer and narrower layers for small machines."""
+    """The defaults are MelGAN's: three scales, 16.91M parameters."""
 
-    scales: int = 3  # discriminators (0: none), each on the wave at half the rate of the one before
+    scales: int = 3  # networks (0: none), each on the wave at half the rate of the one before
     channels: int = 16  # width of the first layer, a multiple of 4
-    max_channels: int = 1024  # widest layer
+    max_channels: int = 1024  # width of the widest layer
     layers: int = 4  # strided layers
-    stride: int = 4  # of each strided layer, which also widens by this factor
+    stride: int = 4  # of each strided layer, which is also wider by this factor
 
     def __post_init__(self) -> None:
-        if self.scales < 0 or self.layers < 1:
-            raise ValueError(f"scales, layers: got {self.scales}, {self.layers}; at least 0 and 1")
-        if self.stride < 2:
-            raise ValueError(f"stride: got {self.stride}; it must be at least 2")
-        if self.channels < _GROUP or self.channels % _GROUP:
-            raise ValueError(f"channels: got {self.channels}; it must be a multiple of {_GROUP}")
-        if self.max_channels < self.channels:
-            raise ValueError(
-                f"max_channels: got {self.max_channels}; it must be at least channels, "
-                f"{self.channels}"
-            )
+        check_at_least(self, 0, "scales")
+        check_at_least(self, 1, "layers")
+        check_at_least(self, 2, "stride")
+        check_at_least(self, _GROUP, "channels")
+        check_at_least(self, self.channels, "max_channels")
+        if self.channels % _GROUP:
+            raise ValueError(f"channels: got {self.channels}; allowed: multiples of {_GROUP}")
         for narrow, wide in itertools.pairwise(self.widths):
             if wide % (narrow // _GROUP) or wide % _GROUP:
                 raise ValueError(
-                    f"max_channels: got {self.max_channels}; widths {self.widths} do not divide "
-                    f"into groups, try {self.channels * self.stride ** (self.layers - 1)}"
+                    f"max_channels: got {self.max_channels}; widths {self.widths} are not "
+                    f"divisible into groups, try {self.channels * self.stride ** (self.layers - 1)}"
                 )
 
     @property
@@ -56,12 +52,12 @@ class WaveDiscriminatorConfig:
 
     @property
     def min_samples(self) -> int:
-        """The shortest wave: the reflection of the coarsest scale needs 8 samples."""
+        """Shortest wave: reflection padding at the coarsest scale needs 8 samples."""
         return 8 * 2 ** (self.scales - 1)
 
 
 class _WaveScale(nn.Module):
-    """One scale: a wide first filter, grouped strided layers, two layers to the logits."""
+    """The network of one scale: a wide first filter, grouped strided layers, two more layers."""
 
     def __init__(self, config: WaveDiscriminatorConfig) -> None:
         super().__init__()
@@ -107,8 +103,8 @@ class WaveDiscriminator(nn.Module):
         """
         if wave.shape[-1] < self.config.min_samples:
             raise ValueError(
-                f"WaveDiscriminator: {wave.shape[-1]} samples; "
-                f"it needs at least {self.config.min_samples}"
+                f"WaveDiscriminator: got {wave.shape[-1]} samples; "
+                f"allowed: {self.config.min_samples} or more"
             )
         x = wave[:, None]
         outputs = []
@@ -121,26 +117,24 @@ class WaveDiscriminator(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrogramDiscriminatorConfig:
-    """Small networks on log magnitudes at several resolutions, strided at once: cheap on a CPU."""
+    """Small networks on log magnitudes at several resolutions, strided early to be fast."""
 
-    resolutions: tuple[tuple[int, int], ...] = ()  # (n_fft, hop) of each; none: no such network
+    resolutions: tuple[tuple[int, int], ...] = ()  # (n_fft, hop) of each network
     channels: int = 16  # width of the first layer
-    layers: int = 2  # layers of stride 2 after it, each twice as wide
+    layers: int = 2  # layers of stride 2, each twice as wide as the one before
 
     def __post_init__(self) -> None:
         for n_fft, hop in self.resolutions:
             if n_fft < 64 or n_fft % 2 or not 0 < hop <= n_fft:
                 raise ValueError(
-                    f"resolutions: got {(n_fft, hop)}; n_fft even, 64 or more, hop 1 to n_fft"
+                    f"resolutions: got {(n_fft, hop)}; allowed: an even n_fft of 64 or more, "
+                    "and a hop of 1 to n_fft"
                 )
-        if self.channels < 1 or self.layers < 1:
-            raise ValueError(
-                f"channels, layers: got {self.channels}, {self.layers}; each at least 1"
-            )
+        check_at_least(self, 1, "channels", "layers")
 
 
 class _SpectrogramScale(nn.Module):
-    """One resolution: a first layer of stride 4 in frequency, then of stride 2 both ways."""
+    """The network of one resolution: a stride of 4 in frequency, then strides of 2 in both."""
 
     window: Tensor
 
@@ -167,15 +161,18 @@ class _SpectrogramScale(nn.Module):
         return [*maps, self.logits(x)]
 
 
-class Judges(nn.Module):
-    """All discriminators of a wave: MelGAN's on the wave itself, others on its spectrograms."""
+class VocoderDiscriminator(nn.Module):
+    """MelGAN's discriminators of the wave, and discriminators of its spectrograms."""
 
     def __init__(
         self, waves: WaveDiscriminatorConfig, spectrograms: SpectrogramDiscriminatorConfig
     ) -> None:
         super().__init__()
         if not waves.scales and not spectrograms.resolutions:
-            raise ValueError("discriminator.scales is 0 and spectrograms.resolutions is empty")
+            raise ValueError(
+                "discriminator.scales, spectrograms.resolutions: got 0 and none; "
+                "allowed: at least one discriminator"
+            )
         self.waves = WaveDiscriminator(waves)
         self.spectrograms = nn.ModuleList(
             _SpectrogramScale(n_fft, hop, spectrograms) for n_fft, hop in spectrograms.resolutions
@@ -189,37 +186,35 @@ class Judges(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchDiscriminatorConfig:
-    """pix2pix's PatchGAN: each logit judges one patch of the spectrogram."""
+    """pix2pix's PatchGAN: each logit classifies one patch of the spectrogram."""
 
-    channels: int = 64  # width of the first layer, doubled by each further one up to 8 times
+    channels: int = 64  # width of the first layer, doubled by each further one, up to 8 times
     layers: int = 3  # layers of stride 2
     norm_groups: int = 8  # groups of the normalisation; 0: none
 
     def __post_init__(self) -> None:
-        if self.channels < 1 or self.layers < 1:
+        check_at_least(self, 1, "channels", "layers")
+        check_at_least(self, 0, "norm_groups")
+        if self.norm_groups and 2 * self.channels % self.norm_groups:
             raise ValueError(
-                f"channels, layers: got {self.channels}, {self.layers}; each must be at least 1"
-            )
-        if self.norm_groups < 0 or (self.norm_groups and 2 * self.channels % self.norm_groups):
-            raise ValueError(
-                f"norm_groups: got {self.norm_groups}; it must divide {2 * self.channels} "
-                "(twice channels), or be 0 for none"
+                f"norm_groups: got {self.norm_groups}; allowed: divisors of {2 * self.channels} "
+                "(twice channels), or 0 for none"
             )
 
     @property
     def min_size(self) -> int:
-        """The fewest frames and mel bands that leave one logit."""
+        """Smallest number of frames and of mel bands that gives one logit."""
         return 3 * 2**self.layers
 
 
 class PatchDiscriminator(nn.Module):
     """PatchGAN (arXiv 1611.07004) with GroupNorm where the original has BatchNorm.
 
-    BatchNorm would tie a sample to its batch: useless at batch 1, different on two processes, and
-    real and fake batches would each be normalised by their own statistics. GroupNorm sees one
-    sample, and with few groups keeps the channels' relative levels, which InstanceNorm erases.
-    Weights start as torch's default: N(0, .02), as pix2pix has it for 64 channels, all but silences
-    narrow layers, and what they say of real and fake then stays the same for hundreds of steps.
+    BatchNorm would make a sample depend on its batch and on the number of processes, and would
+    normalise real and fake batches by different statistics. GroupNorm uses one sample only and,
+    with few groups, keeps the relative levels of channels, which InstanceNorm removes. Weights have
+    torch's default initialisation: with pix2pix's N(0, .02), the outputs of narrow layers are
+    almost zero, and the discriminator learns nothing for hundreds of steps.
     """
 
     def __init__(self, config: PatchDiscriminatorConfig) -> None:
@@ -239,12 +234,12 @@ class PatchDiscriminator(nn.Module):
     def forward(self, mel: Tensor) -> list[Tensor]:
         """mel [B, 1, T, F] -> feature maps [B, C, T', F'], the logits [B, 1, T', F'] last.
 
-        Raises ValueError where T or F is below `config.min_size`.
+        Raises ValueError if T or F is below `config.min_size`.
         """
         if min(mel.shape[2:]) < self.config.min_size:
             raise ValueError(
-                f"PatchDiscriminator: mel of {mel.shape[2]} frames x {mel.shape[3]} bands; "
-                f"each must be at least {self.config.min_size}"
+                f"PatchDiscriminator: got {mel.shape[2]} frames x {mel.shape[3]} bands; "
+                f"allowed: {self.config.min_size} or more of each"
             )
         x, maps = mel, []
         for layer, norm in zip(self.layers, self.norms, strict=True):
@@ -253,52 +248,52 @@ class PatchDiscriminator(nn.Module):
         return [*maps, self.logits(x)]
 
 
-def hinge_discriminator(real: Outputs, fake: Outputs) -> Tensor:
-    """sum over scales of mean(relu(1 - D(real))) + mean(relu(1 + D(fake))). Scalar.
+def discriminator_hinge(real: Outputs, fake: Outputs) -> Tensor:
+    """Sum over networks of mean(relu(1 - D(real))) + mean(relu(1 + D(fake))). Scalar.
 
     MelGAN eq. 1 (arXiv 1910.06711). The caller detaches the fake wave.
     """
-    pairs = zip(_scales(real), _scales(fake), strict=True)
+    pairs = zip(_networks(real), _networks(fake), strict=True)
     return torch.stack(
         [F.relu(1 - r[-1].float()).mean() + F.relu(1 + f[-1].float()).mean() for r, f in pairs]
     ).sum()
 
 
-def hinge_generator(fake: Outputs) -> Tensor:
-    """sum over scales of mean(-D(fake)). Scalar. MelGAN eq. 2."""
-    return torch.stack([-maps[-1].float().mean() for maps in _scales(fake)]).sum()
+def generator_hinge(fake: Outputs) -> Tensor:
+    """Sum over networks of mean(-D(fake)). Scalar. MelGAN eq. 2."""
+    return torch.stack([-maps[-1].float().mean() for maps in _networks(fake)]).sum()
 
 
 def feature_matching(real: Outputs, fake: Outputs) -> Tensor:
-    """Mean absolute difference of the feature maps, mean over scales and layers. Scalar.
+    """Mean absolute difference of the feature maps, averaged over networks and layers. Scalar.
 
-    MelGAN eq. 3; the logits are no feature, and no gradient flows into `real`. (MelGAN's code
-    has 4.8 times this mean in its default size, 4/5 x 1/3 x 18 maps, besides the weight of 10.)
+    MelGAN eq. 3. The logits do not count as features, and no gradient flows into `real`. (In
+    MelGAN's code the default size has 4.8 times this mean, 4/5 x 1/3 x 18 maps; its weight is 10.)
     """
     terms = [(r.detach() - f).abs().mean() for r, f in _features(real, fake)]
     return torch.stack(terms).mean()
 
 
-def feature_energy(real: Outputs, first: Outputs, second: Outputs) -> Tensor:
-    """`feature_matching` of two fakes made from different noise, less half of their own distance.
+def feature_energy_distance(real: Outputs, first: Outputs, second: Outputs) -> Tensor:
+    """`feature_matching` of two fakes from different noise, minus half of their distance. Scalar.
 
-    See `losses.energy`. Scalar.
+    See `losses.energy_distance`.
     """
-    apart = [(a - b).abs().mean() for a, b in _features(first, second)]
+    between = [(a - b).abs().mean() for a, b in _features(first, second)]
     near = 0.5 * (feature_matching(real, first) + feature_matching(real, second))
-    return near - 0.5 * torch.stack(apart).mean()
+    return near - 0.5 * torch.stack(between).mean()
 
 
 def _features(left: Outputs, right: Outputs) -> list[tuple[Tensor, Tensor]]:
-    """The feature maps of both side by side, without the logits."""
+    """Pairs of corresponding feature maps, without the logits."""
     return [
         (a.float(), b.float())
-        for left_maps, right_maps in zip(_scales(left), _scales(right), strict=True)
+        for left_maps, right_maps in zip(_networks(left), _networks(right), strict=True)
         for a, b in zip(left_maps[:-1], right_maps[:-1], strict=True)
     ]
 
 
-def _scales(outputs: Outputs) -> list[Sequence[Tensor]]:
+def _networks(outputs: Outputs) -> list[Sequence[Tensor]]:
     if isinstance(outputs[0], Tensor):
         return [outputs]  # type: ignore[list-item]
     return list(outputs)  # type: ignore[arg-type]

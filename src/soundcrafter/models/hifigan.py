@@ -1,4 +1,4 @@
-"""HiFi-GAN: log-mel to wave, the vocoder of AudioLDM's checkpoints (arXiv 2010.05646)."""
+"""HiFi-GAN (arXiv 2010.05646): log-mel to wave, the vocoder of AudioLDM's checkpoints."""
 
 import math
 from dataclasses import dataclass, field
@@ -28,32 +28,36 @@ class HiFiGANConfig:
     def __post_init__(self) -> None:
         if not self.ratios or math.prod(self.ratios) != self.mel.hop:
             raise ValueError(
-                f"ratios: {self.ratios} make {math.prod(self.ratios)} samples a frame; "
-                f"the product must be the hop, {self.mel.hop}"
+                f"ratios: got {self.ratios}, {math.prod(self.ratios)} samples per frame; "
+                f"allowed: a product of the hop, {self.mel.hop}"
             )
         if len(self.kernels) != len(self.ratios):
-            raise ValueError(f"kernels: got {len(self.kernels)}; one for each ratio")
+            raise ValueError(f"kernels: got {len(self.kernels)}; allowed: one for each ratio")
         if any(k < r for k, r in zip(self.kernels, self.ratios, strict=True)):
-            raise ValueError(f"kernels: got {self.kernels}; each at least its ratio")
+            raise ValueError(f"kernels: got {self.kernels}; allowed: each at least its ratio")
         step = 2 ** len(self.ratios)
         if self.channels < step or self.channels % step:
             raise ValueError(
                 f"channels: got {self.channels}; {len(self.ratios)} stages halve it, "
-                f"so it must be a multiple of {step}"
+                f"allowed: multiples of {step}"
             )
         if not self.res_kernels or any(kernel % 2 == 0 for kernel in self.res_kernels):
-            raise ValueError(f"res_kernels: got {self.res_kernels}; at least one, all odd")
+            raise ValueError(
+                f"res_kernels: got {self.res_kernels}; allowed: one or more odd numbers"
+            )
         if not self.dilations or min(self.dilations) < 1:
-            raise ValueError(f"dilations: got {self.dilations}; at least one, each at least 1")
+            raise ValueError(
+                f"dilations: got {self.dilations}; allowed: one or more positive numbers"
+            )
 
     @property
     def min_frames(self) -> int:
-        """The fewest frames a forward takes."""
+        """The smallest number of frames that `forward` accepts."""
         return 1
 
     @property
     def context(self) -> int:
-        """Frames to each side that a frame's samples depend on, at most."""
+        """Receptive field: the frames on each side that a frame's samples may depend on."""
         reach, rate = 3.0, 1  # the first convolution, in frames
         widest = (max(self.res_kernels) - 1) // 2
         for ratio, kernel in zip(self.ratios, self.kernels, strict=True):
@@ -63,8 +67,8 @@ class HiFiGANConfig:
         return math.ceil(reach + 3 / rate) + 1
 
 
-class ResidualBlock(nn.Module):
-    """Pairs of a dilated and a plain convolution, each pair beside a shortcut."""
+class DilatedBlock(nn.Module):
+    """Pairs of a dilated and a plain convolution, each pair with a residual connection."""
 
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -82,7 +86,7 @@ class ResidualBlock(nn.Module):
 
 
 class HiFiGAN(nn.Module):
-    """The generator, with plain weights: published weight norm is folded on import."""
+    """The generator, without weight norm: that of published checkpoints is folded on import."""
 
     def __init__(self, config: HiFiGANConfig) -> None:
         super().__init__()
@@ -95,12 +99,10 @@ class HiFiGAN(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """mel [B, 1, T, F] (as `config.mel` makes it) -> wave [B, T * hop] in (-1, 1).
 
-        The transposed convolutions make a few samples more, which are cut off the end. Raises
-        ValueError for a mel of another shape.
+        The transposed convolutions may produce a few extra samples, which are cut off the end.
+        Raises ValueError for a mel of another shape.
         """
-        bands = self.config.mel.num_mels
-        if mel.ndim != 4 or mel.shape[1] != 1 or mel.shape[3] != bands or not mel.shape[2]:
-            raise ValueError(f"HiFiGAN: mel of {tuple(mel.shape)}; expected [B, 1, T, {bands}]")
+        self.config.mel.check_shape(mel)
         x = self.conv_pre(mel[:, 0].transpose(1, 2).to(self.conv_pre.weight.dtype))
         for stage in self.stages:
             x = stage(x)
@@ -119,11 +121,11 @@ class _Stage(nn.Module):
             channels, channels // 2, kernel, stride=ratio, padding=(kernel - ratio) // 2
         )
         self.blocks = nn.ModuleList(
-            ResidualBlock(channels // 2, kernel, config.dilations) for kernel in config.res_kernels
+            DilatedBlock(channels // 2, kernel, config.dilations) for kernel in config.res_kernels
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, N], overwritten -> [B, C / 2, N'], about ratio N."""
+        """x [B, C, N] -> [B, C / 2, N'], N' about ratio * N. Overwrites x."""
         x = self.upsample(F.leaky_relu(x, _SLOPE, inplace=True))
         total = self.blocks[0](x)
         for block in self.blocks[1:]:

@@ -18,10 +18,10 @@ MAX_BLOCKS = 100  # residual blocks a level
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sinusoids of the time step: t [B] (training-step units, int or float) -> [B, dim] float32.
+    """Sinusoidal embedding: t [B] (training steps, int or float) -> [B, dim] float32.
 
-    Cosines first, then sines, at dim / 2 frequencies 10000^(-i / (dim / 2)) (Ho et al. 2020, as
-    in latent diffusion). Always float32: bfloat16 cannot tell step 999 from step 1000.
+    Cosines, then sines, at dim / 2 frequencies 10000^(-i / (dim / 2)) (Ho et al. 2020, in the order
+    of latent diffusion). Always float32: bfloat16 cannot tell step 999 from step 1000.
     """
     half = dim // 2
     positions = torch.arange(half, dtype=torch.float32, device=t.device)
@@ -30,14 +30,14 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
 
 def resample_time(emb: Tensor, length: int) -> Tensor:
-    """Linear resampling along time: emb [B, T', D] -> [B, length, D]; [B, D] is left alone."""
+    """Linear resampling along time: emb [B, T', D] -> [B, length, D]; [B, D] is returned as is."""
     if emb.ndim == 2 or emb.shape[1] == length:
         return emb
     return F.interpolate(emb.transpose(1, 2), size=length, mode="linear").transpose(1, 2)
 
 
-def check_sides(x: Tensor, stride: Stride, name: str) -> None:
-    """Raise ValueError unless the last two sides of x [B, C, T, F] are multiples of `stride`."""
+def check_divisible(x: Tensor, stride: Stride, name: str) -> None:
+    """Raise ValueError unless T and F of x [B, C, T, F] are multiples of `stride`."""
     if x.ndim != 4 or any(n == 0 or n % s for n, s in zip(x.shape[2:], stride, strict=True)):
         raise ValueError(
             f"{name}: got the shape {tuple(x.shape)}; allowed: [batch, channels, time, frequency] "
@@ -52,16 +52,16 @@ def check_levels(
     res_blocks: int,
     norm_groups: int,
 ) -> None:
-    """Raise ValueError unless the level structure that both networks share is possible."""
+    """Raise ValueError unless these settings, which the U-Net and the VAE share, are valid."""
     if not multipliers or min(multipliers) < 1:
-        raise ValueError(f"multipliers: got {multipliers}; allowed: one positive number a level")
+        raise ValueError(f"multipliers: got {multipliers}; allowed: one positive number per level")
     if len(strides) != len(multipliers):
         raise ValueError(
-            f"strides: got {len(strides)} for {len(multipliers)} levels; allowed: one a level"
+            f"strides: got {len(strides)} for {len(multipliers)} levels; allowed: one per level"
         )
     if strides[0] != (1, 1) or any(side not in (1, 2) for stride in strides for side in stride):
         raise ValueError(
-            f"strides: got {strides}; allowed: (1, 1) for the first level, then 1 or 2 a side"
+            f"strides: got {strides}; allowed: (1, 1) for the first level, then 1 or 2 per axis"
         )
     if not 1 <= res_blocks <= MAX_BLOCKS:
         raise ValueError(f"res_blocks: got {res_blocks}; allowed: 1 to {MAX_BLOCKS}")
@@ -78,22 +78,24 @@ def total_stride(strides: tuple[Stride, ...]) -> Stride:
 
 
 def checkpointed(module: nn.Module, checkpointing: bool, *inputs: Tensor | None) -> Tensor:
-    """Call `module`; with `checkpointing`, recompute its activations in the backward pass."""
+    """Call `module`, with gradient checkpointing if `checkpointing` is set."""
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(module, *inputs, use_reentrant=False)
     return module(*inputs)
 
 
 def checkpoint_calls(modules: Iterable[nn.Module]) -> None:
-    """From now on recompute what these modules compute inside in the backward pass: for networks
-    of other libraries, which do not call `checkpointed`."""
+    """Wrap the modules' forward in gradient checkpointing.
+
+    This is for networks of other libraries, which do not call `checkpointed`.
+    """
     for module in modules:
         module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards the mode from before."""
+    """Put a module into evaluation mode, and restore its mode afterwards."""
     training = module.training
     module.eval()
     try:
@@ -103,14 +105,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """SiLU of the normalised x, in place where no gradient needs the intermediate."""
+    """silu(norm(x)), in place unless gradients are needed."""
     return F.silu(norm(x), inplace=not torch.is_grad_enabled())
 
 
 class ResBlock(nn.Module):
-    """Residual block: norm, SiLU, conv, (conditioning,) norm, SiLU, dropout, conv, plus input.
+    """Residual block: twice norm, SiLU and convolution, with optional conditioning in between.
 
-    "film": norm(h) * (1 + scale) + shift after the second norm (Perez et al. 2017);
+    conditioning "film": norm(h) * (1 + scale) + shift after the second norm (Perez et al. 2017);
     "shift": the projected embedding is added before the second norm (AudioLDM); None: neither.
     """
 
@@ -161,7 +163,7 @@ class ResBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block, then attention where there is one: the unit of gradient checkpointing."""
+    """A residual block and optional attention: the unit of gradient checkpointing."""
 
     def __init__(self, res: ResBlock, attention: nn.Module | None = None) -> None:
         super().__init__()
@@ -174,10 +176,10 @@ class Block(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3x3 convolution with a (time, frequency) stride of 1 or 2 a side.
+    """3x3 convolution with a stride of 1 or 2 along each of (time, frequency).
 
-    Symmetric zero padding as in the U-Net, or `asymmetric` as in the VAE: a strided side is
-    padded at its end only.
+    Zero padding is symmetric in the U-Net and `asymmetric` in the VAE, which pads strided axes at
+    their end only.
     """
 
     def __init__(self, channels: int, stride: Stride, *, asymmetric: bool) -> None:
@@ -188,8 +190,10 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, T, F] -> [B, C, T / time stride, F / frequency stride], rounded up (asymmetric:
-        down)."""
+        """x [B, C, T, F] -> [B, C, T / time stride, F / frequency stride].
+
+        Sizes are rounded up; with `asymmetric`, down.
+        """
         return self.conv(F.pad(x, self.end_pad) if any(self.end_pad) else x)
 
 
@@ -202,8 +206,11 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """x [B, C, T, F] -> [B, C, T * time stride, F * frequency stride], or of the sides `size`,
-        which are those or one less: the sides before a strided convolution."""
+        """x [B, C, T, F] -> [B, C, T * time stride, F * frequency stride].
+
+        `size` may ask for a (T', F') that is smaller by one, to undo a strided convolution of an
+        odd size.
+        """
         size = size or (x.shape[2] * self.stride[0], x.shape[3] * self.stride[1])
         if size != x.shape[2:]:
             x = F.interpolate(x, size=size, mode="nearest")

@@ -9,27 +9,27 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from soundcrafter.models.unet import UNet, UNetConfig
+from soundcrafter.settings import check_at_least
 
-_BEFORE_BLOCKS = ("time_in", "time_out", "cond_proj")  # these stay as they are
+_NOT_ADAPTED = ("time_in", "time_out", "cond_proj")  # the layers before the blocks
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """What an adapter is beside; the defaults are the paper's U-Net."""
+    """The size of an adapter, and the U-Net that it is for; by default the paper's."""
 
-    unet: UNetConfig = field(default_factory=UNetConfig)  # of the U-Net that it changes
-    rank: int = 4  # of every change
-    scale: float = 1.0  # of every change
+    unet: UNetConfig = field(default_factory=UNetConfig)  # of the adapted U-Net
+    rank: int = 4  # of every weight update
+    scale: float = 1.0  # of every weight update
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank: got {self.rank}; at least 1")
+        check_at_least(self, 1, "rank")
         if not math.isfinite(self.scale):
-            raise ValueError(f"scale: got {self.scale}; a finite number")
+            raise ValueError(f"scale: got {self.scale}; allowed: finite numbers")
 
 
 class LowRank(nn.Module):
-    """A change of a weight: W + scale B A, eq. 3 of the LoRA paper; it starts at no change."""
+    """Low-rank update of a weight: W + scale B A, eq. 3 of the LoRA paper. B starts at zero."""
 
     def __init__(self, inputs: int, outputs: int, rank: int, scale: float) -> None:
         super().__init__()
@@ -44,8 +44,10 @@ class LowRank(nn.Module):
 
 
 class Adapter(nn.Module):
-    """Low-rank changes of every linear layer in a U-Net's blocks: its attentions, feed-forwards,
-    and the projections by which time and CLAP vector act."""
+    """Low-rank updates of every linear layer in a U-Net's blocks.
+
+    These are the attentions, the feed-forwards, and the projections of the conditioning vector.
+    """
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
@@ -62,22 +64,24 @@ class Adapter(nn.Module):
         )
 
     def attach(self, unet: UNet) -> None:
-        """From now on the U-Net computes with the changes: for training, through a frozen U-Net.
+        """Let the U-Net compute with the updated weights, for training an adapter.
 
-        Raises ValueError for a U-Net of other settings.
+        Raises ValueError for a U-Net with other settings.
         """
         for path, layer in self._targets(unet).items():
             register_parametrization(layer, "weight", self.changes[_key(path)])
 
     @torch.no_grad()
     def merge(self, unet: UNet, weight: float = 1.0) -> None:
-        """Add the changes, `weight` times, to the U-Net's weights: for use, at no cost. Adapters
-        stack so. Raises ValueError for a U-Net of other settings."""
+        """Add the updates, `weight` times, to the U-Net's weights; several adapters add up.
+
+        Raises ValueError for a U-Net with other settings.
+        """
         for path, layer in self._targets(unet).items():
             change = self.changes[_key(path)]
             assert isinstance(change, LowRank)
             alpha = weight * change.scale
-            # in float32, for the U-Net may be in bf16 already
+            # in float32, because the U-Net may be in bf16
             changed = torch.addmm(
                 layer.weight.float(), change.up.float(), change.down.float(), alpha=alpha
             )
@@ -85,7 +89,7 @@ class Adapter(nn.Module):
 
     def _targets(self, unet: UNet) -> Mapping[str, nn.Linear]:
         if unet.config != self.config.unet:
-            raise ValueError("adapter: made for a U-Net of other settings")
+            raise ValueError("adapter: it is for a U-Net with other settings")
         return _linears(unet)
 
 
@@ -93,9 +97,9 @@ def _linears(unet: UNet) -> dict[str, nn.Linear]:
     return {
         path: module
         for path, module in unet.named_modules()
-        if isinstance(module, nn.Linear) and path not in _BEFORE_BLOCKS
+        if isinstance(module, nn.Linear) and path not in _NOT_ADAPTED
     }
 
 
 def _key(path: str) -> str:
-    return path.replace(".", "/")  # torch allows no dot in a module's name
+    return path.replace(".", "/")  # module names must not contain dots

@@ -1,4 +1,4 @@
-"""MelGAN: log-mel to wave by transposed convolutions (arXiv 1910.06711), full or multi-band."""
+"""MelGAN (arXiv 1910.06711): log-mel to wave by transposed convolutions, full or multi-band."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from soundcrafter.mel import MelConfig
 from soundcrafter.models.pqmf import PQMF
+from soundcrafter.settings import check_at_least
 
 _SLOPE = 0.2  # of every leaky ReLU
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -24,42 +25,39 @@ class MelGANConfig:
     mel: MelConfig = field(default_factory=MelConfig)  # the spectrogram it reads
     channels: int = 512  # width after the first convolution, halved by each stage
     ratios: tuple[int, ...] = (8, 5, 2, 2)  # upsampling of each stage
-    bands: Literal[1, 4] = 1  # sub-bands generated; 4 are joined by a PQMF
-    res_layers: int = 3  # residual blocks a stage, dilations 1, 3, 9, ...
+    bands: Literal[1, 4] = 1  # generated sub-bands; 4 are merged by a PQMF
+    res_layers: int = 3  # residual blocks per stage, with dilations 1, 3, 9, ...
     mel_mean: float = 0.0  # of the log-mel over the training data
     mel_std: float = 1.0  # of the log-mel over the training data
 
     def __post_init__(self) -> None:
-        if self.bands not in (1, 4):
-            raise ValueError(f"bands: got {self.bands}; allowed: 1, 4")
         if not self.ratios or min(self.ratios) < 2:
-            raise ValueError(f"ratios: got {self.ratios}; each must be at least 2")
-        if math.prod(self.ratios) * self.bands != self.mel.hop:
+            raise ValueError(f"ratios: got {self.ratios}; allowed: each 2 or more")
+        samples = math.prod(self.ratios) * self.bands
+        if samples != self.mel.hop:
             raise ValueError(
-                f"ratios: {self.ratios} x {self.bands} bands make "
-                f"{math.prod(self.ratios) * self.bands} samples a frame; "
-                f"the product must be the hop, {self.mel.hop}"
+                f"ratios: got {self.ratios} x {self.bands} bands, {samples} samples per frame; "
+                f"allowed: a product of the hop, {self.mel.hop}"
             )
         step = 2 ** len(self.ratios)
         if self.channels < step or self.channels % step:
             raise ValueError(
                 f"channels: got {self.channels}; {len(self.ratios)} stages halve it, "
-                f"so it must be a multiple of {step}"
+                f"allowed: multiples of {step}"
             )
-        if self.res_layers < 1:
-            raise ValueError(f"res_layers: got {self.res_layers}; it must be at least 1")
+        check_at_least(self, 1, "res_layers")
         if not self.mel_std > 0:
-            raise ValueError(f"mel_std: got {self.mel_std}; it must be positive")
+            raise ValueError(f"mel_std: got {self.mel_std}; allowed: above 0")
 
     @property
     def min_frames(self) -> int:
-        """The fewest frames a forward takes: reflection needs more samples than it pads."""
+        """The smallest number of frames that `forward` accepts, because of reflection padding."""
         reach = 3 ** (self.res_layers - 1)
         return max(4, reach // self.ratios[0] + 1)
 
     @property
     def context(self) -> int:
-        """Frames to each side that a frame's samples depend on, at most."""
+        """Receptive field: the frames on each side that a frame's samples may depend on."""
         reach, rate = 3.0, 1  # the first convolution, in frames
         for ratio in self.ratios:
             reach += 1 / rate
@@ -70,7 +68,7 @@ class MelGANConfig:
 
 
 class ResidualBlock(nn.Module):
-    """A dilated and a pointwise convolution beside a pointwise shortcut. [B, C, N] -> same."""
+    """A dilated and a pointwise convolution, with a pointwise convolution as shortcut."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
@@ -89,11 +87,11 @@ class ResidualBlock(nn.Module):
 
 
 class UpsampleStage(nn.Module):
-    """Transposed convolution to exactly `ratio` times the length, then the residual blocks."""
+    """Transposed convolution to exactly `ratio` times the length, then residual blocks."""
 
     def __init__(self, channels: int, ratio: int, res_layers: int) -> None:
         super().__init__()
-        # an odd ratio has no symmetric padding: one more in, one more out keeps N * ratio exact
+        # an odd ratio allows no symmetric padding; one more of each keeps the length exact
         self.upsample = nn.ConvTranspose1d(
             channels,
             channels // 2,
@@ -107,7 +105,7 @@ class UpsampleStage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, N], overwritten -> [B, C / 2, N * ratio]."""
+        """x [B, C, N] -> [B, C / 2, N * ratio]. Overwrites x."""
         x = self.upsample(F.leaky_relu(x, _SLOPE, inplace=True))
         for block in self.blocks:
             x = block(x)
@@ -115,10 +113,10 @@ class UpsampleStage(nn.Module):
 
 
 class MelGAN(nn.Module):
-    """The generator, built without weight norm: see `apply_weight_norm` for training.
+    """The generator, without weight norm; for training, see `apply_weight_norm`.
 
-    Weights start as torch's default. MelGAN's code asks for N(0, .02), but draws it into a value
-    that its weight norm overwrites; in earnest it kills the signal of narrow models.
+    Weights have torch's default initialisation. MelGAN's code draws them from N(0, .02), but its
+    weight norm then overwrites them; narrow models with such weights would lose the signal.
     """
 
     def __init__(self, config: MelGANConfig) -> None:
@@ -138,16 +136,10 @@ class MelGAN(nn.Module):
     def sub_bands(self, mel: Tensor) -> Tensor:
         """mel [B, 1, T, F] -> sub-bands [B, bands, T * hop / bands] in (-1, 1).
 
-        Raises ValueError for a mel of another shape and one shorter than `config.min_frames`.
+        Raises ValueError for a mel of another shape or shorter than `config.min_frames`.
         """
         config = self.config
-        bands = config.mel.num_mels
-        if mel.ndim != 4 or mel.shape[1] != 1 or mel.shape[3] != bands:
-            raise ValueError(f"MelGAN: mel of {tuple(mel.shape)}; expected [B, 1, T, {bands}]")
-        if mel.shape[2] < config.min_frames:
-            raise ValueError(
-                f"MelGAN: {mel.shape[2]} frames; it needs at least {config.min_frames}"
-            )
+        config.mel.check_shape(mel, config.min_frames)
         x = (mel[:, 0].transpose(1, 2) - config.mel_mean) / config.mel_std
         x = self.input(x.to(self.input.weight.dtype))
         for stage in self.stages:
@@ -155,7 +147,7 @@ class MelGAN(nn.Module):
         return self.output(F.leaky_relu(x, _SLOPE, inplace=True)).float().tanh()
 
     def join_bands(self, sub_bands: Tensor) -> Tensor:
-        """sub-bands [B, bands, N / bands] -> wave [B, N]; so that a loss on both runs once."""
+        """sub-bands [B, bands, N / bands] -> wave [B, N]."""
         return sub_bands[:, 0] if self.pqmf is None else self.pqmf.synthesis(sub_bands)
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -164,10 +156,10 @@ class MelGAN(nn.Module):
 
 
 def apply_weight_norm(module: nn.Module) -> None:
-    """Write every convolution's weight as g v / |v|, in place; outputs do not change.
+    """Reparametrize every convolution's weight as g v / |v|, in place; outputs do not change.
 
-    Salimans and Kingma, arXiv 1602.07868. The parameters are new ones: make the optimizer after.
-    Convolutions that have it already are left alone.
+    Salimans and Kingma, arXiv 1602.07868. This replaces the parameters, so create the optimizer
+    afterwards. Convolutions that already have weight norm are skipped.
     """
     for child in list(module.modules()):
         if isinstance(child, _CONVOLUTIONS) and not is_parametrized(child, "weight"):
@@ -175,9 +167,9 @@ def apply_weight_norm(module: nn.Module) -> None:
 
 
 def fold_weight_norm(module: nn.Module) -> None:
-    """Undo `apply_weight_norm` in place: plain weights, equal outputs, the plain parameter names.
+    """Undo `apply_weight_norm`, in place; outputs do not change.
 
-    Fold before a change of dtype: the norm is best taken in the precision it was trained in.
+    Fold before casting the weights, so that the norm is computed in the precision of training.
     """
     for child in list(module.modules()):
         if isinstance(child, _CONVOLUTIONS) and is_parametrized(child, "weight"):

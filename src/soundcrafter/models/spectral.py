@@ -1,9 +1,10 @@
-"""A vocoder at frame rate: a few rounds of Griffin-Lim, and a network that mends their spectrum.
+"""The spectral vocoder: Griffin-Lim, and a network at frame rate that corrects its spectrum.
 
-Like Vocos (arXiv 2306.00814) it is ConvNeXt blocks and one inverse STFT, which a CPU likes. Unlike
-Vocos it invents no phase: steady tones need one that advances over seconds, more than blocks of a
-few frames can count. Griffin-Lim brings it, from random phases, which are also the noise that
-textures are made of. The network starts as the identity: training begins at its quality.
+Like Vocos (arXiv 2306.00814) it consists of ConvNeXt blocks and one inverse STFT, which is fast on
+a CPU. Unlike Vocos it does not predict phases: steady tones need a phase that advances consistently
+over seconds, more than the receptive field of a few frames. The phases come from Griffin-Lim, which
+starts from random ones; they also provide the noise that textures need. The network starts as the
+identity, so training begins at the quality of Griffin-Lim.
 """
 
 import math
@@ -15,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundcrafter.mel import LogMel, MelConfig
-from soundcrafter.models.griffin_lim import check_invertible, griffin_lim, least_frames, overlap_add
+from soundcrafter.models.griffin_lim import check_invertible, griffin_lim, min_frames, overlap_add
+from soundcrafter.settings import check_at_least
 
-_QUIET = 1e-4  # magnitudes are raised to this before the logarithm
-_LOUDEST = 5.0  # most that a bin is amplified, nats
+_FLOOR = 1e-4  # magnitudes are clamped to at least this before the logarithm
+_MAX_GAIN = 5.0  # of a bin, in nats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,44 +29,44 @@ class SpectralConfig:
 
     kind: Literal["spectral"] = "spectral"
     mel: MelConfig = field(default_factory=MelConfig)  # the spectrogram it reads
-    n_fft: int = 640  # window of the spectrum that is mended; shorter than the mel's: attacks
+    n_fft: int = 640  # of the corrected spectrum; shorter than the mel's, for sharp attacks
     iterations: int = 16  # of Griffin-Lim
     width: int = 256  # channels of the blocks
-    blocks: int = 8
-    kernel: int = 7  # frames a block sees, odd
+    blocks: int = 8  # ConvNeXt blocks
+    kernel: int = 7  # frames of a block's convolution, odd
     mel_mean: float = 0.0  # of the log-mel over the training data
     mel_std: float = 1.0  # of the log-mel over the training data
 
     def __post_init__(self) -> None:
         check_invertible(self.mel)
-        for name in ("iterations", "width", "blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; it must be at least 1")
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError(f"kernel: got {self.kernel}; it must be odd")
+        check_at_least(self, 1, "iterations", "width", "blocks", "kernel")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel: got {self.kernel}; allowed: odd numbers")
         if self.n_fft < 2 * self.mel.hop or (self.n_fft - self.mel.hop) % 2:
             raise ValueError(
-                f"n_fft: got {self.n_fft}; at least two hops of {self.mel.hop}, "
-                "and an even number of samples more than one"
+                f"n_fft: got {self.n_fft}; allowed: at least two hops of {self.mel.hop}, "
+                "with n_fft - hop even"
             )
         if not self.mel_std > 0:
-            raise ValueError(f"mel_std: got {self.mel_std}; it must be positive")
+            raise ValueError(f"mel_std: got {self.mel_std}; allowed: above 0")
 
     @property
     def min_frames(self) -> int:
-        """The fewest frames a forward takes: reflection needs more samples than it pads."""
-        return max(least_frames(self.mel), self.n_fft // 2 // self.mel.hop + 1)
+        """The smallest number of frames that `forward` accepts, because of reflection padding."""
+        return max(min_frames(self.mel), self.n_fft // 2 // self.mel.hop + 1)
 
     @property
     def context(self) -> int:
-        """Frames to each side that a frame's samples depend on, at most: each round of Griffin-Lim
-        mixes the frames whose windows overlap."""
+        """Receptive field: the frames on each side that a frame's samples may depend on.
+
+        Each iteration of Griffin-Lim mixes the frames whose windows overlap.
+        """
         rounds = (self.iterations + 1) * math.ceil(self.mel.n_fft / self.mel.hop)
         return rounds + self.blocks * (self.kernel // 2) + 2 * math.ceil(self.n_fft / self.mel.hop)
 
 
 class FrameBlock(nn.Module):
-    """ConvNeXt block over frames (arXiv 2201.03545): depthwise convolution, norm, 3x MLP."""
+    """ConvNeXt block over frames (arXiv 2201.03545), with an expansion factor of 3."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -80,7 +82,7 @@ class FrameBlock(nn.Module):
 
 
 class SpectralVocoder(nn.Module):
-    """Log-mel -> wave: spectrum of Griffin-Lim x learned gain + learned deterministic part."""
+    """Spectrum of Griffin-Lim x predicted gain + predicted deterministic part."""
 
     window: Tensor
     spread: Tensor
@@ -100,54 +102,49 @@ class SpectralVocoder(nn.Module):
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
         self.register_buffer("spread", _spread(config), persistent=False)
 
-    def forward(self, mel: Tensor, turns: Tensor | None = None) -> Tensor:
+    def forward(self, mel: Tensor, phases: Tensor | None = None) -> Tensor:
         """mel [B, 1, T, F] (as `config.mel` makes it) -> wave [B, T * hop], float32.
 
-        `turns`: the random phases it begins with, see `griffin_lim`. Raises ValueError for a mel
-        of another shape and one shorter than `config.min_frames`.
+        phases: initial phases, see `griffin_lim`. Raises ValueError for a mel of another shape or
+        shorter than `config.min_frames`.
         """
-        config, bands = self.config, self.config.mel.num_mels
-        if mel.ndim != 4 or mel.shape[1] != 1 or mel.shape[3] != bands:
-            raise ValueError(f"vocoder: mel of {tuple(mel.shape)}; expected [B, 1, T, {bands}]")
-        if mel.shape[2] < config.min_frames:
-            raise ValueError(
-                f"vocoder: {mel.shape[2]} frames; it needs at least {config.min_frames}"
-            )
+        config = self.config
+        config.mel.check_shape(mel, config.min_frames)
         with torch.autocast(mel.device.type, enabled=False):
             mel = mel.float()
-            source = griffin_lim(mel, config.mel, iterations=config.iterations, turns=turns)
+            source = griffin_lim(mel, config.mel, iterations=config.iterations, phases=phases)
             spectrum = self._stft(source)  # [B, T, bins]
-            loudness = spectrum.abs().clamp(min=_QUIET).log()
+            loudness = spectrum.abs().clamp(min=_FLOOR).log()
         seen = (torch.cat([mel[:, 0], loudness], dim=-1) - config.mel_mean) / config.mel_std
         x = self.input(seen.to(self.input.weight.dtype))
         for block in self.blocks:
             x = block(x)
-        mended = self.output(self.norm(x))
+        corrections = self.output(self.norm(x))
         with torch.autocast(mel.device.type, enabled=False):
-            gain, real, imag = mended.float().chunk(3, dim=-1)
+            gain, real, imag = corrections.float().chunk(3, dim=-1)
             envelope = mel[:, 0].exp() @ self.spread
-            fixed = torch.complex(envelope * real, envelope * imag)
-            return self._inverse(spectrum * gain.clamp(max=_LOUDEST).exp() + fixed)
+            deterministic = torch.complex(envelope * real, envelope * imag)
+            return self._istft(spectrum * gain.clamp(max=_MAX_GAIN).exp() + deterministic)
 
     def _stft(self, wave: Tensor) -> Tensor:
-        """wave [B, T * hop] -> spectrum [B, T, bins], its frames centred as the mel's are."""
+        """wave [B, T * hop] -> spectrum [B, T, bins], with its frames centred like the mel's."""
         margin = (self.config.n_fft - self.config.mel.hop) // 2
         wave = F.pad(wave, (margin, margin), mode="reflect")
         frames = wave.unfold(1, self.config.n_fft, self.config.mel.hop)
         return torch.fft.rfft(frames * self.window)
 
-    def _inverse(self, spectrum: Tensor) -> Tensor:
+    def _istft(self, spectrum: Tensor) -> Tensor:
         """The least-squares inverse of `_stft` (Griffin and Lim 1984, eq. 6)."""
         n_fft, hop = self.config.n_fft, self.config.mel.hop
         frames = torch.fft.irfft(spectrum, n_fft) * self.window  # [B, T, n_fft]
         count, margin = frames.shape[1], (n_fft - hop) // 2
         weights = self.window.square().expand(1, count, n_fft)
-        inner = slice(margin, margin + count * hop)  # beyond it weights may be zero
+        inner = slice(margin, margin + count * hop)  # outside it the weights may be zero
         return overlap_add(frames, hop)[:, inner] / overlap_add(weights, hop)[:, inner]
 
 
 def _spread(config: SpectralConfig) -> Tensor:
-    """The matrix [F, bins] from band values to about the magnitudes of the shorter window."""
+    """The matrix [F, bins] from mel bands to approximate magnitudes of the shorter window."""
     bands = LogMel(config.mel).filters  # [bins of the mel, F]
     short = LogMel(MelConfig(**{**vars(config.mel), "n_fft": config.n_fft})).filters
     mixed = short / short.sum(1, keepdim=True).clamp(min=1e-8)

@@ -1,4 +1,4 @@
-"""A small tagger: which class of sound is heard. It judges generated sounds, see evaluate/."""
+"""A small tagger: classifies sounds, to evaluate generated ones and as a teacher in training."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from soundcrafter.mel import MelConfig
 from soundcrafter.models.conv_tower import ConvTower
 
-# not the generator's own spectrogram: what its mel cannot hold must not go unheard here too
+# not the generator's spectrogram, so that the tagger also hears what that one cannot represent
 _MEL = MelConfig(n_fft=640, hop=320, fmin=50.0)
 
 
@@ -17,39 +17,39 @@ class TaggerConfig:
     """The size of a tagger and the classes it knows."""
 
     mel: MelConfig = field(default_factory=lambda: _MEL)  # the spectrogram it reads
-    classes: tuple[str, ...] = ()  # names, the last one for everything else
+    classes: tuple[str, ...] = ()  # names; the last one is for everything else
     width: int = 32  # channels of the first stage, a multiple of 8
     depths: tuple[int, ...] = (1, 1, 2, 1)  # residual blocks of each stage
     dropout: float = 0.3  # before the logits, in training
-    mel_mean: float = -5.0  # subtracted from the log-mel
-    mel_std: float = 3.0  # divides the log-mel
+    mel_mean: float = -5.0  # about that of the log-mel over the training data
+    mel_std: float = 3.0  # about that of the log-mel over the training data
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name stands there twice")
+            raise ValueError("classes: the names are not unique")
         if self.width < 8 or self.width % 8:
-            raise ValueError(f"width: got {self.width}; it must be a multiple of 8")
+            raise ValueError(f"width: got {self.width}; allowed: multiples of 8")
         if not self.depths or min(self.depths) < 1:
-            raise ValueError(f"depths: got {self.depths}; each must be at least 1")
+            raise ValueError(f"depths: got {self.depths}; allowed: one or more positive numbers")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: got {self.dropout}; allowed: 0 to below 1")
         if not self.mel_std > 0:
-            raise ValueError(f"mel_std: got {self.mel_std}; it must be positive")
+            raise ValueError(f"mel_std: got {self.mel_std}; allowed: above 0")
 
 
 class Tagger(nn.Module):
-    """Log-mel -> logits of the classes, by the compact convolutional tower."""
+    """Log-mel -> logits of the classes; the network is a `ConvTower`."""
 
     def __init__(self, config: TaggerConfig) -> None:
         super().__init__()
         if len(config.classes) < 2:
-            raise ValueError(f"classes: got {len(config.classes)}; a tagger needs at least 2")
+            raise ValueError(f"classes: got {len(config.classes)}; allowed: 2 or more")
         self.config = config
         self.tower = ConvTower(
             config.mel.num_mels, config.width, config.depths, len(config.classes)
         )
         self.dropout = nn.Dropout(config.dropout)
-        # narrow convolutions are faster so on a CPU
+        # narrow convolutions are faster in this memory format on a CPU
         self.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def maps(self, mel: Tensor) -> list[Tensor]:

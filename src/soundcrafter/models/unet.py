@@ -1,8 +1,7 @@
-"""The denoising U-Net: time step and CLAP vector condition every block, without cross-attention."""
+"""The U-Net: every block is conditioned on the time step and the CLAP vector."""
 
 import math
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +14,15 @@ from soundcrafter.models.layers import (
     ResBlock,
     Stride,
     Upsample,
+    check_divisible,
     check_levels,
-    check_sides,
     checkpointed,
     norm_silu,
     resample_time,
     timestep_embedding,
     total_stride,
 )
+from soundcrafter.settings import check_at_least
 
 EPS = 1e-5  # of the group norms outside attention, as in the published checkpoints
 
@@ -35,9 +35,14 @@ class UNetConfig:
     channels: int = 128  # width of the first level
     multipliers: tuple[int, ...] = (1, 2, 3, 5)  # width of each level over `channels`
     strides: tuple[tuple[int, int], ...] = ((1, 1), (2, 2), (2, 2), (2, 2))  # on entering a level
-    res_blocks: int = 2  # residual blocks a level (one more on the way up)
-    attention: tuple[bool, ...] = (False, True, True, True)  # levels that attend; the centre does
-    heads: tuple[int, ...] = (8, 8, 8, 8)  # attention heads of each level; the centre has the last
+    res_blocks: int = 2  # residual blocks per level (one more on the way up)
+    attention: tuple[bool, ...] = (
+        False,
+        True,
+        True,
+        True,
+    )  # levels with attention; so has the middle
+    heads: tuple[int, ...] = (8, 8, 8, 8)  # attention heads of each level; the middle has the last
     dropout: float = 0.1  # in the residual blocks
     conditioning: Conditioning = "film"  # "film": scale and shift; "shift": AudioLDM's sum
     time_dim: int = 256  # width of the time part of the conditioning vector
@@ -53,7 +58,7 @@ class UNetConfig:
         for name in ("attention", "heads"):
             if len(getattr(self, name)) != levels:
                 raise ValueError(
-                    f"{name}: got {len(getattr(self, name))} values; allowed: {levels}, one a level"
+                    f"{name}: got {len(getattr(self, name))} values; allowed: one for each level"
                 )
         for level, (multiplier, heads) in enumerate(zip(self.multipliers, self.heads, strict=True)):
             attends = self.attention[level] or level == levels - 1
@@ -62,27 +67,23 @@ class UNetConfig:
                     f"heads: got {heads} at level {level}; "
                     f"allowed: a divisor of its {self.channels * multiplier} channels"
                 )
-        for name in ("in_channels", "time_dim", "cond_dim", "embed_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 1 or more")
+        check_at_least(self, 1, "in_channels", "time_dim", "cond_dim", "embed_dim")
         if self.channels % 2:
             raise ValueError(f"channels: got {self.channels}; allowed: an even number")
         if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout: got {self.dropout}; allowed: 0 up to, not including, 1")
-        if self.conditioning not in get_args(Conditioning):
-            raise ValueError(f"conditioning: got {self.conditioning!r}; allowed: film, shift")
+            raise ValueError(f"dropout: got {self.dropout}; allowed: 0 to below 1")
 
     @property
     def stride(self) -> Stride:
-        """Latent positions that a position of the deepest level covers: (time, frequency)."""
+        """Downsampling from the latent to the deepest level: (time, frequency)."""
         return total_stride(self.strides)
 
 
 class UNet(nn.Module):
     """Predicts the diffusion target from a noisy latent, the time step and the condition.
 
-    In the "shift" layout every parameter has one of the same shape in the published AudioLDM
-    U-Net. `checkpointing` trades a second forward pass for the memory of the activations.
+    With conditioning "shift", every parameter has a counterpart of the same shape in the published
+    AudioLDM U-Net. `checkpointing` saves the memory of activations by computing them twice.
     """
 
     null_cond: Tensor
@@ -111,24 +112,25 @@ class UNet(nn.Module):
         )
         for level in reversed(range(len(widths))):
             self.up.append(_UpLevel(config, level, skips))
-        assert not skips, "the way up uses every skip once"
+        assert not skips, "every skip is used once"
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=EPS)
         self.conv_out = nn.Conv2d(widths[0], config.in_channels, 3, padding=1)
         self._init_weights()
 
     def forward(self, latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """latent [B, C, T, F], t [B] in training-step units, cond [B, E] or [B, T', E] -> latent.
+        """latent [B, C, T, F], t [B] in training steps, cond [B, E] or [B, T', E] -> prediction.
 
-        The result has the latent's shape and dtype; T and F are any numbers. Raises ValueError for
-        a condition of another width.
+        The prediction (of noise, v or velocity, depending on the schedule's objective) has the
+        latent's shape and dtype. T and F are arbitrary. Raises ValueError for a condition of
+        another width.
         """
-        return self.denoise(latent, self.embed(t, cond))
+        return self.predict(latent, self.embed(t, cond))[0]
 
     def embed(self, t: Tensor, cond: Tensor) -> Tensor:
         """t [B], cond [B, E] or [B, T', E] -> emb [B, D] or [B, T', D], D = time_dim + cond_dim.
 
-        The paper's merged vector, time step and CLAP embedding concatenated, after its SiLU:
-        all that the blocks need to know, so that a sampler can compute it before its loop.
+        The paper's conditioning vector: the embeddings of time step and CLAP vector, concatenated,
+        after their SiLU.
         """
         if cond.ndim not in (2, 3) or cond.shape[-1] != self.config.embed_dim:
             raise ValueError(
@@ -143,18 +145,15 @@ class UNet(nn.Module):
             time = time[:, None].expand(-1, vector.shape[1], -1)
         return nn.functional.silu(torch.cat([time, vector], dim=-1))
 
-    def denoise(self, latent: Tensor, emb: Tensor) -> Tensor:
-        """`forward` with what `embed` returned: latent [B, C, T, F] -> [B, C, T, F]."""
-        return self.denoise_from(latent, emb)[0]
-
-    def denoise_from(
+    def predict(
         self, latent: Tensor, emb: Tensor, inner: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`denoise`, and what the last level took from the levels below it, [B, C', T, F].
+        """latent [B, C, T, F], `embed`'s emb -> prediction [B, C, T, F], inner features.
 
-        With such an `inner` of another time step only the outermost level is computed.
+        The inner features [B, C', T, F] are the input of the last level. If those of another time
+        step are given, only the outermost level is computed.
         """
-        check_sides(latent, (1, 1), "latent")
+        check_divisible(latent, (1, 1), "latent")
         embs, frames = [], latent.shape[2]
         for time_stride, _ in self.config.strides:
             frames = math.ceil(frames / time_stride)
@@ -170,12 +169,12 @@ class UNet(nn.Module):
                 x = level(x, level_emb, skips, self.checkpointing)
             inner = x
         elif len(embs) > 1:
-            skips.pop()  # the way down, which nothing follows
+            skips.pop()  # the input of the second level, which is not computed
         x = self.up[-1](inner, embs[0], skips, self.checkpointing)
         return self.conv_out(norm_silu(self.norm_out, x)).to(latent.dtype), inner
 
     def _init_weights(self) -> None:
-        # Every residual branch starts at zero, and so does the output (Dhariwal & Nichol 2021).
+        # Residual branches and the output start at zero (Dhariwal & Nichol 2021).
         for module in self.modules():
             if isinstance(module, ResBlock):
                 _zero(module.conv2)
@@ -183,45 +182,43 @@ class UNet(nn.Module):
                 _zero(module.proj_out)
         _zero(self.conv_out)
         if self.config.conditioning == "film":
-            # A unit-norm CLAP vector then gives features of variance 1, not 1 / (3 E).
+            # Unit-norm CLAP vectors then give features of variance 1, not 1 / (3 E).
             nn.init.normal_(self.cond_proj.weight)
 
 
 class ReusingUNet:
-    """A U-Net whose inner levels are computed at every `every`-th time step and kept in between:
-    they change slowly from step to step (DeepCache: Ma et al., 2023). Make a new one for each call
-    of a sampler.
+    """A U-Net that computes its inner levels only at every `every`-th time step.
 
-    Called as the U-Net is, in the same order at each time step.
+    In between it reuses their features, which change slowly (DeepCache: Ma et al., 2023). It is
+    called like the U-Net, in the same order at each time step. Use a new one for each sampler run.
     """
 
     def __init__(self, unet: UNet, every: int) -> None:
         """Raises ValueError for `every` below 1."""
         if every < 1:
-            raise ValueError(f"reuse: got {every}; at least 1, which reuses nothing")
+            raise ValueError(f"reuse: got {every}; allowed: 1 or more")
         self.unet, self.every = unet, every
         self._time: float | None = None
         self._step = -1
         self._call = 0
-        self._kept: dict[int, Tensor] = {}  # of each call of a time step
+        self._cache: dict[int, Tensor] = {}  # inner features of each call at a time step
 
     def __call__(self, latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """latent [B, C, T, F], t [B] all equal, cond [B, E] or [B, T', E] -> [B, C, T, F]."""
         time = float(t[0])
         if time != self._time:
             self._time, self._step, self._call = time, self._step + 1, 0
-        kept = None if self._step % self.every == 0 else self._kept.get(self._call)
-        if kept is not None and len(kept) != len(latent):
-            kept = None  # guidance began or ended, and with it the batch changed
-        result, self._kept[self._call] = self.unet.denoise_from(
-            latent, self.unet.embed(t, cond), kept
-        )
+        inner = None if self._step % self.every == 0 else self._cache.get(self._call)
+        if inner is not None and len(inner) != len(latent):
+            inner = None  # the batch size changes where guidance begins or ends
+        emb = self.unet.embed(t, cond)
+        prediction, self._cache[self._call] = self.unet.predict(latent, emb, inner)
         self._call += 1
-        return result
+        return prediction
 
 
 class _DownLevel(nn.Module):
-    """Blocks of one width, each of which leaves a skip, and the stride into the next level."""
+    """Blocks that append their outputs to `skips`, then downsampling to the next level."""
 
     def __init__(self, config: UNetConfig, level: int, skips: list[int]) -> None:
         super().__init__()
@@ -246,7 +243,7 @@ class _DownLevel(nn.Module):
 
 
 class _UpLevel(nn.Module):
-    """Blocks of one width, each of which takes up a skip, and the stride back out of the level."""
+    """Blocks that each consume the last of `skips`, then upsampling to the previous level."""
 
     def __init__(self, config: UNetConfig, level: int, skips: list[int]) -> None:
         super().__init__()
@@ -265,7 +262,7 @@ class _UpLevel(nn.Module):
             x = checkpointed(block, checkpointing, torch.cat([x, skips.pop()], dim=1), emb)
         if self.upsample is None:
             return x
-        above = skips[-1].shape  # of the level that comes next
+        above = skips[-1].shape  # of the previous level
         return self.upsample(x, (above[2], above[3]))
 
 

@@ -1,4 +1,4 @@
-"""The VAE between log-mel spectrograms and the latents that the U-Net denoises."""
+"""The VAE, which maps log-mel spectrograms to the latents of the diffusion model and back."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,12 +16,13 @@ from soundcrafter.models.layers import (
     ResBlock,
     Stride,
     Upsample,
+    check_divisible,
     check_levels,
-    check_sides,
     checkpointed,
     norm_silu,
     total_stride,
 )
+from soundcrafter.settings import check_at_least, check_range
 
 EPS = 1e-6  # of the group norms, as in the published checkpoints
 
@@ -34,30 +35,23 @@ class VAEConfig:
     channels: int = 128  # width of the first level
     multipliers: tuple[int, ...] = (1, 2, 4)  # width of each level over `channels`
     strides: tuple[tuple[int, int], ...] = ((1, 1), (2, 2), (2, 2))  # on entering a level
-    patch: int = 1  # side of the squares of mel cells that the outer convolutions take as channels
-    res_blocks: int = 2  # residual blocks a level (one more in the decoder)
-    decoder_channels: int = 0  # width of the decoder's last level; 0: as the encoder's first
-    decoder_blocks: int = 0  # residual blocks a level of the decoder; 0: res_blocks + 1
+    patch: int = 1  # patches of patch x patch mel cells are folded into channels
+    res_blocks: int = 2  # residual blocks per level (one more in the decoder)
+    decoder_channels: int = 0  # width of the decoder's last level; 0: like the encoder's first
+    decoder_blocks: int = 0  # residual blocks per level of the decoder; 0: res_blocks + 1
     latent_channels: int = 8  # channels of the latent
-    attention: bool = True  # in the middle of encoder and decoder
-    mel_mean: float = 0.0  # subtracted from the log-mel on its way in
-    mel_std: float = 1.0  # divides the log-mel on its way in
+    attention: bool = True  # in the middle of the encoder and the decoder
+    mel_mean: float = 0.0  # of the log-mel over the training data
+    mel_std: float = 1.0  # of the log-mel over the training data
     norm_groups: int = 32  # groups of every group norm
 
     def __post_init__(self) -> None:
         check_levels(
             self.channels, self.multipliers, self.strides, self.res_blocks, self.norm_groups
         )
-        for name in ("latent_channels", "patch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 1 or more")
-        for name in ("decoder_channels", "decoder_blocks"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 or more")
-        if self.decoder_blocks > MAX_BLOCKS:
-            raise ValueError(
-                f"decoder_blocks: got {self.decoder_blocks}; allowed: 0 to {MAX_BLOCKS}"
-            )
+        check_at_least(self, 1, "latent_channels", "patch")
+        check_at_least(self, 0, "decoder_channels")
+        check_range(self, 0, MAX_BLOCKS, "decoder_blocks")
         if self.decoder_channels % self.norm_groups:
             raise ValueError(
                 f"decoder_channels: got {self.decoder_channels}; "
@@ -67,20 +61,20 @@ class VAEConfig:
             raise ValueError(f"mel_std: got {self.mel_std}; allowed: above 0")
         if self.mel.num_mels % self.stride[1]:
             raise ValueError(
-                f"strides, patch: got a frequency stride of {self.stride[1]} in all; "
+                f"strides, patch: got a total frequency stride of {self.stride[1]}; "
                 f"allowed: a divisor of the {self.mel.num_mels} mel bands"
             )
 
     @property
     def stride(self) -> Stride:
-        """Spectrogram frames and bands a latent position covers: (time, frequency)."""
+        """Downsampling from the spectrogram to the latent: (time, frequency)."""
         time, frequency = total_stride(self.strides)
         return time * self.patch, frequency * self.patch
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """A diagonal Gaussian over latents: mean and log-variance [B, C, T, F], float32, unscaled."""
+    """A diagonal Gaussian over unscaled latents: mean and log-variance [B, C, T, F], float32."""
 
     mean: Tensor
     logvar: Tensor
@@ -101,9 +95,10 @@ class Posterior:
 class VAE(nn.Module):
     """Log-mel [B, 1, T, F] <-> latent [B, C, T / time stride, F / frequency stride].
 
-    Normalises the spectrogram and scales the latent itself: what leaves `encode` has about unit
-    variance once `latent_scale` is set. Every other tensor has one of the same shape in
-    diffusers' AutoencoderKL. `checkpointing` trades compute for the memory of the activations.
+    It normalises the spectrogram and scales the latent: `encode` returns latents of about unit
+    variance once `latent_scale` is set. Every other tensor has a counterpart of the same shape in
+    diffusers' AutoencoderKL. `checkpointing` saves the memory of activations by computing them
+    twice.
     """
 
     latent_scale: Tensor
@@ -127,9 +122,9 @@ class VAE(nn.Module):
     def posterior(self, mel: Tensor) -> Posterior:
         """mel [B, 1, T, F] -> the distribution of its unscaled latent, log-variance in [-30, 20].
 
-        Raises ValueError where T and F are no multiples of `config.stride`.
+        Raises ValueError unless T and F are multiples of `config.stride`.
         """
-        check_sides(mel, self.config.stride, "mel")
+        check_divisible(mel, self.config.stride, "mel")
         normal = (mel - self.config.mel_mean) / self.config.mel_std
         cells = F.pixel_unshuffle(normal.to(self.quant_conv.weight.dtype), self.config.patch)
         hidden = self.encoder(cells, self.checkpointing)
@@ -137,9 +132,9 @@ class VAE(nn.Module):
         return Posterior(mean, logvar.clamp(-30.0, 20.0))
 
     def encode(self, mel: Tensor, noise: Tensor | None = None) -> Tensor:
-        """mel [B, 1, T, F] -> scaled latent, float32: the mode, or a sample where noise is given.
+        """mel [B, 1, T, F] -> scaled latent, float32: the mode, or a sample if noise is given.
 
-        Raises ValueError where T and F are no multiples of `config.stride`.
+        Raises ValueError unless T and F are multiples of `config.stride`.
         """
         posterior = self.posterior(mel)
         latent = posterior.mean if noise is None else posterior.sample(noise)
@@ -157,7 +152,7 @@ class VAE(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Normalised mel [B, patch^2, T, F] -> mean and log-variance, not yet mixed."""
+    """Normalised mel [B, patch^2, T, F] -> input of `VAE.quant_conv`."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -184,7 +179,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Unscaled latent, after its 1x1 convolution -> normalised mel [B, patch^2, T, F]."""
+    """Output of `VAE.post_quant_conv` -> normalised mel [B, patch^2, T, F]."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()

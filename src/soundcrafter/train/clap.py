@@ -169,7 +169,7 @@ class ClapStage(Stage[Clap, ClapBatch]):
             captions = [r.caption for r in recordings if r.caption is not None]
             tokenizer = Tokenizer.train(captions, self.model_config.clap_text.vocab_size)
             return ClapText(self.model_config.clap_text), tokenizer
-        source = open_folder(folder, together=False)  # a kill may have separated the two parts
+        source = open_folder(folder, allow_mismatch=True)  # a kill may have separated the two parts
         tower = cast(ClapText, source.load("clap_text"))
         if tower.config != self.model_config.clap_text:
             raise ValueError(f"{folder}: its clap_text has other settings than the recipe's")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundcrafter.convert.aisfx import load_aisfx
+from soundcrafter.convert.aisfx_weights import load_aisfx
 from soundcrafter.data.augment import distort
 from soundcrafter.mel import LogMel
 from soundcrafter.models.aisfx import MelReader

@@ -8,15 +8,15 @@ from typing import Any, NotRequired
 import torch
 from torch import Tensor, nn
 
-from soundcrafter.convert.aisfx import load_aisfx
+from soundcrafter.convert.aisfx_weights import load_aisfx
 from soundcrafter.data.bank import SoundBank
 from soundcrafter.mel import LogMel, MelConfig
 from soundcrafter.models.aisfx import AiSFX, MelReader
 from soundcrafter.models.discriminators import (
     PatchDiscriminator,
+    discriminator_hinge,
     feature_matching,
-    hinge_discriminator,
-    hinge_generator,
+    generator_hinge,
 )
 from soundcrafter.models.losses import multi_scale_l1, perceptual_distance
 from soundcrafter.models.tagger import Tagger
@@ -87,7 +87,7 @@ class VAELoss(LossModule[VAE, VAEBatch]):
             losses["teacher"] = perceptual_distance(batch["teacher_maps"], self.teacher(decoded))
         if step >= self.config.adversarial_start:
             judged = self.discriminator(self._normal(decoded))
-            adversarial = hinge_generator(judged)
+            adversarial = generator_hinge(judged)
             balance = adaptive_weight(
                 losses["reconstruction"],
                 adversarial,
@@ -129,7 +129,7 @@ class PatchDiscriminatorLoss(LossModule[PatchDiscriminator, VAEBatch]):
         real, fake = (
             self.network((mel - self.mean) / self.std) for mel in (batch["mel"], batch["decoded"])
         )
-        return {"hinge": hinge_discriminator(real, fake)}, {}
+        return {"hinge": discriminator_hinge(real, fake)}, {}
 
 
 def adaptive_weight(

@@ -12,14 +12,14 @@ from torch import Tensor
 from soundcrafter.data.bank import SoundBank
 from soundcrafter.mel import LogMel
 from soundcrafter.models.discriminators import (
-    Judges,
-    feature_energy,
+    VocoderDiscriminator,
+    discriminator_hinge,
+    feature_energy_distance,
     feature_matching,
-    hinge_discriminator,
-    hinge_generator,
+    generator_hinge,
 )
 from soundcrafter.models.hifigan import HiFiGAN
-from soundcrafter.models.losses import SUB_BAND, energy, stft_loss
+from soundcrafter.models.losses import SUB_BAND, energy_distance, stft_loss
 from soundcrafter.models.melgan import MelGAN, apply_weight_norm, fold_weight_norm
 from soundcrafter.models.spectral import SpectralConfig, SpectralVocoder
 from soundcrafter.models.vae import VAE
@@ -55,7 +55,9 @@ class VocoderBatch(PreparedBatch):
 class VocoderLoss(LossModule[V, VocoderBatch]):
     """What the losses of both generators share."""
 
-    def __init__(self, vocoder: V, discriminator: Judges, config: VocoderStageConfig) -> None:
+    def __init__(
+        self, vocoder: V, discriminator: VocoderDiscriminator, config: VocoderStageConfig
+    ) -> None:
         super().__init__(vocoder)
         self.discriminator, self.config = ExternalModule(discriminator), config
         self.log_mel = ExternalModule(LogMel(vocoder.config.mel))
@@ -82,7 +84,7 @@ class MelGANLoss(VocoderLoss[MelGAN]):
             judged = self.discriminator(fake)
             with torch.no_grad():
                 real = self.discriminator(wave)
-            losses["adversarial"] = hinge_generator(judged)
+            losses["adversarial"] = generator_hinge(judged)
             losses["features"] = feature_matching(real, judged)
         return losses, {"fake": fake.detach()}
 
@@ -101,7 +103,7 @@ class SpectralLoss(VocoderLoss[SpectralVocoder]):
     def forward(self, batch: VocoderBatch, step: int) -> tuple[Losses, Batch]:
         wave, mel, turns = batch["wave"], batch["mel"], batch["turns"]
         first, second = self.network(torch.cat([mel, mel]), torch.cat(turns)).chunk(2)
-        losses: Losses = {"energy": energy(wave, first, second)}
+        losses: Losses = {"energy": energy_distance(wave, first, second)}
         if self.config.stft_weight > 0:
             losses["stft"] = stft_loss(wave, first)
         if self.config.mel_weight > 0:
@@ -110,17 +112,17 @@ class SpectralLoss(VocoderLoss[SpectralVocoder]):
             one, other = self.discriminator(first), self.discriminator(second)
             with torch.no_grad():
                 real = self.discriminator(wave)
-            losses["adversarial"] = 0.5 * (hinge_generator(one) + hinge_generator(other))
-            losses["features"] = feature_energy(real, one, other)
+            losses["adversarial"] = 0.5 * (generator_hinge(one) + generator_hinge(other))
+            losses["features"] = feature_energy_distance(real, one, other)
         return losses, {"fake": first.detach()}
 
 
-class WaveDiscriminatorLoss(LossModule[Judges, VocoderBatch]):
+class WaveDiscriminatorLoss(LossModule[VocoderDiscriminator, VocoderBatch]):
     """The discriminators, on real and generated waves."""
 
     def forward(self, batch: VocoderBatch, step: int) -> tuple[Losses, Batch]:
         real, fake = self.network(batch["wave"]), self.network(batch["fake"])
-        return {"hinge": hinge_discriminator(real, fake)}, {}
+        return {"hinge": discriminator_hinge(real, fake)}, {}
 
 
 class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
@@ -154,7 +156,7 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
         self.frames = mel.num_frames(num_samples)
         torch.manual_seed(self.config.seed)
         vocoder = _trainable(self.model_config)
-        discriminator = Judges(self.config.discriminator, self.config.spectrograms)
+        discriminator = VocoderDiscriminator(self.config.discriminator, self.config.spectrograms)
         apply_weight_norm(vocoder)
         apply_weight_norm(discriminator)
         module = (

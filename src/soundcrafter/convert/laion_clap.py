@@ -1,9 +1,9 @@
-"""LAION's CLAP in the layout of transformers, and the towers of it that AudioLDM carries."""
+"""LAION's CLAP in transformers' layout, whose text tower is also part of AudioLDM."""
 
 from pathlib import Path
 
-from soundcrafter.convert.imported import Imported
-from soundcrafter.convert.settings import Settings
+from soundcrafter.convert.imported_model import ImportedModel
+from soundcrafter.convert.published_config import PublishedConfig
 from soundcrafter.convert.weights import Weights, prefixed
 from soundcrafter.mel import MelConfig
 from soundcrafter.models.clap_audio import ClapAudio, ClapAudioConfig
@@ -14,7 +14,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 _TEXT = {"hidden_act": "gelu", "projection_hidden_act": "relu", "type_vocab_size": 1}
 _AUDIO = {
-    "enable_fusion": False,  # of several crops of a long sound; the fused models have more layers
+    "enable_fusion": False,  # fused models have more layers, for several crops of a long sound
     "hidden_act": "gelu",
     "projection_hidden_act": "relu",
     "patch_size": 4,
@@ -29,23 +29,23 @@ _AUDIO = {
 _EXTRACTOR = {"truncation": "rand_trunc", "padding": "repeatpad", "top_db": None}
 
 
-def read_clap(folder: Path) -> Imported:
+def read_clap(folder: Path) -> ImportedModel:
     """Both towers from a folder that ClapModel and ClapProcessor wrote.
 
-    The audio tower reads the spectrogram that the folder's own feature extractor says. Raises
-    ValueError, naming file and setting or tensor, for anything but an unfused CLAP.
+    The settings of the spectrogram come from the folder's feature extractor. Raises ValueError,
+    naming the file and the setting or tensor, for anything but an unfused CLAP.
     """
     weights = find_weights(folder, WEIGHTS)
     file = folder / "config.json"
     audio_config = _audio_config(
-        Settings(file, "audio_config"), Settings(folder / "preprocessor_config.json")
+        PublishedConfig(file, "audio_config"), PublishedConfig(folder / "preprocessor_config.json")
     )
-    text, text_config = _text_tower(Settings(file, "text_config"), weights)
+    text, text_config = _text_tower(PublishedConfig(file, "text_config"), weights)
     audio = ClapAudio(audio_config)
     weights.fill(audio, prefixed(audio, "", "tower."))
-    weights.ignore("logit_scale_t")  # of the loss; ours has one for both directions
-    weights.done()
-    return Imported(
+    weights.ignore("logit_scale_t")  # of the loss; we have one for both directions
+    weights.check_all_used()
+    return ImportedModel(
         "CLAP in transformers' layout",
         {"clap_audio": (audio, audio_config), "clap_text": (text, text_config)},
         read_tokenizer(folder),
@@ -53,33 +53,33 @@ def read_clap(folder: Path) -> Imported:
 
 
 def read_text_tower(folder: Path, weights: Weights) -> tuple[ClapText, ClapTextConfig]:
-    """The text tower alone (ClapTextModelWithProjection), all of the weights of which it takes."""
-    tower = _text_tower(Settings(folder / "config.json"), weights)
-    weights.done()
+    """The text tower from a folder of ClapTextModelWithProjection; it must use all weights."""
+    tower = _text_tower(PublishedConfig(folder / "config.json"), weights)
+    weights.check_all_used()
     return tower
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
     """RoBERTa's tokenizer, from tokenizer.json or from vocab.json and merges.txt.
 
-    ValueError where there is neither, or where it is another tokenizer.
+    Raises ValueError if there is neither, and for another tokenizer.
     """
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return Tokenizer.from_roberta(folder / "vocab.json", folder / "merges.txt")
     if (folder / "tokenizer.json").is_file():
         return Tokenizer.load(folder / "tokenizer.json")
-    raise ValueError(f"{folder}: no tokenizer; expected vocab.json and merges.txt, tokenizer.json")
+    raise ValueError(f"{folder}: expected vocab.json and merges.txt, or tokenizer.json")
 
 
 def find_weights(folder: Path, names: tuple[str, ...]) -> Weights:
-    """The first of these files that is there. ValueError where none is."""
+    """Read the first of these files that exists. Raises ValueError if none does."""
     for name in names:
         if (folder / name).is_file():
             return Weights.read(folder / name)
-    raise ValueError(f"{folder}: no weights; expected {' or '.join(names)}")
+    raise ValueError(f"{folder}: expected {' or '.join(names)}")
 
 
-def _text_tower(data: Settings, weights: Weights) -> tuple[ClapText, ClapTextConfig]:
+def _text_tower(data: PublishedConfig, weights: Weights) -> tuple[ClapText, ClapTextConfig]:
     data.expect(_TEXT)
     width, pad = data.get("hidden_size", 768), data.get("pad_token_id", 1)
     data.expect({"intermediate_size": 4 * width})
@@ -104,7 +104,7 @@ def _text_tower(data: Settings, weights: Weights) -> tuple[ClapText, ClapTextCon
     return text, config
 
 
-def _audio_config(data: Settings, extractor: Settings) -> ClapAudioConfig:
+def _audio_config(data: PublishedConfig, extractor: PublishedConfig) -> ClapAudioConfig:
     data.expect(_AUDIO)
     extractor.expect(_EXTRACTOR)
     mel = MelConfig(

@@ -1,5 +1,8 @@
-"""The settings in published config files: each is read, has the one value that we compute, or is
-off; any other would change the sound in silence."""
+"""The settings in published config files.
+
+Each must be read, have the one value that we support, or be off; any other value would silently
+change the sound.
+"""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -8,11 +11,11 @@ from typing import Any
 from soundcrafter.files import read_json
 
 
-class Settings(dict[str, Any]):
-    """A config file's settings. A key that is asked for and not there is a ValueError."""
+class PublishedConfig(dict[str, Any]):
+    """The settings of a config file. Looking up a missing key raises ValueError."""
 
     def __init__(self, file: Path, section: str = "") -> None:
-        """Read a JSON file, or one section of it."""
+        """Read a JSON file or one section of it."""
         data = read_json(file)
         if section and isinstance(data, dict):
             data = data.get(section)
@@ -22,16 +25,16 @@ class Settings(dict[str, Any]):
         self.file = file
 
     def __missing__(self, key: str) -> Any:
-        raise ValueError(f"{self.file}: has no {key}")
+        raise ValueError(f"{self.file}: {key} is missing")
 
     def expect(self, fixed: Mapping[str, Any]) -> None:
-        """ValueError where a setting that is there has another value than here."""
+        """Raise ValueError if a setting is present and has another value than here."""
         for key, value in fixed.items():
             if key in self and self[key] != value:
                 raise ValueError(f"{self.file}: {key} is {self[key]!r}; allowed: {value!r}")
 
-    def refuse_unknown(self, known: Collection[str]) -> None:
-        """ValueError for the first setting that is neither known nor off (null, false)."""
+    def check_all_known(self, known: Collection[str]) -> None:
+        """Raise ValueError for the first setting that is neither known nor off (null, false)."""
         for key, value in self.items():
             if key not in known and not key.startswith("_") and value not in (None, False):
                 raise ValueError(f"{self.file}: unknown setting {key} = {value!r}")

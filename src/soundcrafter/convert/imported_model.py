@@ -1,4 +1,4 @@
-"""What a converter hands on: the parts of a model, ready to be written as a model folder."""
+"""The result of a conversion: the parts of a model, ready to be written as a model folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,24 +16,24 @@ from soundcrafter.models.unet import UNet
 from soundcrafter.store import fingerprint, save_part
 from soundcrafter.text import Tokenizer
 
-# How AudioLDM samples (its DDIM); 25 steps are enough for what its authors took 200 for.
+# AudioLDM's sampling (DDIM), in 25 instead of 200 steps, which are enough.
 SAMPLING = SamplingConfig(
     sampler="ddim", spacing="leading", end="first_step", steps=25, seconds=10.24, window=10.24
 )
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A published model in our own networks."""
+class ImportedModel:
+    """A published model, converted to our networks."""
 
-    kind: str  # what it was, in words
+    kind: str  # of the published model, in words
     parts: Mapping[str, tuple[nn.Module, Any]]  # name -> network, settings
     tokenizer: Tokenizer
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def save(self, folder: Path) -> None:
-        """Write all parts into a new model folder. ValueError where it cannot be written."""
+        """Write all parts into a new model folder. Raises ValueError if it cannot be written."""
         ids = {name: fingerprint(network.state_dict()) for name, (network, _) in self.parts.items()}
         for name, (network, config) in self.parts.items():
             generator = name == "unet"
@@ -52,5 +52,5 @@ class Imported:
 
 @torch.no_grad()
 def set_null_condition(unet: UNet, text: ClapText, tokenizer: Tokenizer) -> None:
-    """AudioLDM's condition of no prompt is the embedding of an empty one."""
+    """Set the null condition to AudioLDM's, the embedding of an empty prompt."""
     unet.null_cond.copy_(text.embed([""], tokenizer)[0])
