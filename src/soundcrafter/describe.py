@@ -7,7 +7,7 @@ from typing import Any
 from soundcrafter.config import GENERATOR_PARTS, PARTS
 from soundcrafter.hub import find_model
 from soundcrafter.settings import to_dict
-from soundcrafter.store import ModelFolder, count_parameters, open_folder
+from soundcrafter.store import MOST_PARAMETERS, ModelFolder, count_parameters, open_folder
 from soundcrafter.train.recipe import Recipe, read_recipe
 
 
@@ -25,9 +25,11 @@ def describe(target: str | None, overrides: Sequence[str] = ()) -> dict[str, Any
 
 def _describe_folder(folder: ModelFolder) -> dict[str, Any]:
     configs = {name: folder.parts[name].config for name in PARTS if name in folder.parts}
+    # every parameter takes at least a byte of its file
+    most = {name: (folder.path / f"{name}.safetensors").stat().st_size for name in configs}
     ids = {name: entry.training_id for name, entry in folder.parts.items()}
     return {
-        **_describe("model", configs),
+        **_describe("model", configs, most),
         "training_ids": ids,
         "diffusion": to_dict(folder.diffusion),
         "sampling": to_dict(folder.sampling),
@@ -35,14 +37,17 @@ def _describe_folder(folder: ModelFolder) -> dict[str, Any]:
 
 
 def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    facts = _describe("recipe", {name: getattr(recipe.model, name) for name in GENERATOR_PARTS})
+    configs = {name: getattr(recipe.model, name) for name in GENERATOR_PARTS}
+    facts = _describe("recipe", configs, dict.fromkeys(configs, MOST_PARAMETERS))
     for section in ("diffusion", "sampling"):
         facts[section] = to_dict(getattr(recipe.model, section))
     return facts
 
 
-def _describe(kind: str, configs: dict[str, Any]) -> dict[str, Any]:
-    parameters = {name: count_parameters(name, config) for name, config in configs.items()}
+def _describe(kind: str, configs: dict[str, Any], most: dict[str, int]) -> dict[str, Any]:
+    parameters = {
+        name: count_parameters(name, config, most[name]) for name, config in configs.items()
+    }
     facts = {"kind": kind, "parameters": parameters, "total": sum(parameters.values())}
     if "vae" in configs:
         vae = configs["vae"]

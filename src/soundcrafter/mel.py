@@ -39,8 +39,6 @@ class MelConfig:
                 f"fmin, fmax: got {self.fmin}, {self.fmax}; "
                 f"allowed: 0 <= fmin < fmax <= sample_rate / 2 = {self.sample_rate / 2}"
             )
-        if self.floor <= 0:
-            raise ValueError(f"floor: got {self.floor}; allowed: more than 0")
         if self.framing == "exact" and (self.n_fft < self.hop or (self.n_fft - self.hop) % 2):
             raise ValueError(
                 f"hop: got {self.hop} with n_fft {self.n_fft}; "

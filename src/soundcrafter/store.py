@@ -26,7 +26,8 @@ from soundcrafter.text import Tokenizer
 
 FORMAT = 1
 TOKENIZER = "tokenizer.json"
-MOST_PARAMETERS = 10**11  # of a part: more than any of this field has
+MOST_PARAMETERS = 10**11  # of a part: more than any model in this field has
+MOST_TENSORS = 20_000  # of a part: the paper's have some hundreds
 
 
 @dataclass(frozen=True)
@@ -217,16 +218,18 @@ def count_parameters(name: str, config: Any, most: int = MOST_PARAMETERS) -> int
     Raises ValueError where it would be above `most`, as soon as that is clear, and for settings
     that torch cannot build.
     """
-    counted, thread = 0, threading.get_ident()
+    counted, tensors, thread = 0, 0, threading.get_ident()
     most_counted = 3 * most  # weight normalisation replaces a parameter by two
 
     def count(module: nn.Module, key: str, parameter: nn.Parameter | None) -> None:
-        nonlocal counted
+        nonlocal counted, tensors
         if parameter is None or threading.get_ident() != thread:
             return
-        counted += parameter.numel()
+        counted, tensors = counted + parameter.numel(), tensors + 1
         if counted > most_counted:
-            raise ValueError(f"its settings ask for more than {most:,} parameters")
+            raise ValueError(f"{name}: its settings ask for more than {most:,} parameters")
+        if tensors > MOST_TENSORS:
+            raise ValueError(f"{name}: its settings ask for more than {MOST_TENSORS:,} tensors")
 
     hook = register_module_parameter_registration_hook(count)
     try:
