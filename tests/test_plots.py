@@ -101,3 +101,28 @@ def test_a_curve_of_one_point_is_visible(tmp_path):
             (np.ptp(colours, axis=2) > 60).sum()
         )  # coloured pixels, of curve and legend
     assert pictures[0] > pictures[1] + 10
+
+
+@pytest.mark.filterwarnings("error")  # of matplotlib, for a letter that no font has
+@pytest.mark.parametrize(
+    "title",
+    [
+        "money counter, $20 #2 and $30",
+        r"$\frac{1}{2}$ \\unknown % & _",
+        "雨の音と風",
+        "🔥 fire",
+        "a very long prompt " * 40,
+        "unbroken" * 100,
+        "",
+    ],
+)
+def test_any_prompt_is_a_title(title, tmp_path):
+    plot_mel(tone(0.5, 16000), 16000, tmp_path / "a.png", title=title)
+    plot_grid({title: tone(0.5, 16000), "b": tone(0.5, 16000)}, 16000, tmp_path / "b.png")
+    shown = plot_mel(tone(0.5, 16000), 16000, title=title).axes[0].get_title()
+    assert shown.count("\n") < 3
+    assert all(len(line) <= 100 for line in shown.splitlines())
+    if len(title) < 50:
+        kept = [c for c in shown if c != "\u25a1"]
+        assert len(shown) == len(title)
+        assert set(kept) <= set(title)

@@ -2,7 +2,9 @@
 
 import io
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +144,42 @@ def _draw_on(axes: Any, wave: Wave, sample_rate: int, title: str) -> Any:
     axes.set_yticks(positions, labels)
     axes.set_xlabel("Time (s)")
     axes.set_ylabel("Frequency (Hz)")
-    axes.set_title(title, wrap=True, parse_math=False)  # a prompt may contain $
+    letters_per_inch = 12
+    width = int(letters_per_inch * axes.get_figure().get_figwidth() / axes.get_gridspec().ncols)
+    # matplotlib's own wrapping reads $...$ as a formula, whatever parse_math says
+    text, families = _printable(_wrap(title, width))
+    axes.set_title(text, parse_math=False, fontfamily=families)
     return image
+
+
+def _wrap(title: str, width: int, most_lines: int = 3) -> str:
+    """A title in lines of at most `width` letters; "..." ends what is too long."""
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, width)]
+    if len(lines) > most_lines:
+        lines[most_lines - 1 :] = [f"{lines[most_lines - 1][: width - 3]}..."]
+    return "\n".join(lines)
+
+
+def _printable(text: str) -> tuple[str, list[str]]:
+    """The text and the fonts to draw it with; letters that no installed font has become boxes."""
+    from matplotlib import font_manager
+
+    families = ["DejaVu Sans"]
+    default = font_manager.findfont(families[0])
+    missing = {ord(c) for c in text if not c.isspace()} - _letters(default)
+    for font in font_manager.fontManager.ttflist if missing else ():
+        found = set() if "Last Resort" in font.name else missing & _letters(font.fname)
+        if found:
+            families.append(font.name)
+            missing -= found
+    return text.translate(dict.fromkeys(missing, "\u25a1")), families
+
+
+@cache
+def _letters(font_file: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(font_file).get_charmap())
 
 
 def _levels(wave: Wave, config: MelConfig) -> NDArray[np.float32]:

@@ -67,9 +67,7 @@ class ModelFolder:
         _verify(file, entry.sha256)
         try:
             state = load_file(file)
-            # counted before it is built: settings could ask for more than any memory holds
-            count_parameters(name, entry.config, most=sum(x.numel() for x in state.values()))
-            module = PARTS[name].build(entry.config)
+            module = _build(name, entry.config, most=sum(x.numel() for x in state.values()))
             module.load_state_dict(state, strict=True)
         except (RuntimeError, SafetensorError, ValueError) as error:
             reason = _one_line(error)
@@ -218,6 +216,13 @@ def count_parameters(name: str, config: Any, most: int = MOST_PARAMETERS) -> int
     Raises ValueError where it would be above `most`, as soon as that is clear, and for settings
     that torch cannot build.
     """
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in _build(name, config, most).parameters())
+
+
+def _build(name: str, config: Any, most: int) -> nn.Module:
+    """The network of a part, counted while it is built: ValueError as soon as it has more than
+    `most` parameters, before their memory is touched."""
     counted, tensors, thread = 0, 0, threading.get_ident()
     most_counted = 3 * most  # weight normalisation replaces a parameter by two
 
@@ -233,14 +238,11 @@ def count_parameters(name: str, config: Any, most: int = MOST_PARAMETERS) -> int
 
     hook = register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
-            network = PARTS[name].build(config)
-    except (RuntimeError, TypeError, OverflowError, ZeroDivisionError) as error:
-        reason = _one_line(error)
-        raise ValueError(f"{name}: its settings cannot be built: {reason}") from None
+        return PARTS[name].build(config)
+    except (RuntimeError, TypeError, OverflowError, ZeroDivisionError, MemoryError) as error:
+        raise ValueError(f"{name}: its settings cannot be built: {_one_line(error)}") from None
     finally:
         hook.remove()
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
