@@ -122,6 +122,11 @@ class LogMel(nn.Module):
         return self
 
 
+def band_centres(config: MelConfig) -> NDArray[np.float64]:
+    """The frequencies at which the mel bands peak, in Hz [F]."""
+    return _corners(config)[1:-1]
+
+
 def _filters(config: MelConfig) -> Tensor:
     """The triangular mel filters [n_fft // 2 + 1, F]: 0 at the corners, 1 at the centre, or with
     norm slaney an area of 1 (over Hz). To the bit those of transformers' `mel_filter_bank`."""
