@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,7 +10,9 @@ from soundcrafter.config import GENERATOR_PARTS, PARTS
 from soundcrafter.hub import find_model
 from soundcrafter.settings import to_dict
 from soundcrafter.store import ModelFolder, open_folder
-from soundcrafter.train.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from soundcrafter.train import Recipe
 
 
 def describe(target: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -19,6 +21,9 @@ def describe(target: str | None, overrides: Sequence[str] = ()) -> dict[str, Any
     Ready for JSON; `parameters` counts each part that is there. ValueError where it is neither.
     """
     if target is not None and Path(target).is_file():
+        # imported here: only recipes need the training code
+        from soundcrafter.train.recipe import read_recipe
+
         return _describe_recipe(read_recipe(target, overrides))
     if overrides:
         raise ValueError("--set changes a recipe, not a model")
@@ -43,7 +48,7 @@ def _describe_folder(folder: ModelFolder) -> dict[str, Any]:
     }
 
 
-def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
+def _describe_recipe(recipe: "Recipe") -> dict[str, Any]:
     facts = _describe("recipe", {name: getattr(recipe.model, name) for name in GENERATOR_PARTS})
     for section in ("diffusion", "sampling"):
         facts[section] = to_dict(getattr(recipe.model, section))

@@ -176,16 +176,17 @@ class Engine:
             optimizer, state = self._optimizers[name], _below(name, tensors)
             full = optimizer.state_dict()
             full["state"] = {}
+            entries: dict[str, dict[str, Tensor]] = {}
+            for named, value in state.items():
+                key, entry = named.split("|")
+                entries.setdefault(key, {})[entry] = value
             parameters = dict(module.named_parameters())
             for index, key in enumerate(_trained(module)):
-                prefix = f"{key}|"
-                entries = {
-                    k[len(prefix) :]: _laid_out_as(parameters[key], v)
-                    for k, v in state.items()
-                    if k.startswith(prefix)
-                }
-                if entries:
-                    full["state"][index] = entries
+                if key in entries:
+                    full["state"][index] = {
+                        entry: _laid_out_as(parameters[key], value)
+                        for entry, value in entries[key].items()
+                    }
             optimizer.load_state_dict(full)
 
     def scaler_state(self) -> dict[str, Any]:
