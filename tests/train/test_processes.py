@@ -1,7 +1,6 @@
 """Two processes on one machine: the losses of one, a common end, and what a kill leaves."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -47,11 +46,6 @@ SETTINGS = (
         )
     ),
 )
-# What training imports, slowly: once in a server, from which the processes are forked.
-PRELOADED = (
-    *("soundcrafter.train", "torch._dynamo", "torch.distributed.fsdp", "torch.utils.tensorboard"),
-    "transformers.models.clap.modeling_clap",
-)
 FAILED = 200  # seconds after which a process will not end any more
 
 # Stages one after the other.
@@ -77,34 +71,18 @@ def arguments_of(recipe, data, out, stages, hold=0, **options) -> list[str]:
     return [*places, ";".join(SETTINGS), ",".join(stages), str(hold), json.dumps(options)]
 
 
-def fork(code: str, arguments: list[str]) -> list[BaseProcess]:
-    """Two processes that run the code and know of each other as torchrun's do."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        context.Process(
-            target=run_code,
-            args=(code, arguments, {**common, "RANK": rank, "LOCAL_RANK": rank}),
-            daemon=True,
-        )
-        for rank in "01"
-    ]
-    for process in processes:
-        process.start()
-    return processes
+@pytest.fixture(scope="module")
+def fork_two(fork):
+    """fork_two(code, arguments): two processes that know of each other, as torchrun's do."""
 
+    def start(code: str, arguments: list[str]) -> list[BaseProcess]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return [fork(code, arguments, RANK=rank, LOCAL_RANK=rank, **common) for rank in "01"]
 
-def run_code(code: str, arguments: list[str], environment: dict[str, str]) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    os.environ.update(environment)
-    sys.argv = ["", *arguments]
-    exec(code, {})
+    return start
 
 
 def finish(processes: list[BaseProcess]) -> None:
@@ -130,10 +108,10 @@ def assert_equal_losses(found, expected, tolerance=2e-4):
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, go, tiny_recipe, clips):
+def both(tmp_path_factory, fork_two, go, tiny_recipe, clips):
     """The same four stages in one process and in two, with the same batches."""
     folder = tmp_path_factory.mktemp("processes")
-    processes = fork(TRAIN, arguments_of(tiny_recipe, clips, folder / "two", GENERATOR_STAGES))
+    processes = fork_two(TRAIN, arguments_of(tiny_recipe, clips, folder / "two", GENERATOR_STAGES))
     for stage in GENERATOR_STAGES:
         alone(go, folder / "one", stage, clips)
     finish(processes)
@@ -157,12 +135,12 @@ def test_two_processes_make_the_model_of_one(both):
             assert float((value - wanted[key]).abs().max()) < 2e-2, (part, key)
 
 
-def test_shared_out_weights_learn_and_resume_the_same(both, tiny_recipe, clips, tmp_path):
+def test_shared_out_weights_learn_and_resume_the_same(fork_two, both, tiny_recipe, clips, tmp_path):
     whole, _ = both
     stage, out = "diffusion", tmp_path / "sharded"
     shutil.copytree(whole, out, ignore=shutil.ignore_patterns("training"))
     for more in ({"max_minutes": 1e-9}, {}):
-        finish(fork(TRAIN, arguments_of(tiny_recipe, clips, out, [stage], fsdp=True, **more)))
+        finish(fork_two(TRAIN, arguments_of(tiny_recipe, clips, out, [stage], fsdp=True, **more)))
     found = read_log(run_folder(out, stage))
     assert_equal_losses(found, read_log(run_folder(whole, stage)))
     wanted = open_folder(whole).load("unet").state_dict()
@@ -177,14 +155,16 @@ def test_only_the_unet_is_shared_out(stage, go, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
-def test_a_killed_process_leaves_a_checkpoint_that_resumes(both, go, tiny_recipe, clips, tmp_path):
+def test_a_killed_process_leaves_a_checkpoint_that_resumes(
+    fork_two, both, go, tiny_recipe, clips, tmp_path
+):
     """First the one that writes is killed, then the other one of torchrun's."""
     whole, _ = both
     stage, out = "vae", tmp_path / "cut"
     place = run_folder(out, stage)
     arguments = arguments_of(tiny_recipe, clips, out, [stage], hold=3)
 
-    processes = fork(TRAIN, arguments)
+    processes = fork_two(TRAIN, arguments)
     wait_for_step(3, place, lambda: all(process.is_alive() for process in processes))
     processes[0].kill()
     processes[1].join(FAILED)
@@ -251,7 +231,9 @@ else:
 """
 
 
-def test_two_processes_stop_together_and_refuse_what_is_for_one(tiny_recipe, clips, tmp_path):
-    finish(fork(STOP, [str(tiny_recipe), str(clips), str(tmp_path / "m")]))
+def test_two_processes_stop_together_and_refuse_what_is_for_one(
+    fork_two, tiny_recipe, clips, tmp_path
+):
+    finish(fork_two(STOP, [str(tiny_recipe), str(clips), str(tmp_path / "m")]))
     names = [path.name for path in list_checkpoints(run_folder(tmp_path / "m", "vae"))]
     assert names == ["step-00000001"]
