@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soundcrafter.config import GENERATOR_PARTS, PARTS
 from soundcrafter.hub import find_model
 from soundcrafter.settings import to_dict
 from soundcrafter.store import MOST_PARAMETERS, ModelFolder, count_parameters, open_folder
-from soundcrafter.train.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from soundcrafter.train import Recipe
 
 
 def describe(target: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -17,6 +19,9 @@ def describe(target: str | None, overrides: Sequence[str] = ()) -> dict[str, Any
     Ready for JSON; `parameters` counts each part that is there. ValueError where it is neither.
     """
     if target is not None and Path(target).is_file():
+        # imported here: only recipes need the training code
+        from soundcrafter.train.recipe import read_recipe
+
         return _describe_recipe(read_recipe(target, overrides))
     if overrides:
         raise ValueError("--set changes a recipe, not a model")
@@ -36,7 +41,7 @@ def _describe_folder(folder: ModelFolder) -> dict[str, Any]:
     }
 
 
-def _describe_recipe(recipe: Recipe) -> dict[str, Any]:
+def _describe_recipe(recipe: "Recipe") -> dict[str, Any]:
     configs = {name: getattr(recipe.model, name) for name in GENERATOR_PARTS}
     facts = _describe("recipe", configs, dict.fromkeys(configs, MOST_PARAMETERS))
     for section in ("diffusion", "sampling"):

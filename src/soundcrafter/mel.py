@@ -119,6 +119,11 @@ class LogMel(nn.Module):
         return values.transpose(1, 2) @ self.filters
 
 
+def band_centres(config: MelConfig) -> NDArray[np.float64]:
+    """The frequencies at which the mel bands peak, in Hz [F]."""
+    return _corners(config)[1:-1]
+
+
 def _filters(config: MelConfig) -> Tensor:
     """The triangular mel filters [n_fft // 2 + 1, F].
 

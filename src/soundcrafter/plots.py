@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
 from soundcrafter.audio import Wave, fit_length
 from soundcrafter.files import replacing
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel, MelConfig, band_centres
 
 _TICKS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
 _RANGE = 80.0  # dB from the loudest point down to black
@@ -215,8 +214,7 @@ def _config(sample_rate: int) -> MelConfig:
 
 def _ticks(config: MelConfig) -> tuple[NDArray[np.float64], list[str]]:
     """The positions of round frequencies among the bands, and their labels."""
-    low, high = hertz_to_mel(config.fmin, "slaney"), hertz_to_mel(config.fmax, "slaney")
-    centres = mel_to_hertz(np.linspace(low, high, config.num_mels + 2)[1:-1], "slaney")
+    centres = band_centres(config)
     shown = [tick for tick in _TICKS if centres[0] <= tick <= config.fmax]
     return np.interp(shown, centres, np.arange(config.num_mels)), [str(tick) for tick in shown]
 

@@ -5,30 +5,14 @@ import torch
 from torch import Tensor
 
 from soundcrafter.diffusion.guidance import guided
-from soundcrafter.diffusion.windows import stretch_timeline
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-class Recorder:
-    """latent + t + the condition's mean, frame by frame for a timeline; keeps its arguments."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def __call__(self, latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        self.calls.append((latent, t, cond))
-        if cond.ndim == 3:
-            shift = stretch_timeline(cond, latent.shape[2]).mean(2)[:, None, :, None]
-        else:
-            shift = cond.mean(1).reshape(-1, 1, 1, 1)
-        return latent + t.reshape(-1, 1, 1, 1) + shift
-
-
-def test_guidance_by_hand_in_one_call():
-    model, latent, t = Recorder(), randn(2, 1, 4, 2), torch.tensor([3, 5])
+def test_guidance_by_hand_in_one_call(recorder):
+    model, latent, t = recorder(), randn(2, 1, 4, 2), torch.tensor([3, 5])
     cond, uncond = torch.tensor([[1.0], [2.0]]), torch.tensor([0.5])
     got = guided(model, cond, uncond, 3.0)(latent, t)
     shift = torch.tensor([0.5 + 3 * 0.5, 0.5 + 3 * 1.5]).reshape(2, 1, 1, 1)
@@ -36,23 +20,23 @@ def test_guidance_by_hand_in_one_call():
     assert [call[0].shape[0] for call in model.calls] == [4]
 
 
-def test_scale_1_is_one_pass_of_the_condition_alone():
-    model, latent, t = Recorder(), randn(2, 1, 4, 2), torch.tensor([3, 3])
+def test_scale_1_is_one_pass_of_the_condition_alone(recorder):
+    model, latent, t = recorder(), randn(2, 1, 4, 2), torch.tensor([3, 3])
     cond = randn(2, 6)
     got = guided(model, cond, torch.full((6,), float("nan")), 1.0)(latent, t)
-    torch.testing.assert_close(got, Recorder()(latent, t, cond))
+    torch.testing.assert_close(got, recorder()(latent, t, cond))
     assert [call[0].shape[0] for call in model.calls] == [2]
 
 
-def test_every_shape_of_one_constant_condition_means_the_same():
+def test_every_shape_of_one_constant_condition_means_the_same(recorder):
     latent, t = randn(2, 1, 4, 2), torch.tensor([3, 3])
     cond, uncond = randn(2, 6), randn(6, seed=1)
-    want = guided(Recorder(), cond, uncond, 2.0)(latent, t)
+    want = guided(recorder(), cond, uncond, 2.0)(latent, t)
     conds = (cond, cond[:, None].expand(2, 4, 6))
     unconds = (uncond, uncond.expand(2, 6), uncond.expand(2, 4, 6))
     for a in conds:
         for b in unconds:
-            torch.testing.assert_close(guided(Recorder(), a, b, 2.0)(latent, t), want)
+            torch.testing.assert_close(guided(recorder(), a, b, 2.0)(latent, t), want)
 
 
 def test_guidance_is_added_up_in_float32():
@@ -62,8 +46,8 @@ def test_guidance_is_added_up_in_float32():
     assert got.dtype == torch.float32
 
 
-def test_conditions_that_do_not_fit_are_value_errors():
-    model = Recorder()
+def test_conditions_that_do_not_fit_are_value_errors(recorder):
+    model = recorder()
     for cond, uncond in ((randn(6), randn(6)), (randn(2, 6), randn(5)), (randn(2, 6), randn(3, 6))):
         with pytest.raises(ValueError, match="cond"):
             guided(model, cond, uncond, 2.0)
@@ -73,8 +57,8 @@ def test_conditions_that_do_not_fit_are_value_errors():
         guided(model, randn(2, 6), randn(6), 2.0)(randn(3, 1, 4, 2), torch.tensor([0, 0, 0]))
 
 
-def test_outside_the_interval_the_condition_goes_alone():
-    model, latent, cond = Recorder(), randn(2, 1, 4, 2), torch.tensor([[1.0], [2.0]])
+def test_outside_the_interval_the_condition_goes_alone(recorder):
+    model, latent, cond = recorder(), randn(2, 1, 4, 2), torch.tensor([[1.0], [2.0]])
     predict = guided(model, cond, torch.tensor([0.5]), 3.0, interval=(200.0, 800.0))
     for t in (900, 800, 500, 200, 100):
         predict(latent, torch.tensor([t, t]))

@@ -17,21 +17,6 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-class Recorder:
-    """latent + t + the condition's mean, frame by frame for a timeline; keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def __call__(self, latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        self.calls.append((latent, t, cond))
-        if cond.ndim == 3:
-            shift = stretch_timeline(cond, latent.shape[2]).mean(2)[:, None, :, None]
-        else:
-            shift = cond.mean(1).reshape(-1, 1, 1, 1)
-        return latent + t.reshape(-1, 1, 1, 1) + shift
-
-
 @pytest.mark.parametrize("frames", [9, 16, 17, 23, 64])
 @pytest.mark.parametrize("overlap", [0, 1, 4, 7])
 def test_a_model_without_context_is_reproduced_exactly(frames, overlap):
@@ -40,8 +25,8 @@ def test_a_model_without_context_is_reproduced_exactly(frames, overlap):
     torch.testing.assert_close(got, latent, rtol=1e-6, atol=1e-6)
 
 
-def test_windows_cover_the_latent_one_by_one_and_the_last_ends_with_it():
-    model = Recorder()
+def test_windows_cover_the_latent_one_by_one_and_the_last_ends_with_it(recorder):
+    model = recorder()
     latent = torch.arange(21.0).reshape(1, 1, 21, 1)
     windowed(model, 8, 3)(latent, torch.tensor([0]), torch.zeros(1, 4))
     assert [call[0].shape for call in model.calls] == [(1, 1, 8, 1)] * 4
@@ -71,10 +56,10 @@ def test_the_blend_goes_evenly_from_one_window_to_the_next():
 
 
 @pytest.mark.parametrize("entries", [1, 2, 5, 20, 23])
-def test_each_window_gets_its_own_part_of_a_timeline(entries):
+def test_each_window_gets_its_own_part_of_a_timeline(recorder, entries):
     latent, t, cond = randn(2, 1, 20, 2), torch.tensor([0, 1]), randn(2, entries, 3)
-    whole = Recorder()(latent, t, cond)
-    model = Recorder()
+    whole = recorder()(latent, t, cond)
+    model = recorder()
     got = windowed(model, 8, 3)(latent, t, cond)
     torch.testing.assert_close(got, whole)
     assert {call[2].shape[1] for call in model.calls} == {8}
@@ -85,27 +70,27 @@ def test_a_timeline_is_stretched_linearly_between_the_centres_of_its_entries():
     torch.testing.assert_close(got, torch.tensor([0.0, 0.25, 0.75, 1.0]))
 
 
-def test_a_short_latent_goes_to_the_model_untouched():
-    model, latent, t, cond = Recorder(), randn(1, 1, 8, 2), torch.tensor([4]), randn(1, 3, 5)
+def test_a_short_latent_goes_to_the_model_untouched(recorder):
+    model, latent, t, cond = recorder(), randn(1, 1, 8, 2), torch.tensor([4]), randn(1, 3, 5)
     got = windowed(model, 8, 4)(latent, t, cond)
     assert model.calls[0][0] is latent
     assert model.calls[0][2] is cond
-    torch.testing.assert_close(got, Recorder()(latent, t, cond))
+    torch.testing.assert_close(got, recorder()(latent, t, cond))
 
 
 @pytest.mark.parametrize("timeline", [False, True])
-def test_guidance_over_windows(timeline):
+def test_guidance_over_windows(recorder, timeline):
     latent, t = randn(2, 1, 21, 2), torch.tensor([3, 5])
     cond = randn(2, 7, 6) if timeline else randn(2, 6)
     uncond = randn(6, seed=1)
-    want = guided(Recorder(), cond, uncond, 2.5)(latent, t)
-    got = guided(windowed(Recorder(), 8, 3), cond, uncond, 2.5)(latent, t)
+    want = guided(recorder(), cond, uncond, 2.5)(latent, t)
+    got = guided(windowed(recorder(), 8, 3), cond, uncond, 2.5)(latent, t)
     torch.testing.assert_close(got, want)
 
 
-def test_samples_do_not_depend_on_their_batch():
+def test_samples_do_not_depend_on_their_batch(recorder):
     latent, t, cond = randn(3, 1, 21, 2), torch.tensor([3, 3, 3]), randn(3, 6)
-    model = windowed(Recorder(), 8, 3)
+    model = windowed(recorder(), 8, 3)
     together = guided(model, cond, randn(6, seed=1), 2.5)(latent, t)
     for i in range(3):
         one = slice(i, i + 1)
@@ -114,15 +99,15 @@ def test_samples_do_not_depend_on_their_batch():
 
 
 @pytest.mark.parametrize("overlap", [8, -1])
-def test_an_overlap_that_cannot_work_is_a_value_error(overlap):
+def test_an_overlap_that_cannot_work_is_a_value_error(recorder, overlap):
     with pytest.raises(ValueError, match="overlap"):
-        windowed(Recorder(), 8, overlap)
+        windowed(recorder(), 8, overlap)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 8])
-def test_a_batch_limit_changes_nothing(limit):
-    model, latent, t, cond = Recorder(), randn(5, 1, 4, 2), torch.arange(5), randn(5, 3, seed=1)
-    whole = Recorder()(latent, t, cond)
+def test_a_batch_limit_changes_nothing(recorder, limit):
+    model, latent, t, cond = recorder(), randn(5, 1, 4, 2), torch.arange(5), randn(5, 3, seed=1)
+    whole = recorder()(latent, t, cond)
     assert torch.equal(with_batch_limit(model, limit)(latent, t, cond), whole)
     assert max(len(call[0]) for call in model.calls) == min(limit, 5)
     with pytest.raises(ValueError, match="limit: got 0"):

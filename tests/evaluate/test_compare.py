@@ -153,7 +153,7 @@ def test_noise_moves_the_distance_of_the_shipped_tagger(data_dir):
 
     tagger = open_embedder("tagger")
     recordings = read_manifest(data_dir, split="test").recordings
-    order = np.random.default_rng(0).permutation(len(recordings))
+    order = np.random.default_rng(0).permutation(len(recordings))[:240]
     waves = [read_audio(recordings[place].file, 16_000, seconds=2.56) for place in order]
     half = len(waves) // 2
     first = [tagger(wave, 16_000) for wave in waves[:half]]

@@ -21,6 +21,7 @@ from soundcrafter.evaluate.presence import (
 )
 from soundcrafter.evaluate.prompt_sets import composition_prompts
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
+from soundcrafter.files import write_csv
 from soundcrafter.pipeline import SoundCrafter
 
 RATE = 16_000
@@ -185,9 +186,20 @@ class TestOnRecordings:
         assert np.median(errors) < 0.1
 
     def test_the_first_pairs(self, model, data_dir, tmp_path):
-        report = evaluate_composition(model, data_dir, tmp_path, limit=2)
+        dev, test = (
+            read_manifest(data_dir, split=split, label_column="family").recordings
+            for split in ("dev", "test")
+        )
+        dev = dev[::3]  # the thresholds come from every recording of dev
+        rows = [
+            (r.file.resolve(), r.label, r.caption, split, r.seconds)
+            for split, recordings in (("dev", dev), ("test", test))
+            for r in recordings
+        ]
+        columns = ("file", "family", "caption", "split", "seconds")
+        write_csv(tmp_path / "sounds.csv", columns, rows)
+        report = evaluate_composition(model, tmp_path, tmp_path / "out", limit=2)
         families = TaggerEmbedder.bundled().classes[:-1]
-        dev = read_manifest(data_dir, split="dev", label_column="family").recordings
         assert report["threshold_recordings"] == sum(r.label in families for r in dev)
         assert report["overlap"]["real"]["both"]["n"] == 2
         assert report["order"]["real"]["both"]["n"] == 4

@@ -20,11 +20,11 @@ from soundcrafter.train.loop import run_folder
 from soundcrafter.train.recipe import DiffusionStageConfig
 from soundcrafter.train.schedule import learning_rate
 
-# 10 steps: 0-1, 2-4, 5-9
-V1 = "{share=0.2, seconds=0.16, pool=4},{share=0.3, seconds=0.32, pool=2},{share=0.5, seconds=0.64}"
+# 6 steps: 0-1, 2-3, 4-5
+V1 = "{share=0.4, seconds=0.16, pool=4},{share=0.3, seconds=0.32, pool=2},{share=0.3, seconds=0.64}"
 V2 = (
-    "{share=0.2, seconds=0.32, pool=2, grid='pooled'},"
-    "{share=0.3, seconds=0.64, pool=2, grid='pooled', batch_size=8},{share=0.5, seconds=0.64}"
+    "{share=0.4, seconds=0.32, pool=2, grid='pooled'},"
+    "{share=0.3, seconds=0.64, pool=2, grid='pooled', batch_size=8},{share=0.3, seconds=0.64}"
 )
 READINGS = {"full grid": V1, "pooled grid": V2}
 # C x T x F of the latents; 4 channels, one position a 4 x 4 cells of the mel, 64 frames in .64 s
@@ -36,7 +36,7 @@ BATCHES = {"full grid": [4, 4, 4], "pooled grid": [4, 8, 4]}
 
 
 def overrides(reading):
-    return ("diffusion.steps=10", f"diffusion.curriculum=[{READINGS[reading]}]")
+    return ("diffusion.steps=6", f"diffusion.curriculum=[{READINGS[reading]}]")
 
 
 def make(*phases, steps=100, batch_size=4, seconds=10.24):
@@ -147,8 +147,8 @@ def test_blur_keeps_the_mean_and_loses_detail():
 @pytest.mark.parametrize("reading", READINGS)
 def test_latents_at_the_borders_of_phases(reading, make_recipe, clips, tiny_model):
     stage = build_stage("diffusion", make_recipe(*overrides(reading)), clips, tiny_model)
-    assert stage.phase_starts() == (0, 2, 5)
-    for number, step in enumerate((0, 1, 2, 4, 5, 9)):
+    assert stage.phase_starts() == (0, 2, 4)
+    for number, step in enumerate((0, 1, 2, 3, 4, 5)):
         phase = number // 2
         indices = stage.sample_indices(step)
         assert len(indices) == BATCHES[reading][phase]
@@ -202,11 +202,11 @@ def test_a_run_resumes_inside_any_phase(
     for name in ("whole", "cut"):
         shutil.copytree(tiny_model, tmp_path / name, ignore=shutil.ignore_patterns("training"))
     expected = go("diffusion", out, *settings, data=data)
-    assert [entry["phase"] for entry in expected] == [1, 1, 2, 2, 2, 3, 3, 3, 3, 3]
-    for _ in range(10):  # each call is stopped after one step, whatever its phase
+    assert [entry["phase"] for entry in expected] == [1, 1, 2, 2, 3, 3]
+    for _ in range(6):  # each call is stopped after one step, whatever its phase
         go("diffusion", tmp_path / "cut", *settings, data=data, max_minutes=1e-9)
     found = read_log(run_folder(tmp_path / "cut", "diffusion"))
-    assert [entry["step"] for entry in found] == list(range(1, 11))
+    assert [entry["step"] for entry in found] == list(range(1, 7))
     for one, other in zip(expected, found, strict=True):
         for key in ("loss", "learning_rate", "phase"):
             assert other[key] == pytest.approx(one[key], rel=1e-5), (one["step"], key)
@@ -219,7 +219,7 @@ def test_encoded_phases_draw_as_audio_does(make_recipe, clips, tiny_model, tmp_p
     assert {f.name for f in tmp_path.iterdir() if f.is_dir()} == {"phase-1", "phase-2"}
     assert Latents(tmp_path / "phase-1", seed=0).metadata["pool"] == 2
     stages = [build_stage("diffusion", recipe, data, tiny_model) for data in (clips, tmp_path)]
-    for step in (0, 2, 5):
+    for step in (0, 2, 4):
         one, other = (
             stage.prepare(stage.load_batch(stage.sample_indices(step)), torch.device("cpu"))
             for stage in stages

@@ -42,17 +42,18 @@ def test_bf16_learns_in_fp32_weights(stage, go, encoded, clips, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "overrides"),
+    ("stage", "overrides", "near"),  # near: far less than a step of the optimiser
     [
-        ("vae", ("vae.steps=3", "vae.adversarial_start=100")),
+        ("vae", ("vae.steps=3", "vae.adversarial_start=100"), 1e-5),
         # a U-Net starts by predicting zero: a high rate, so that its input matters soon
         (
             "diffusion",
             ("diffusion.steps=3", "diffusion.learning_rate=0.01", "model.unet.dropout=0.0"),
+            1e-4,
         ),
     ],
 )
-def test_accumulation_changes_nothing(stage, overrides, go, encoded, clips, tmp_path):
+def test_accumulation_changes_nothing(stage, overrides, near, go, encoded, clips, tmp_path):
     data = encoded if stage == "diffusion" else clips
     one = go(stage, tmp_path / "1", *overrides, data=data)
     two = go(stage, tmp_path / "2", f"{stage}.accumulate=2", *overrides, data=data)
@@ -61,7 +62,7 @@ def test_accumulation_changes_nothing(stage, overrides, go, encoded, clips, tmp_
             assert right[key] == pytest.approx(left[key], rel=1e-5), key
     weights = [last_checkpoint(tmp_path / name, stage)[0]["weights"] for name in "12"]
     for key, value in weights[0].items():
-        assert torch.allclose(value, weights[1][key], rtol=0, atol=1e-5), key
+        assert torch.allclose(value, weights[1][key], rtol=0, atol=near), key
 
 
 def test_shards_cover_a_step_in_order(make_recipe, clips, tmp_path):

@@ -1,10 +1,8 @@
 """kill -9 in the middle of each stage, the same command again: losses as if nothing happened."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -16,72 +14,69 @@ from soundcrafter.train import GENERATOR_STAGES, read_recipe
 from soundcrafter.train.log import MACHINE_FACTS, read_log
 from soundcrafter.train.loop import run_folder
 
-STEPS, HOLD = 9, 5  # checkpoints are at even steps: a kill at 5 throws one step away
+STEPS, HOLD = 5, 3  # checkpoints are at even steps: a kill at 3 throws one step away
 GAN_TERMS = {
     "vae": "adversarial",
     "vocoder": "features",
 }  # logged in the GAN phase
 
-# All four stages, one after the other. Each entry is printed once it is in the log. The process
-# waits in step HOLD of the stage that the environment names, so that the kill finds it there.
+# All four stages, one after the other. Each entry is noted in a file once it is in the log. The
+# process waits in step HOLD of the stage that is named, so that the kill finds it there.
 TRAIN = """
-import os, sys, time
+import sys, time
 from soundcrafter.train import GENERATOR_STAGES, RunOptions, read_recipe, train
 
-recipe, data, out, steps, hold = sys.argv[1:]
+recipe, data, out, notes, steps, hold, hold_in = sys.argv[1:]
 changes = [f"{stage}.steps={steps}" for stage in GENERATOR_STAGES]
+changes += ["vae.adversarial_start=1", "vocoder.adversarial_start=1"]  # before the checkpoint
 changes.append("diffusion.learning_rate=0.01")  # so that dropout shows: a U-Net starts from zero
 settings = read_recipe(recipe, changes)
 options = RunOptions(device="cpu", log_steps=1, checkpoint_steps=2)
 for stage in GENERATOR_STAGES:
     def report(entry):
-        print(stage, entry["step"], flush=True)
-        if os.environ.get("HOLD_IN") == stage and entry["step"] == int(hold):
+        with open(notes, "a") as stream:
+            print(stage, entry["step"], file=stream)
+        if hold_in == stage and entry["step"] == int(hold):
             time.sleep(600)
     train(stage, settings, data=data, out=out, options=options, report=report)
 """
 
 
-def start(recipe: Path, data: Path, out: Path, hold_in: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", TRAIN, str(recipe), str(data), str(out), str(STEPS), str(HOLD)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOLD_IN": hold_in}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
-def kill_in(process: subprocess.Popen[str], place: Path) -> str:
-    """SIGKILL once the log holds step HOLD; returns what the process had printed."""
+def kill_in(process: BaseProcess, place: Path) -> None:
+    """SIGKILL once the log holds step HOLD."""
     deadline = time.monotonic() + 200
     while not any(entry["step"] >= HOLD for entry in read_log(place)):
-        assert process.poll() is None, process.communicate()[1]
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    printed, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    return printed
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    printed, errors = process.communicate(timeout=250)
-    assert process.returncode == 0, errors
-    return printed
+def finish(process: BaseProcess) -> None:
+    process.join(250)
+    assert process.exitcode == 0
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_recipe, clips):
-    """The folders of an uninterrupted run and a four times killed one, and what each start of the
-    latter printed."""
+def runs(tmp_path_factory, fork, tiny_recipe, clips):
+    """The folders of an uninterrupted run and a four times killed one, and the lines that each
+    start of the latter noted."""
     folder = tmp_path_factory.mktemp("kill")
     whole, killed = folder / "whole", folder / "killed"
-    reference = start(tiny_recipe, clips, whole)
-    printed = []
+
+    def start(out: Path, notes: str, hold_in: str = "") -> BaseProcess:
+        places = map(str, (tiny_recipe, clips, out, folder / notes))
+        return fork(TRAIN, [*places, str(STEPS), str(HOLD), hold_in])
+
+    reference = start(whole, "whole.txt")
     for stage in GENERATOR_STAGES:
-        process = start(tiny_recipe, clips, killed, hold_in=stage)
-        printed.append(kill_in(process, run_folder(killed, stage)))
-    printed.append(finish(start(tiny_recipe, clips, killed)))
+        kill_in(start(killed, f"{stage}.txt", hold_in=stage), run_folder(killed, stage))
+    finish(start(killed, "last.txt"))
     finish(reference)
-    return whole, killed, [text.split("\n") for text in printed]
+    notes = [(folder / f"{name}.txt").read_text() for name in (*GENERATOR_STAGES, "last")]
+    return whole, killed, [text.splitlines() for text in notes]
 
 
 def steps_of(stage: str, lines: list[str]) -> list[int]:
@@ -90,11 +85,11 @@ def steps_of(stage: str, lines: list[str]) -> list[int]:
 
 @pytest.mark.parametrize("number", range(4), ids=GENERATOR_STAGES)
 def test_a_killed_stage_resumes_with_equal_losses(number, runs, tiny_recipe):
-    whole, killed, printed = runs
+    whole, killed, noted = runs
     stage = GENERATOR_STAGES[number]
-    # the kill came when HOLD was in the log, perhaps before it was printed
-    assert steps_of(stage, printed[number])[: HOLD - 1] == list(range(1, HOLD))
-    assert steps_of(stage, printed[number + 1]) == list(range(HOLD, STEPS + 1))  # not from 1
+    # the kill came when HOLD was in the log, perhaps before it was noted
+    assert steps_of(stage, noted[number])[: HOLD - 1] == list(range(1, HOLD))
+    assert steps_of(stage, noted[number + 1]) == list(range(HOLD, STEPS + 1))  # not from 1
     expected, found = (read_log(run_folder(folder, stage)) for folder in (whole, killed))
     assert [entry["step"] for entry in found] == list(range(1, STEPS + 1))
     assert len(expected) == STEPS

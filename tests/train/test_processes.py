@@ -1,5 +1,6 @@
 """Two processes on one machine: the losses of one, a common end, and what a kill leaves."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,13 @@ STEPS = 4
 # dropout draws from each process's own generator; everything else is a function of the index
 SETTINGS = (
     "model.unet.dropout=0",
+    *(  # FSDP takes time for each of its tensors, however small
+        f"model.unet.{setting}"
+        for setting in (
+            *("multipliers=[1,2]", "strides=[[1,1],[2,2]]", "attention=[false,true]"),
+            "heads=[2,2]",
+        )
+    ),
     *(f"{stage}.steps={STEPS}" for stage in GENERATOR_STAGES),
     *(f"{stage}.adversarial_start=1" for stage in ("vae", "vocoder")),
     "diffusion.learning_rate=0.01",  # a U-Net starts from zero: its input must matter soon
@@ -36,48 +46,53 @@ SETTINGS = (
         )
     ),
 )
-TORCHRUN = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node", "2"]
+FAILED = 200  # seconds after which a process will not end any more
 
-# Stages one after the other, each process printing nothing but what went wrong.
+# Stages one after the other.
 TRAIN = """
-import json, os, sys, time
+import json, sys, time
 from soundcrafter.train import RunOptions, read_recipe, sharding, train
 
-recipe, data, out, settings, stages = sys.argv[1:6]
+recipe, data, out, settings, stages, hold, options = sys.argv[1:]
 sharding.LARGE = 500  # at width 8 no block is
-more = json.loads(os.environ.get("OPTIONS", "{}"))
-options = RunOptions(device="cpu", log_steps=1, checkpoint_steps=2, **more)
+options = RunOptions(device="cpu", log_steps=1, checkpoint_steps=2, **json.loads(options))
 for stage in stages.split(","):
     def report(entry):
-        if os.environ.get("HOLD") == str(entry["step"]):
+        if hold == str(entry["step"]):
             time.sleep(600)
     train(stage, read_recipe(recipe, settings.split(";")), data=data, out=out, options=options,
           report=report)
 """
 
 
-def torchrun(folder: Path, recipe: Path, data: Path, stages, settings, **environment):
-    script = folder.with_suffix(".py")
-    script.write_text(TRAIN)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [*TORCHRUN, "--master_port", str(port), str(script), str(recipe), str(data)]
-    return subprocess.Popen(
-        [*command, str(folder), ";".join(settings), ",".join(stages)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def arguments_of(recipe, data, out, stages, hold=0, **options) -> list[str]:
+    """The arguments of TRAIN."""
+    places = map(str, (recipe, data, out))
+    return [*places, ";".join(SETTINGS), ",".join(stages), str(hold), json.dumps(options)]
 
 
-def finish(process: subprocess.Popen[str]) -> None:
+@pytest.fixture(scope="module")
+def fork_two(fork):
+    """fork_two(code, arguments): two processes that know of each other, as torchrun's do."""
+
+    def start(code: str, arguments: list[str]) -> list[BaseProcess]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return [fork(code, arguments, RANK=rank, LOCAL_RANK=rank, **common) for rank in "01"]
+
+    return start
+
+
+def finish(processes: list[BaseProcess]) -> None:
     try:
-        printed, _ = process.communicate(timeout=250)
-        assert process.returncode == 0, printed
+        for process in processes:
+            process.join(FAILED)
+        assert [process.exitcode for process in processes] == [0, 0]
     finally:
-        process.kill()
+        for process in processes:
+            process.kill()
 
 
 def alone(go, folder: Path, stage: str, data: Path) -> list[dict]:
@@ -93,13 +108,13 @@ def assert_equal_losses(found, expected, tolerance=2e-4):
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, go, tiny_recipe, clips):
+def both(tmp_path_factory, fork_two, go, tiny_recipe, clips):
     """The same four stages in one process and in two, with the same batches."""
     folder = tmp_path_factory.mktemp("processes")
-    process = torchrun(folder / "two", tiny_recipe, clips, GENERATOR_STAGES, SETTINGS)
+    processes = fork_two(TRAIN, arguments_of(tiny_recipe, clips, folder / "two", GENERATOR_STAGES))
     for stage in GENERATOR_STAGES:
         alone(go, folder / "one", stage, clips)
-    finish(process)
+    finish(processes)
     return folder / "one", folder / "two"
 
 
@@ -120,12 +135,12 @@ def test_two_processes_make_the_model_of_one(both):
             assert float((value - wanted[key]).abs().max()) < 2e-2, (part, key)
 
 
-def test_shared_out_weights_learn_and_resume_the_same(both, tiny_recipe, clips, tmp_path):
+def test_shared_out_weights_learn_and_resume_the_same(fork_two, both, tiny_recipe, clips, tmp_path):
     whole, _ = both
     stage, out = "diffusion", tmp_path / "sharded"
     shutil.copytree(whole, out, ignore=shutil.ignore_patterns("training"))
-    for options in ('{"fsdp": true, "max_minutes": 1e-9}', '{"fsdp": true}'):
-        finish(torchrun(out, tiny_recipe, clips, [stage], SETTINGS, OPTIONS=options))
+    for more in ({"max_minutes": 1e-9}, {}):
+        finish(fork_two(TRAIN, arguments_of(tiny_recipe, clips, out, [stage], fsdp=True, **more)))
     found = read_log(run_folder(out, stage))
     assert_equal_losses(found, read_log(run_folder(whole, stage)))
     wanted = open_folder(whole).load("unet").state_dict()
@@ -134,34 +149,56 @@ def test_shared_out_weights_learn_and_resume_the_same(both, tiny_recipe, clips, 
 
 
 @pytest.mark.parametrize("stage", ["vae", "clap"])
-def test_only_the_unet_is_shared_out(stage, tiny_recipe, clips, tmp_path):
-    process = torchrun(
-        tmp_path / "m", tiny_recipe, clips, [stage], SETTINGS, OPTIONS='{"fsdp": true}'
-    )
-    printed, _ = process.communicate(timeout=200)
-    assert process.returncode == 1
-    assert "fsdp: only when training the U-Net" in printed
+def test_only_the_unet_is_shared_out(stage, go, tmp_path):
+    with pytest.raises(ValueError, match=f"fsdp: only when training the U-Net, got {stage}"):
+        go(stage, tmp_path / "m", fsdp=True)
+    assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_leaves_a_checkpoint_that_resumes(
-    victim, both, go, tiny_recipe, clips, tmp_path
+    fork_two, both, go, tiny_recipe, clips, tmp_path
 ):
+    """First the one that writes is killed, then the other one of torchrun's."""
     whole, _ = both
     stage, out = "vae", tmp_path / "cut"
-    process = torchrun(out, tiny_recipe, clips, [stage], SETTINGS, HOLD="3")
     place = run_folder(out, stage)
-    deadline = time.monotonic() + 200
-    while not any(entry["step"] == 3 for entry in read_log(place)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(children(process.pid)[victim], signal.SIGKILL)
-    process.communicate(timeout=200)
-    assert process.returncode != 0  # the survivor was ended by torchrun
+    arguments = arguments_of(tiny_recipe, clips, out, [stage], hold=3)
+
+    processes = fork_two(TRAIN, arguments)
+    wait_for_step(3, place, lambda: all(process.is_alive() for process in processes))
+    processes[0].kill()
+    processes[1].join(FAILED)
+    assert processes[1].exitcode > 0  # it does not wait for the other
     assert [path.name for path in list_checkpoints(place)] == ["step-00000002"]
+
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    command = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node", "2"]
+    command += ["--standalone", str(script), *arguments_of(tiny_recipe, clips, out, [stage], 4)]
+    torchrun = subprocess.Popen(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for_step(4, place, lambda: torchrun.poll() is None)
+    os.kill(children(torchrun.pid)[1], signal.SIGKILL)
+    torchrun.communicate(timeout=FAILED)
+    assert torchrun.returncode != 0  # the survivor was ended by torchrun
+    assert [path.name for path in list_checkpoints(place)] == ["step-00000002"]
+
     alone(go, out, stage, clips)  # as many processes as one likes
     assert_equal_losses(read_log(place), read_log(run_folder(whole, stage)))
+
+
+def wait_for_step(step: int, place: Path, alive: Callable[[], bool]) -> None:
+    """Wait until a step is in the log."""
+    deadline = time.monotonic() + FAILED
+    while not any(entry["step"] == step for entry in read_log(place)):
+        assert alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def children(pid: int) -> list[int]:
@@ -194,19 +231,9 @@ else:
 """
 
 
-def test_two_processes_stop_together_and_refuse_what_is_for_one(tiny_recipe, clips, tmp_path):
-    script = tmp_path / "stop.py"
-    script.write_text(STOP)
-    command = [*TORCHRUN, "--standalone", str(script), str(tiny_recipe), str(clips)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "m")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_two_processes_stop_together_and_refuse_what_is_for_one(
+    fork_two, tiny_recipe, clips, tmp_path
+):
+    finish(fork_two(STOP, [str(tiny_recipe), str(clips), str(tmp_path / "m")]))
     names = [path.name for path in list_checkpoints(run_folder(tmp_path / "m", "vae"))]
     assert names == ["step-00000001"]

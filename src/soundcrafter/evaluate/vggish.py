@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.audio_utils import mel_filter_bank
 
 from soundcrafter.audio import resample
 from soundcrafter.convert.checkpoints import Published, find_checkpoint, load_strict, read_state
@@ -53,6 +52,9 @@ class VGGish:
         sha256: str | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
+        # imported here: transformers takes seconds to import
+        from transformers.audio_utils import mel_filter_bank
+
         path = find_checkpoint(PUBLISHED, checkpoint, sha256)
         state = {k: v for k, v in read_state(path).items() if not k.startswith("pproc.")}
         self.name, self.sha256 = "vggish", file_sha256(path)

@@ -12,15 +12,13 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from soundcrafter.device import choose_device
 from soundcrafter.precision import cpu_has_bf16
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate
-from soundcrafter.train.sharding import shard, shared_as, whole
+from soundcrafter.train.sharding import is_sharded, shard, shared_as, whole
 from soundcrafter.train.stage import LossModule, PreparedBatch, Processes, total_loss
 
 _log = logging.getLogger(__name__)
@@ -54,6 +52,7 @@ class Engine:
         if config.precision == "bf16" and self.device.type == "cpu" and not cpu_has_bf16():
             _log.warning("precision: this CPU emulates bf16, many times slower than fp32")
         self.loss_modules = dict(loss_modules)
+        self._fsdp = fsdp and self.num_processes > 1
         self._wrapped: dict[str, nn.Module] = {}
         self._optimizers: dict[str, Any] = {}
         for name, module in self.loss_modules.items():
@@ -63,7 +62,7 @@ class Engine:
             if compile:
                 # once for each shape: compiling for dynamic shapes fails on CPUs
                 module.network.compile(dynamic=False)
-            self._wrapped[name] = self._wrap(module, fsdp)
+            self._wrapped[name] = self._wrap(module)
             self._optimizers[name] = self.accelerator.prepare_optimizer(self._adamw(module))
 
     @property
@@ -175,16 +174,17 @@ class Engine:
             optimizer, state = self._optimizers[name], _below(name, tensors)
             full = optimizer.state_dict()
             full["state"] = {}
+            entries: dict[str, dict[str, Tensor]] = {}
+            for named, value in state.items():
+                key, entry = named.split("|")
+                entries.setdefault(key, {})[entry] = value
             parameters = dict(module.named_parameters())
             for index, key in enumerate(_trained(module)):
-                prefix = f"{key}|"
-                entries = {
-                    k[len(prefix) :]: _laid_out_as(parameters[key], v)
-                    for k, v in state.items()
-                    if k.startswith(prefix)
-                }
-                if entries:
-                    full["state"][index] = entries
+                if key in entries:
+                    full["state"][index] = {
+                        entry: _laid_out_as(parameters[key], value)
+                        for entry, value in entries[key].items()
+                    }
             optimizer.load_state_dict(full)
 
     def scaler_state(self) -> dict[str, Any]:
@@ -197,8 +197,8 @@ class Engine:
         if self.accelerator.scaler is not None and state:
             self.accelerator.scaler.load_state_dict(dict(state))
 
-    def _wrap(self, module: LossModule, fsdp: bool) -> nn.Module:
-        if not fsdp or self.num_processes == 1:
+    def _wrap(self, module: LossModule) -> nn.Module:
+        if not self._fsdp:
             return self.accelerator.prepare_model(module)
         if self.accelerator.scaler is not None:
             raise ValueError("fsdp: not with precision fp16; allowed: fp32, bf16")
@@ -206,9 +206,9 @@ class Engine:
         return module
 
     @contextmanager
-    def _syncing(self, wrapped: nn.Module, last: bool) -> Iterator[None]:
+    def _syncing(self, wrapped: Any, last: bool) -> Iterator[None]:
         """Reduce gradients over processes only with the last micro-batch of a step."""
-        if isinstance(wrapped, FSDPModule):
+        if self._fsdp:
             wrapped.set_requires_gradient_sync(last)
             yield
             return
@@ -330,7 +330,7 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     """The value with the parameter's strides, which are not saved but which fused AdamW needs."""
     if value.shape != parameter.shape:
         return value  # a step count
-    if isinstance(parameter, DTensor):
+    if is_sharded(parameter):
         return shared_as(parameter, value)
     same = torch.empty_strided(parameter.shape, parameter.stride(), dtype=value.dtype)
     return same.copy_(value)
