@@ -14,6 +14,7 @@ from soundcrafter.data.manifest import read_manifest
 from soundcrafter.data.subset import Selection, select
 from soundcrafter.data.tables import read_table
 from soundcrafter.data.youtube import FetchOptions, VideoClip
+from soundcrafter.evaluate.prompt_sets import caption_prompts
 
 FAST = FetchOptions(per_minute=60_000)
 HEADER = "audiocap_id,youtube_id,start_time,caption"
@@ -47,21 +48,21 @@ def tables(data_dir) -> list[Path]:
 
 
 def test_the_first_version(tables):
-    entries = read_entries(tables)
+    entries = read_entries(tables)[0]
     assert Counter(e.split for e in entries) == {"train": 49838, "dev": 2475, "test": 4875}
     clips = Counter(split for _, split in {(e.key, e.split) for e in entries})
     assert clips == {"train": 49838, "dev": 495, "test": 975}
     one, _ = select(entries, Selection(one_caption=True))
     assert Counter(e.split for e in one) == clips
     begin = time.perf_counter()
-    drawn, _ = select(read_entries(tables[:1]), Selection(random_validation=0.1))
+    drawn, _ = select(read_entries(tables[:1])[0], Selection(random_validation=0.1))
     assert time.perf_counter() - begin < 5
     assert 4700 < sum(e.split == "dev" for e in drawn) < 5270  # 4 standard deviations
 
 
 def test_clips_of_a_list_are_left_out_with_all_their_captions(tmp_path):
     rows = ("1,aaaaaaaaaaa,0,Rain", "2,aaaaaaaaaaa,0,It rains", "3,bbbbbbbbbbb,30,A guitar")
-    entries = read_entries([table(tmp_path / "test.csv", *rows)])
+    entries, _ = read_entries([table(tmp_path / "test.csv", *rows)])
     music = tmp_path / "music.txt"  # as cut from AudioSet's own table; most are not AudioCaps'
     music.write_text("bbbbbbbbbbb\nccccccccccc\n")
     kept, unknown = select(entries, Selection(exclude=music))
@@ -76,16 +77,51 @@ def test_clips_of_a_list_are_left_out_with_all_their_captions(tmp_path):
 
 def test_the_second_version_has_the_same_columns(tmp_path):
     rows = [f"{n},id{n % 45_000:09d},{n // 45_000 * 10},sound {n}" for n in range(91_256)]
-    entries = read_entries([table(tmp_path / "train.csv", *rows)])
+    entries, _ = read_entries([table(tmp_path / "train.csv", *rows)])
     assert len(entries) == len({e.number for e in entries}) == 91_256
     assert {e.split for e in entries} == {"train"}
+
+
+def test_broken_rows_are_listed_and_the_others_used(tmp_path):
+    rows = ("1,aaaaaaaaaaa,30,Rain", "2,,30,Wind", "3,../b,0,Rain", "4,bbbbbbbbbbb,0,Fire")
+    broken_table = table(tmp_path / "train.csv", *rows)
+    entries, broken = read_entries([broken_table])
+    assert [entry.caption for entry in entries] == ["Rain", "Fire"]
+    assert [text.partition(",")[0] for text in broken] == [
+        f"{broken_table}: row 2: got youtube_id ''",
+        f"{broken_table}: row 3: got youtube_id '../b'",
+    ]
+    sound(tmp_path / "audio" / "aaaaaaaaaaa_30.wav")
+    facts = prepare([broken_table], tmp_path / "out", audio=tmp_path / "audio")
+    assert (facts["clips"], facts["missing"], facts["broken_rows"]) == (1, 1, broken)
+
+
+def test_a_manifest_of_clips_elsewhere_serves_evaluation(tmp_path):
+    sound(tmp_path / "audio" / "aaaaaaaaaaa_30.wav")
+    tests = table(tmp_path / "test.csv", "1,aaaaaaaaaaa,30,Rain")
+    prepare([tests], tmp_path / "out", audio=tmp_path / "audio")
+    (prompt,) = caption_prompts(tmp_path / "out" / "manifest.csv", "test")
+    assert prompt.text == "Rain"
+    assert prompt.name.endswith("audio/aaaaaaaaaaa_30")
+    assert not Path(prompt.name).is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        ("youtube_id;start_time;caption", "separate the columns by commas, not by semicolons"),
+        ("YouTube_ID,Start_Time,Caption", "write column names in lower case"),
+    ],
+)
+def test_a_hint_where_columns_are_written_otherwise(tmp_path, header, hint):
+    with pytest.raises(ValueError, match=hint):
+        read_entries([table(tmp_path / "train.csv", "a", header=header)])
 
 
 @pytest.mark.parametrize(
     ("rows", "header", "message"),
     [
         (("1,a,x,Rain",), HEADER, r"train\.csv: row 1: .*start_time 'x'"),
-        (("1,a,0,Rain", "2,../b,0,Rain"), HEADER, r"row 2: got youtube_id '\.\./b'"),
         (("1,a,0,",), HEADER, "row 1: .*caption ''"),
         (("1,a",), "file,caption", "has columns caption, file; needs youtube_id, start_time, cap"),
         ((), HEADER, r"train\.csv: it has no captions"),

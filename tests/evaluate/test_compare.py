@@ -252,8 +252,8 @@ class TestCommand:
         drawn = [caption_prompts(inside, "test", random_seed=seed)[0] for seed in range(20)]
         assert {prompt.text for prompt in drawn} == {"first", "second"}
         assert caption_prompts(inside, "test", random_seed=7)[0] == drawn[7]
-        with pytest.raises(ValueError, match="not below"):
-            caption_prompts(inside, "train")
+        (outside,) = caption_prompts(inside, "train")  # named after its whole path
+        assert outside.name == (tmp_path / "b").as_posix().lstrip("/")
 
     def test_families_are_measured_for_variety_and_copies(
         self, data_dir, tmp_path, monkeypatch, capsys, tiny_model

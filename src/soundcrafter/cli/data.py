@@ -17,6 +17,7 @@ from soundcrafter.cli.common import (
     silent_libraries,
 )
 
+_SHOWN_ROWS = 5
 TablesArgument = Annotated[
     list[Path],
     typer.Argument(help="AudioCaps csv (train, val, test); AudioLDM's or TANGO's json."),
@@ -60,8 +61,7 @@ def check(
         return
     for key in ("recordings", "minutes", "captions", "labels"):
         print(f"{key}: {facts[key]}")
-    splits = ", ".join(f"{name} {number}" for name, number in facts["splits"].items())
-    print(f"splits: {splits or 'none named; all are trained on'}")
+    print(f"splits: {_counts(facts['splits']) or 'none named; all are trained on'}")
     print(f"skipped: {len(facts['skipped'])}")
     for file, reason in (*facts["skipped"], *facts["notes"]):
         print(f"  {file}: {reason}")
@@ -176,10 +176,18 @@ def _report_audiocaps(facts: dict[str, Any], out: Path, as_json: bool) -> None:
         print(json.dumps(facts, indent=2))
     else:
         print(f"{facts['manifest']}  clips: {facts['clips']}  captions: {facts['captions']}")
-        print(f"splits: {facts['splits']}")
+        print(f"splits: {_counts(facts['splits'])}")
         print(f"fetched now: {facts['fetched']}  failed: {facts['failed']}  (failures.csv)")
         print(f"missing: {facts['missing']}  ({out / 'missing.csv'})")
+        if facts["broken_rows"]:
+            print(f"broken rows, left out: {len(facts['broken_rows'])}")
+            for reason in facts["broken_rows"][:_SHOWN_ROWS]:
+                print(f"  {reason}")
         if facts["not_in_tables"]:
             print(f"listed but not in the tables: {facts['not_in_tables']}")
     if facts["stopped"]:
         raise ValueError(f"{facts['stopped']}; wait, lower --per-minute, run the same again")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counts.items())

@@ -63,7 +63,8 @@ def prepare(
     if no clip is found and none can be downloaded.
     """
     options = options or FetchOptions()
-    entries, unknown = select(read_entries(tables), selection or Selection())
+    read, broken = read_entries(tables)
+    entries, unknown = select(read, selection or Selection())
     if audio is not None and not audio.is_dir():
         raise ValueError(f"{audio}: no such folder")
     clips = _clips(entries) if audio is None else {}
@@ -80,7 +81,8 @@ def prepare(
     if not found and not clips:
         raise ValueError(_none_found(audio or tables[0], entries))
     facts = _write_manifest(entries, out, found, failures)
-    return {"manifest": str(out / MANIFEST), **facts, **counts, "not_in_tables": unknown}
+    facts = {"manifest": str(out / MANIFEST), **facts, **counts, "not_in_tables": unknown}
+    return {**facts, "broken_rows": broken}
 
 
 @contextmanager
@@ -102,23 +104,27 @@ def _none_found(place: Path, entries: Sequence[CaptionEntry]) -> str:
     )
 
 
-def read_entries(tables: Sequence[Path]) -> list[CaptionEntry]:
-    """Return the captions of AudioCaps csv tables and of AudioLDM and TANGO metadata, in order.
+def read_entries(tables: Sequence[Path]) -> tuple[list[CaptionEntry], list[str]]:
+    """Return the captions of AudioCaps csv tables and of AudioLDM and TANGO metadata, in order,
+    and the rows of csv tables that are broken, with the reason (AudioCaps 2.0 has some).
 
     Raises ValueError that names the table and the problem.
     """
     if not tables:
         raise ValueError("tables: got none; give a csv (AudioCaps) or a json (AudioLDM, TANGO)")
     entries: list[CaptionEntry] = []
+    broken: list[str] = []
     for table in tables:
         is_csv = table.suffix.lower() == ".csv"
-        entries += _read_csv(table) if is_csv else read_layout(table)
+        entries += _read_csv(table, broken) if is_csv else read_layout(table)
     if not entries:
-        raise ValueError(f"{tables[0]}: it has no captions")
-    return entries
+        first = f"; the first: {broken[0]}" if broken else ""
+        raise ValueError(f"{tables[0]}: it has no captions ({len(broken)} broken rows{first})")
+    return entries, broken
 
 
-def _read_csv(table: Path) -> list[CaptionEntry]:
+def _read_csv(table: Path, broken: list[str]) -> list[CaptionEntry]:
+    """The entries of a table; what is wrong with its other rows is added to `broken`."""
     columns, rows = read_table(table)
     require_columns(table, columns, AUDIOCAPS_COLUMNS)
     entries = []
@@ -126,10 +132,11 @@ def _read_csv(table: Path) -> list[CaptionEntry]:
         start = parse_number(row["start_time"])
         clip, caption = row["youtube_id"] or "", (row["caption"] or "").strip()
         if start is None or not caption or not _YOUTUBE_ID.fullmatch(clip):
-            raise ValueError(
+            broken.append(
                 f"{table}: row {number}: got youtube_id {clip!r}, start_time "
                 f"{row['start_time']!r}, caption {caption[:40]!r}; expected id, seconds and text"
             )
+            continue
         entries.append(
             CaptionEntry(
                 clip=clip,

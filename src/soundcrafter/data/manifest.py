@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from os import PathLike
+from os.path import abspath
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,14 @@ class Manifest:
         return recording.file.as_posix()
 
     def stem(self, recording: Recording) -> str:
-        """The name without its suffix."""
-        return self.name(recording).rpartition(".")[0]
+        """The name without its suffix, for files of other folders.
+
+        It never leads out of a folder: of a recording outside the root it is the absolute path
+        without its leading slash.
+        """
+        file, root = Path(abspath(recording.file)), abspath(self.root)
+        inside = file.relative_to(root if file.is_relative_to(root) else file.anchor)
+        return inside.with_suffix("").as_posix()
 
     def fingerprint(self) -> str:
         """The number of recordings and a hash of their names, captions, labels and positions."""

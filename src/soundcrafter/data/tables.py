@@ -61,7 +61,13 @@ def require_columns(path: Path, columns: Collection[str], needed: Collection[str
 
 def wrong_columns(path: Path, columns: Collection[str], needed: str) -> ValueError:
     """The error for a table without the columns that are needed."""
-    return ValueError(f"{path}: has columns {', '.join(sorted(columns)) or 'none'}; needs {needed}")
+    hint = ""
+    if len(columns) == 1 and ";" in next(iter(columns)):
+        hint = "; separate the columns by commas, not by semicolons"
+    elif any(column != column.lower() for column in columns):
+        hint = "; write column names in lower case"
+    found = ", ".join(sorted(columns)) or "none"
+    return ValueError(f"{path}: has columns {found}; needs {needed}{hint}")
 
 
 def parse_text(cell: Any) -> str | None:
