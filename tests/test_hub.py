@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from soundcrafter.describe import describe
+from soundcrafter.hub import import_named
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -174,7 +175,7 @@ def test_other_names_are_refused_before_weights_are_fetched(hub: Hub, tmp_path: 
         "someone/sd": "someone/sd: contains a StableDiffusionPipeline; allowed: AudioLDM",
         "cvssp/ldm2": "cvssp/ldm2: contains a AudioLDM2Pipeline; allowed: AudioLDM",
         "someone/empty": "someone/empty: no config.json or model_index.json",
-        "someone/none": "someone/none: no such folder, and not to be had from the hub",
+        "someone/none": "someone/none: no such folder, and not found on the Hub",
     }
     code = (
         "import sys\nfrom soundcrafter.hub import find_model\n"
@@ -199,5 +200,17 @@ def test_other_names_are_refused_before_weights_are_fetched(hub: Hub, tmp_path: 
 def test_without_a_network_one_line_says_so(run) -> None:
     code, _, said = run("import", "cvssp/x", "--out", "x", endpoint="http://127.0.0.1:9")
     assert code == 2
-    assert said.startswith("error: cvssp/x: no such folder, and not to be had from the hub")
+    assert said.startswith("error: cvssp/x: no such folder, and not found on the Hub")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100, bytes(range(256)) * 9])
+def test_a_file_that_is_no_checkpoint_asks_no_hub(tmp_path, monkeypatch, content):
+    def fetch_files(*arguments):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("soundcrafter.hub.fetch_files", fetch_files)
+    (tmp_path / "random.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"random\.ckpt: neither a torch file nor safetensors"):
+        import_named(tmp_path / "random.ckpt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

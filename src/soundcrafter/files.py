@@ -8,7 +8,17 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
+
+
+def one_line(error: object, width: int = 300) -> str:
+    """The text of an error for one line: without line breaks, "..." after the last word that fits.
+
+    The name of its class where it has no text.
+    """
+    text = shorten(str(error), width, placeholder=" ...")
+    return text or type(error).__name__
 
 
 @contextmanager

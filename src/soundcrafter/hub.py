@@ -9,7 +9,7 @@ from pathlib import Path
 
 from soundcrafter.convert import diffusers, laion_clap
 from soundcrafter.convert.importer import CHECKPOINTS, detect_source, import_model, licence_of
-from soundcrafter.files import cache_folder
+from soundcrafter.files import cache_folder, one_line
 
 BUNDLED = "bundled"
 ROBERTA = "FacebookAI/roberta-base"  # whose tokenizer AudioLDM's own checkpoints need
@@ -51,7 +51,7 @@ def find_model(name: str | os.PathLike[str] | None, revision: str | None = None)
     except ValueError:
         if not (converted / "config.json").is_file():  # else another process was quicker
             raise
-    _say_licence(str(name), folder)
+    _log_licence(str(name), folder)
     return converted
 
 
@@ -72,7 +72,7 @@ def import_named(
         )
     imported = import_model(folder, out, tokenizer=words)
     if folder.is_dir():
-        _say_licence(str(source), folder)
+        _log_licence(str(source), folder)
     return imported.kind
 
 
@@ -105,16 +105,14 @@ def fetch_files(name: str, patterns: Sequence[str], revision: str | None = None)
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(
-            f"{name}: no such folder, and not to be had from the hub: {reason}"
-        ) from None
+        reason = one_line(str(error).partition("\n")[0] or type(error).__name__)
+        raise ValueError(f"{name}: no such folder, and not found on the Hub: {reason}") from None
 
 
 def _is_hub_name(name: str | os.PathLike[str]) -> bool:
     return not Path(name).exists() and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)))
 
 
-def _say_licence(name: str, folder: Path) -> None:
+def _log_licence(name: str, folder: Path) -> None:
     licence = licence_of(folder) or "not stated; see its page"
     _log.warning("%s: licence of these weights: %s", name, licence)

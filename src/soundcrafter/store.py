@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import textwrap
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from soundcrafter.config import PARTS, check_compatible
 from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.diffusion.schedule import DiffusionConfig
-from soundcrafter.files import file_sha256, make_folder, read_json, replacing, to_json
+from soundcrafter.files import file_sha256, make_folder, one_line, read_json, replacing, to_json
 from soundcrafter.settings import from_dict, to_dict
 from soundcrafter.text import Tokenizer
 
@@ -70,7 +69,7 @@ class ModelFolder:
             module = _build(name, entry.config, most=sum(x.numel() for x in state.values()))
             module.load_state_dict(state, strict=True)
         except (RuntimeError, SafetensorError, ValueError) as error:
-            reason = _one_line(error)
+            reason = one_line(error)
             raise ValueError(f"{file}: does not match its config: {reason}") from None
         return module.eval()
 
@@ -240,7 +239,7 @@ def _build(name: str, config: Any, most: int) -> nn.Module:
     try:
         return PARTS[name].build(config)
     except (RuntimeError, TypeError, OverflowError, ZeroDivisionError, MemoryError) as error:
-        raise ValueError(f"{name}: its settings cannot be built: {_one_line(error)}") from None
+        raise ValueError(f"{name}: its settings cannot be built: {one_line(error)}") from None
     finally:
         hook.remove()
 
@@ -253,10 +252,6 @@ def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{key}{tuple(value.shape)}".encode())
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _one_line(error: Exception) -> str:
-    return textwrap.shorten(str(error), 300, placeholder=" ...")
 
 
 def _verify(file: Path, sha256: str) -> None:

@@ -31,7 +31,10 @@ def info(
     )
     for key in ("sample_rate", "latent", "diffusion", "sampling"):
         if key in facts:
-            print(f"{key}: {facts[key]}")
+            value = facts[key]
+            if isinstance(value, dict):
+                value = ", ".join(f"{name} {each}" for name, each in value.items() if each != "")
+            print(f"{key}: {value}")
 
 
 def import_model(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from soundcrafter.convert.checkpoints import load_strict, read_state
+from soundcrafter.files import one_line
 from soundcrafter.models.aisfx import AiSFX
 
 _NETWORK = "embedding_net."  # all other published tensors are classification heads
@@ -48,7 +49,7 @@ def _published_state(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(allowed):
             pair = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise ValueError(f"{path}: not a checkpoint of aiSFX, or truncated: {reason}") from None
     if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], dict):
         raise ValueError(

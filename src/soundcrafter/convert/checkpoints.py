@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from soundcrafter.files import cache_folder, file_sha256, make_folder, replacing
+from soundcrafter.files import cache_folder, file_sha256, make_folder, one_line, replacing
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        reason = f"it would call {found[1]}" if found else " ".join(str(error).split())[:120]
+        reason = f"it would call {found[1]}" if found else one_line(error, 120)
         raise ValueError(f"{path}: contains more than tensors, or is truncated: {reason}") from None
     state = None
     if isinstance(data, dict):
@@ -75,5 +75,5 @@ def load_strict(module: nn.Module, state: dict[str, Tensor], path: Path) -> None
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise ValueError(f"{path}: another layout than expected: {reason}") from None

@@ -31,6 +31,8 @@ def detect_source(path: Path) -> Source:
     if path.is_file():
         if path.suffix not in CHECKPOINTS:
             raise ValueError(f"{path}: not a checkpoint; {ALLOWED}")
+        if not _is_checkpoint(path):
+            raise ValueError(f"{path}: neither a torch file nor safetensors, or damaged; {ALLOWED}")
         return "original"
     if not path.is_dir():
         raise ValueError(f"{path}: no such file or folder")
@@ -45,6 +47,15 @@ def detect_source(path: Path) -> Source:
     if kind != "clap":
         raise ValueError(f"{path}: got model_type {kind}; {ALLOWED}")
     return "clap"
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file begins as a torch file (a zip, or a pickle before 1.6) or safetensors does."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    header = int.from_bytes(start[:8], "little")
+    is_safetensors = start[8:] == b"{" and header < path.stat().st_size
+    return start.startswith((b"PK", b"\x80\x02")) or is_safetensors
 
 
 def import_model(source: Path, out: Path, *, tokenizer: Path | None = None) -> ImportedModel:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from soundcrafter.data.dataset import Sounds
+from soundcrafter.files import one_line
 from soundcrafter.store import open_folder
 from soundcrafter.train.recipe import Recipe, StageConfig
 
@@ -184,8 +185,8 @@ def load_part(network: nn.Module, folder: Path, name: str) -> None:
     try:
         network.load_state_dict(part.state_dict())
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder}: its {name} does not fit the recipe: {reason[:300]}") from None
+        reason = one_line(error)
+        raise ValueError(f"{folder}: its {name} does not fit the recipe: {reason}") from None
 
 
 def load_frozen(folder: Path, name: str) -> tuple[Any, str]:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from soundcrafter.files import make_folder, replacing
+from soundcrafter.files import make_folder, one_line, replacing
 
 _BATCH = 256
 _MAX_TOKENS = 64
@@ -31,7 +31,7 @@ class Teacher:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
             self.network: Any = AutoModel.from_pretrained(name).eval()
         except (OSError, ValueError, ImportError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = one_line(str(error).partition("\n")[0] or type(error).__name__)
             raise ValueError(
                 f"text.teacher: cannot load {name!r}: {reason}; expected a folder or hub name of "
                 "a sentence encoder, such as sentence-transformers/all-MiniLM-L6-v2"
