@@ -13,11 +13,10 @@ import torch
 from soundcrafter import cli
 from soundcrafter.files import file_sha256, read_json, write_json
 from soundcrafter.store import open_folder
-from soundcrafter.train import GENERATOR_STAGES, RunOptions, clap
-from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
+from soundcrafter.train import GENERATOR_STAGES, RunOptions, TrainingInterrupted, clap
+from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, run_folder
 from soundcrafter.train.engine import LossNotFiniteError
 from soundcrafter.train.log import MACHINE_FACTS, Log, read_log
-from soundcrafter.train.loop import run_folder
 from soundcrafter.train.vae import VAELoss
 
 
@@ -64,7 +63,11 @@ def test_a_signal_ends_the_run_in_peace_and_it_goes_on(stop, go, tmp_path):
 
     whole = go("vae", tmp_path / "whole", "vae.steps=7")
     parts = tmp_path / "parts"
-    first = go("vae", parts, "vae.steps=7", report=interrupt)
+    with pytest.raises(TrainingInterrupted, match="run the same command to resume") as caught:
+        go("vae", parts, "vae.steps=7", report=interrupt)
+    assert caught.value.exit_code == 128 + stop
+    first = read_log(run_folder(parts, "vae"))
+    assert caught.value.step == len(first)
     assert 3 <= len(first) <= 4  # the step in progress ends
     assert checkpoint_steps(parts, "vae") == [len(first)]
     assert signal.getsignal(stop) == handler

@@ -13,9 +13,8 @@ import pytest
 
 from soundcrafter.store import open_folder
 from soundcrafter.train import GENERATOR_STAGES
-from soundcrafter.train.checkpoint import list_checkpoints
+from soundcrafter.train.checkpoint import list_checkpoints, run_folder
 from soundcrafter.train.log import MACHINE_FACTS, read_log
-from soundcrafter.train.loop import run_folder
 
 STEPS = 4
 # dropout draws from each process's own generator; everything else is a function of the index

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from soundcrafter.audio import audio_info
+from soundcrafter.train.checkpoint import run_folder
 from soundcrafter.train.log import SCORES, Log, read_log
-from soundcrafter.train.loop import run_folder
 from soundcrafter.train.report import plot_training, report_markdown, training_report
 from soundcrafter.train.score import ScoreOptions
 

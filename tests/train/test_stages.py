@@ -14,10 +14,9 @@ from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train import GENERATOR_STAGES, build_stage
-from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
+from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, run_folder
 from soundcrafter.train.clap import ClapStage, same_sound, sound_names
 from soundcrafter.train.encode import encode_data
-from soundcrafter.train.loop import run_folder
 
 PARTS = {
     "clap": ("clap_audio", "clap_text"),

@@ -39,10 +39,12 @@ app.add_typer(evaluate_app, name="evaluate")
 
 
 def main() -> None:
-    """Run the command line: exit 0; 2 with one line on stderr for what the user can mend."""
+    """Run the command line: exit 0; 2 with one line on stderr for what the user can mend; 130 after
+    Ctrl-C."""
     try:
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.Abort:
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except typer.TyperException as error:
         _fail(error.format_message())

@@ -17,6 +17,10 @@ RecipeOption = Annotated[Path, typer.Option(help="Recipe (TOML), see recipes/.")
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override: section.name=value. Repeatable.")
 ]
+AllowUnfinishedFlag = Annotated[
+    bool,
+    typer.Option("--allow-unfinished", help="Use unfinished parts without a warning."),
+]
 DataOption = Annotated[Path, typer.Option(help="Manifest (csv, jsonl) or folder of recordings.")]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from soundcrafter.cli.common import (
+    AllowUnfinishedFlag,
     DataOption,
     DeviceOption,
     JsonFlag,
@@ -92,6 +93,7 @@ def encode(
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Sounds encoded at once.")] = 16,
     device: DeviceOption = "auto",
+    allow_unfinished: AllowUnfinishedFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compute latents and CLAP embeddings once, for training the U-Net from them."""
@@ -110,6 +112,7 @@ def encode(
             device=device,
             dtype=dtype,
             batch_size=batch_size,
+            allow_unfinished=allow_unfinished,
             progress=advance,
         )
     skipped = read_json(index)["skipped"]

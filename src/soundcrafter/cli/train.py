@@ -9,7 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from soundcrafter.cli.common import DataOption, DeviceOption, JsonFlag, RecipeOption, SetOption
+from soundcrafter.cli.common import (
+    AllowUnfinishedFlag,
+    DataOption,
+    DeviceOption,
+    JsonFlag,
+    RecipeOption,
+    SetOption,
+)
 
 
 class StageName(StrEnum):
@@ -67,12 +74,13 @@ def train(
     score_checkpoint: Annotated[
         Path | None, typer.Option(help="The embedder's weights, if not bundled.")
     ] = None,
+    allow_unfinished: AllowUnfinishedFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train one part; run the same command again to resume."""
     from soundcrafter.hub import find_model
     from soundcrafter.store import open_folder
-    from soundcrafter.train import RunOptions, read_recipe
+    from soundcrafter.train import RunOptions, TrainingInterrupted, read_recipe
     from soundcrafter.train import train as run_training
     from soundcrafter.train.score import ScoreOptions
 
@@ -109,16 +117,21 @@ def train(
     def report(entry: Mapping[str, Any]) -> None:
         print(json.dumps(entry) if as_json else _log_line(stage.value, entry, total), flush=True)
 
-    done = run_training(
-        stage.value,
-        settings,
-        data=data,
-        out=out,
-        options=options,
-        init=start,
-        lora=lora,
-        report=report,
-    )
+    try:
+        done = run_training(
+            stage.value,
+            settings,
+            data=data,
+            out=out,
+            options=options,
+            init=start,
+            lora=lora,
+            report=report,
+            allow_unfinished=allow_unfinished,
+        )
+    except TrainingInterrupted as stop:
+        print(stop, file=sys.stderr)
+        raise typer.Exit(stop.exit_code) from None
     if not as_json:
         print(f"{stage.value}: {done} of {total} steps done, in {out}")
     for listed in sorted((out / "training").glob("*/skipped.json")):
@@ -138,6 +151,7 @@ def sprint(
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     log_steps: Annotated[int, typer.Option(help="Steps between log lines.")] = 100,
+    allow_unfinished: AllowUnfinishedFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train one part for a fixed time, with all data in the memory of one GPU."""
@@ -156,7 +170,14 @@ def sprint(
 
     start = find_model(init) if init is not None else None
     done = run_sprint(
-        built, out, minutes=minutes, device=device, init=start, log_steps=log_steps, report=report
+        built,
+        out,
+        minutes=minutes,
+        device=device,
+        init=start,
+        log_steps=log_steps,
+        report=report,
+        allow_unfinished=allow_unfinished,
     )
     if not as_json:
         print(f"{stage.value}: {done} steps done, in {out}")

@@ -13,6 +13,12 @@ from safetensors.torch import load_file, save_file
 from soundcrafter.files import make_folder, read_json, write_json
 
 Tensors = Mapping[str, torch.Tensor]
+IDENTITY = "identity.json"  # in a run's folder: what must be unchanged for it to resume
+
+
+def run_folder(folder: Path, stage: str) -> Path:
+    """Where a stage keeps checkpoints and logs, beside the model folder's parts."""
+    return folder / "training" / stage
 
 
 def save_checkpoint(
@@ -49,6 +55,11 @@ def save_checkpoint(
 def list_checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     return sorted((run / "checkpoints").glob("step-*"))
+
+
+def checkpoint_step(path: Path) -> int:
+    """The number of steps done in a checkpoint."""
+    return int(path.name.removeprefix("step-"))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:

@@ -77,6 +77,7 @@ class ClapStage(Stage[Clap, ClapBatch]):
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: ClapStageConfig = recipe.clap
         self.model_config: ModelConfig = recipe.model
+        self.folder = folder
         mel = self.model_config.clap_audio.mel
         self.sounds = open_sounds(
             data,
@@ -111,6 +112,11 @@ class ClapStage(Stage[Clap, ClapBatch]):
             "stage": to_dict(self.config),
             "data": data_identity(self.sounds),
         }
+
+    def uses(self) -> list[tuple[Path, str]]:
+        init = self.config.audio_init
+        text = [] if self.config.train_text else [(self.folder, "clap_text")]
+        return [*text, *([(Path(init), "tagger")] if init else [])]
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)

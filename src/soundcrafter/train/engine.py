@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -300,6 +301,12 @@ class _Gather(torch.autograd.Function):
         total = gradient.contiguous().clone()
         torch.distributed.all_reduce(total)
         return total.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+
+
+def is_first_process() -> bool:
+    """Whether this is the first or only process of a run, told before there is an engine."""
+    ranks = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # Accelerate's
+    return next((os.environ[name] for name in ranks if name in os.environ), "0") == "0"
 
 
 def _accelerator(device: torch.device, precision: str) -> Accelerator:

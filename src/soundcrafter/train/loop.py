@@ -15,7 +15,13 @@ from soundcrafter.data.dataset import prefetch
 from soundcrafter.files import make_folder, read_json, write_json
 from soundcrafter.settings import to_dict
 from soundcrafter.store import read_parts
-from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from soundcrafter.train.checkpoint import (
+    IDENTITY,
+    list_checkpoints,
+    load_checkpoint,
+    run_folder,
+    save_checkpoint,
+)
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.engine import Engine
 from soundcrafter.train.log import Log, Report
@@ -23,7 +29,6 @@ from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.score import ScoreOptions, Scorer
 from soundcrafter.train.stage import Batch, Stage
 
-IDENTITY = "identity.json"  # what must be unchanged for a run to resume
 # settings of earlier versions; runs with these values, their defaults, resume
 RETIRED = {
     "stage.train_audio": True,
@@ -61,9 +66,16 @@ class RunOptions:
             raise ValueError(f"max_minutes: got {self.max_minutes}; it must be above 0")
 
 
-def run_folder(folder: Path, stage: str) -> Path:
-    """Where a stage keeps checkpoints and logs, beside the model folder's parts."""
-    return folder / "training" / stage
+class TrainingInterrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM ended a training; its last checkpoint is of `step`.
+
+    A KeyboardInterrupt, so that a script ends too instead of going on to its next stage.
+    """
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__(f"interrupted at step {step}; run the same command to resume")
+        self.step = step
+        self.exit_code = 128 + number  # as a shell reports a process that the signal ended
 
 
 def run(
@@ -76,10 +88,10 @@ def run(
 ) -> int:
     """Train a stage into a model folder from its last checkpoint; returns the steps done.
 
-    Stops early, with a checkpoint, after `max_minutes` or at SIGINT or SIGTERM. `report` gets
-    every log entry; unusable files are listed in `skipped.json` beside the log. Raises ValueError
-    if the folder holds a run with other settings, and LossNotFiniteError for a loss that is not
-    finite; the last checkpoint is kept.
+    Stops early, with a checkpoint, after `max_minutes`. `report` gets every log entry; unusable
+    files are listed in `skipped.json` beside the log. Raises ValueError if the folder holds a run
+    with other settings, LossNotFiniteError for a loss that is not finite (the last checkpoint is
+    kept), and TrainingInterrupted at SIGINT or SIGTERM, after a checkpoint.
     """
     place = run_folder(folder, stage.name)
     checkpoints = list_checkpoints(place)
@@ -115,9 +127,11 @@ def run(
         log = None
         if engine.is_main:
             log = stack.enter_context(closing(Log(place, start, report)))
-        done = _train(stage, options, engine, ema, saver, log, scorer, start)
-    if engine.is_main:
-        _write_skipped(place, stage, start)
+        try:
+            done = _train(stage, options, engine, ema, saver, log, scorer, start)
+        finally:
+            if engine.is_main:
+                _write_skipped(place, stage, start)
     if done == start and not dependents(folder, stage):
         saver.export()  # a kill may have come between the last checkpoint and its export
     return done
@@ -133,7 +147,8 @@ def _train(
     scorer: Scorer | None,
     start: int,
 ) -> int:
-    """The steps from `start` on, until the last one or a reason to stop; returns the steps done."""
+    """The steps from `start` on, until the last one or `max_minutes`; returns the steps done.
+    Raises TrainingInterrupted at a signal."""
     done, began, logged = start, time.monotonic(), start
     steps = range(start, stage.config.steps)
     batches = prefetch(
@@ -142,13 +157,13 @@ def _train(
         workers=options.workers,
         depth=max(1, 2 * options.workers),
     )
-    with closing(batches), _stop_signal() as stopped:
+    with closing(batches), _stop_signal() as stop:
         for step, loaded in zip(steps, batches, strict=True):
             losses = train_step(stage, engine, ema, loaded, step)
             done = step + 1
             out_of_time = _over(options.max_minutes, began)
             # all processes must stop at the same step, or they would wait for each other
-            last = done == stage.config.steps or engine.any(stopped.is_set() or out_of_time)
+            last = done == stage.config.steps or engine.any(stop.number is not None or out_of_time)
             if log is not None:
                 log.add(losses)
                 if done % options.log_steps == 0 or last:
@@ -167,6 +182,8 @@ def _train(
                 log.score(done, scorer(done))
             if last:
                 break
+        if stop.number is not None:
+            raise TrainingInterrupted(done, stop.number)
     return done
 
 
@@ -305,17 +322,26 @@ def _over(minutes: float | None, since: float) -> bool:
     return minutes is not None and time.monotonic() - since >= 60 * minutes
 
 
+class _Stop:
+    """The signal that asks a training to stop, if any came."""
+
+    number: int | None = None
+
+    def handle(self, number: int, frame: object) -> None:
+        self.number = number
+
+
 @contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets, so that the current step is finished first."""
-    stopped = threading.Event()
+def _stop_signal() -> Iterator[_Stop]:
+    """Notes SIGINT and SIGTERM instead of obeying at once, so that the current step is finished."""
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield stopped  # only the main thread may handle signals
+        yield stop  # only the main thread may handle signals
         return
     names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.signal(name, lambda *_: stopped.set()) for name in names}
+    before = {name: signal.signal(name, stop.handle) for name in names}
     try:
-        yield stopped
+        yield stop
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)

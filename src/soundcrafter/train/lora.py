@@ -50,6 +50,9 @@ class AdapterStage(DiffusionStage):
         beside = {"unet": self.base_id, "rank": self.adapter_config.rank}
         return {**super().identity(), "adapter": beside}
 
+    def uses(self) -> list[tuple[Path, str]]:
+        return [(self.folder, "unet"), *super().uses()]
+
     def export(self, network: nn.Module, folder: Path) -> None:
         save_part(
             folder,

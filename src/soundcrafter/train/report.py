@@ -11,8 +11,8 @@ from soundcrafter.audio import Wave, audio_info, read_audio
 from soundcrafter.evaluate.generate import INDEX
 from soundcrafter.files import make_folder, read_json
 from soundcrafter.plots import plot_grid, plot_lines, plot_losses
+from soundcrafter.train.checkpoint import IDENTITY
 from soundcrafter.train.log import SCORES, logged_runs, read_log
-from soundcrafter.train.loop import IDENTITY
 from soundcrafter.train.score import FOLDER
 
 GRID_STEPS, GRID_PROMPTS = 3, 4  # rows and columns of the grid of spectrograms

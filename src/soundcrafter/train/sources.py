@@ -123,6 +123,7 @@ class Encoders:
                 )
         self.trained_against = {name: ids.get(name, "") for name in ("vae", "clap_audio")}
         self.text_id = ids.get("clap_text")
+        self.parts = tuple(ids)
         self.log_mel = LogMel(self.vae.config.mel)
 
     def posterior(self, wave: Tensor, config: PhaseConfig, device: torch.device) -> Posterior:

@@ -18,12 +18,13 @@ from torch import Tensor
 from soundcrafter.device import choose_device
 from soundcrafter.files import make_folder, write_json
 from soundcrafter.precision import DTYPES
-from soundcrafter.train.checkpoint import list_checkpoints
+from soundcrafter.train.checkpoint import IDENTITY, list_checkpoints, run_folder
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.log import Log, Report
-from soundcrafter.train.loop import IDENTITY, check_dependents, run_folder
+from soundcrafter.train.loop import check_dependents
 from soundcrafter.train.schedule import cosine_rate
 from soundcrafter.train.stage import LossModule, Stage, total_loss
+from soundcrafter.train.unfinished import warn_of_unfinished
 
 EMA_EVERY = 10  # steps between updates of the averaged weights
 _WARM_UPS = 3  # steps before one is recorded, so that libraries choose their kernels first
@@ -38,15 +39,17 @@ def sprint(
     init: Path | None = None,
     log_steps: int = 100,
     report: Report | None = None,
+    allow_unfinished: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Train a stage into the model folder for `minutes`; returns the number of steps.
 
     The learning rate follows the clock: a warm-up of `warmup_steps`, then a cosine over the
     minutes to `final_learning_rate`; `steps` is ignored. The time starts when the data is in
-    memory; `clock` returns seconds. `report` gets every log entry. Raises ValueError for a stage
-    that cannot be trained this way, for a folder with parts that depend on what would change, and
-    if the loss is not finite at a log entry; updates that are not finite are skipped.
+    memory; `clock` returns seconds. `report` gets every log entry. Parts that were not trained to
+    the end are used with a warning, or with `allow_unfinished` without. Raises ValueError for a
+    stage that cannot be trained this way, for a folder with parts that depend on what would change,
+    and if the loss is not finite at a log entry; updates that are not finite are skipped.
     """
     if not minutes > 0:
         raise ValueError(f"minutes: got {minutes}; allowed: above 0")
@@ -59,6 +62,9 @@ def sprint(
         raise ValueError(f"{place}: holds a run with checkpoints; use another --out")
     check_dependents(folder, stage)
     where = choose_device(device)
+    if not allow_unfinished:
+        init_parts = [(init, part) for part in stage.parts] if init is not None else []
+        warn_of_unfinished([*init_parts, *stage.uses()])
     if init is not None:
         stage.initialise(init)
     ema = Ema(stage.network, stage.config.ema_decay**EMA_EVERY)

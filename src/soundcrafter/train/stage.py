@@ -105,6 +105,10 @@ class Stage(ABC, Generic[N, P]):
     def identity(self) -> dict[str, Any]:
         """What must be unchanged for a run to resume: settings, data, parts trained against."""
 
+    def uses(self) -> list[tuple[Path, str]]:
+        """The trained parts that this stage was built from, as (model folder, part)."""
+        return []
+
     @abstractmethod
     def load_batch(self, indices: Sequence[int]) -> Batch:
         """The samples with these indices on the CPU; a pure function, called from other threads."""

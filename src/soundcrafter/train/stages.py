@@ -9,6 +9,7 @@ from soundcrafter.hub import find_model
 from soundcrafter.store import copy_parts, open_folder, read_parts
 from soundcrafter.train.clap import ClapStage
 from soundcrafter.train.diffusion import DiffusionStage
+from soundcrafter.train.engine import is_first_process
 from soundcrafter.train.log import Report
 from soundcrafter.train.loop import RunOptions, run
 from soundcrafter.train.lora import AdapterStage
@@ -16,6 +17,7 @@ from soundcrafter.train.recipe import Recipe, read_recipe
 from soundcrafter.train.stage import Stage
 from soundcrafter.train.tagger import TaggerStage
 from soundcrafter.train.text import TextStage
+from soundcrafter.train.unfinished import warn_of_unfinished
 from soundcrafter.train.vae import VAEStage
 from soundcrafter.train.vocoder import VocoderStage
 
@@ -48,6 +50,7 @@ def train(
     lora: int | None = None,
     report: Report | None = None,
     overrides: Sequence[str] = (),
+    allow_unfinished: bool = False,
 ) -> int:
     """Train one stage into the model folder `out`, resuming from its last checkpoint if any.
 
@@ -56,8 +59,10 @@ def train(
     `init` is a model (folder or hub name) to start from. For diffusion, it also supplies the other
     parts of a new `out` and the settings that a recipe file's [model] leaves out.
     `lora` trains an adapter of this rank for the U-Net of `init` instead of the U-Net itself; `out`
-    then holds nothing else. Returns the number of steps done, fewer than the recipe's where
-    `options` or a signal stopped the run. Raises ValueError for anything that cannot be trained.
+    then holds nothing else. Parts that were not trained to the end are used with a warning, or
+    with `allow_unfinished` without. Returns the number of steps done, fewer than the recipe's where
+    `options` stopped the run. Raises ValueError for anything that cannot be trained, and
+    TrainingInterrupted, a KeyboardInterrupt, at SIGINT and SIGTERM.
     """
     data, out, options = Path(data), Path(out), options or RunOptions()
     base = find_model(init) if init is not None else None
@@ -76,12 +81,23 @@ def train(
                 f"{out}: holds {', '.join(others)}, and an adapter has a folder of its own; "
                 "use another --out"
             )
-        return run(AdapterStage(recipe, data, base, lora), out, options, report=report)
+        built: Stage = AdapterStage(recipe, data, base, lora)
+        start = None  # the adapter is attached to it
+    else:
+        built, start = _stage_for(stage, recipe, data, out, base), base
+    if not allow_unfinished and is_first_process():
+        init_parts = [(start, part) for part in built.parts] if start is not None else []
+        warn_of_unfinished([*init_parts, *built.uses()])
+    return run(built, out, options, init=start, report=report)
+
+
+def _stage_for(stage: str, recipe: Recipe, data: Path, out: Path, base: Path | None) -> Stage:
+    """The stage over `data` for `out`; a new `out` of diffusion gets the other parts of `base`."""
     if base is None or stage != "diffusion" or (out / "config.json").is_file():
-        return run(build_stage(stage, recipe, data, out), out, options, init=base, report=report)
+        return build_stage(stage, recipe, data, out)
     source = open_folder(base)
     source.require("unet")
     built = build_stage(stage, recipe, data, base)  # what it refuses leaves `out` as it was
     kept = [name for name in GENERATOR_PARTS if name in source.parts and name != "unet"]
     copy_parts(source, out, kept)
-    return run(built, out, options, init=base, report=report)
+    return built

@@ -205,6 +205,9 @@ class VAEStage(Stage[VAE, VAEBatch]):
             "perceptual": self.critic_id,
         }
 
+    def uses(self) -> list[tuple[Path, str]]:
+        return [(Path(self.config.perceptual), "tagger")] if self.config.perceptual else []
+
     def updates(self, name: str, step: int) -> bool:
         return name == "vae" or step >= self.config.adversarial_start
 

@@ -133,6 +133,7 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
         """With `decoded`, `folder` holds the VAE that decodes the mels."""
         self.config: VocoderStageConfig = recipe.vocoder
         self.model_config = recipe.model.vocoder
+        self.folder = folder
         self.spectral = isinstance(self.model_config, SpectralConfig)
         self._check_losses()
         mel = self.model_config.mel
@@ -185,6 +186,9 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
             "data": data_identity(self.sounds),
             "vae": self.vae_id,
         }
+
+    def uses(self) -> list[tuple[Path, str]]:
+        return [(self.folder, "vae")] if self.vae is not None else []
 
     def updates(self, name: str, step: int) -> bool:
         return name == "vocoder" or step >= self.config.adversarial_start
