@@ -329,7 +329,10 @@ def _write_shard(file: Path, jobs: list[tuple[int, int]], work: _Encoding) -> di
     if not entries:
         return contents
     header = json.dumps({"settings": work.settings, "contents": contents})
-    tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    # wide convolutions give channels-last maps on some machines; files hold contiguous tensors
+    tensors = {
+        name: torch.cat([batch[name] for batch in batches]).contiguous() for name in batches[0]
+    }
     try:
         with replacing(file) as temporary:
             save_file(tensors, temporary, {HEADER: header})
