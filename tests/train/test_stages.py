@@ -372,7 +372,7 @@ def test_init_from_a_model_of_another_size_is_refused(stage, override, tiny_mode
 def test_init_keeps_the_models_tokenizer_through_a_resume(tiny_model, tmp_path, go, clips):
     data, steps = tmp_path / "zebras.csv", "clap.steps=3"
     files = sorted((clips / "audio").iterdir())
-    rows = [f"{file},zebra quagga {n},zebra" for n, file in enumerate(files)]
+    rows = [f"{file},zebra quagga {n},zebra {n}" for n, file in enumerate(files)]
     data.write_text("\n".join(["file,caption,label", *rows]) + "\n")
     whole = go("clap", tmp_path / "whole", steps, data=data, init=tiny_model)
     go("clap", tmp_path / "parts", steps, data=data, init=tiny_model, max_minutes=1e-9)

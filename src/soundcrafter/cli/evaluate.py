@@ -26,6 +26,7 @@ from soundcrafter.cli.evaluate_options import (
     SplitsOption,
     choose_embedders,
     find_real,
+    hold_out,
 )
 from soundcrafter.cli.evaluate_prompts import captions, families, free, prompts
 from soundcrafter.cli.listening import listen, listen_results
@@ -194,7 +195,7 @@ def folders(
     sha256: HashOption = None,
     splits: SplitsOption = 10,
     device: DeviceOption = "auto",
-    out: Annotated[Path, typer.Option(help="Folder for the report.")] = OUT,
+    out: Annotated[Path, typer.Option(help="Folder for the report.", callback=hold_out)] = OUT,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare a folder of sounds with real ones: FD, KID, IS, KL, density, coverage."""

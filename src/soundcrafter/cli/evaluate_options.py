@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soundcrafter.cli.common import named_values
+from soundcrafter.files import locked
 
 if TYPE_CHECKING:
     from soundcrafter.evaluate.embedders import EmbedderChoice
@@ -26,7 +27,17 @@ MixedRatesFlag = Annotated[
 ]
 SplitOption = Annotated[str, typer.Option(help="Split of the data.")]
 SplitOrNone = Annotated[str | None, typer.Option(help="Split of the data. Default: test.")]
-OutOption = Annotated[Path, typer.Option(help="Folder for the report and the sounds.")]
+
+
+def hold_out(context: typer.Context, out: Path) -> Path:
+    """Lock the folder of --out until the command ends; ValueError where another process has it."""
+    context.with_resource(locked(out))
+    return out
+
+
+OutOption = Annotated[
+    Path, typer.Option(help="Folder for the report and the sounds.", callback=hold_out)
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of the first sound and of all random draws.")]
 SeedsOption = Annotated[int, typer.Option(help="Sounds per prompt.")]
 LimitOption = Annotated[

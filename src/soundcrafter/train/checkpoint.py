@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from soundcrafter.files import make_folder, read_json, write_json
+from soundcrafter.files import make_folder, read_json, try_lock, write_json
 
 Tensors = Mapping[str, torch.Tensor]
 IDENTITY = "identity.json"  # in a run's folder: what must be unchanged for it to resume
@@ -31,22 +32,25 @@ def save_checkpoint(
     ValueError if a file cannot be written.
     """
     target = run / "checkpoints" / f"step-{step:08d}"
-    temporary = target.with_name(f".{target.name}.tmp")
-    for stale in target.parent.glob(".step-*.tmp"):  # of a run that was killed
-        shutil.rmtree(stale)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    for stale in target.parent.glob(".step-*.tmp"):
+        with _held(stale) as free:
+            if free:  # its process was killed
+                shutil.rmtree(stale)
     make_folder(temporary)
-    for name, group in tensors.items():
-        file = temporary / f"{name}.safetensors"
-        plain = {key: value.detach().cpu().contiguous() for key, value in group.items()}
-        try:
-            save_file(plain, file)
-            _sync(file)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file}: cannot write: {error}") from None
-    write_json(temporary / "state.json", {"step": step, **state})
-    _sync(temporary / "state.json")
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+    with _held(temporary):  # as long as this process lives, nobody takes it for a stale one
+        for name, group in tensors.items():
+            plain = {key: value.detach().cpu().contiguous() for key, value in group.items()}
+            file = f"{name}.safetensors"
+            try:
+                save_file(plain, temporary / file)
+                _sync(temporary / file)
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{target / file}: cannot write: {error}") from None
+        write_json(temporary / "state.json", {"step": step, **state})
+        _sync(temporary / "state.json")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
     for old in list_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -76,6 +80,20 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dic
             f"({file.name}: {error})"
         ) from None
     return tensors, state
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Lock a folder, which its process may have removed, and tell whether that was possible."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # removed, or on Windows, which has no such locks
+        yield True
+        return
+    try:
+        yield try_lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,6 +89,7 @@ class ClapStage(Stage[Clap, ClapBatch]):
             need_caption=True,
             pad=self.config.pad,
         )
+        self._check_contrast()
         torch.manual_seed(self.config.seed)
         text, tokenizer = self._text_tower(folder)
         audio = ClapAudio(self.model_config.clap_audio)
@@ -166,6 +168,22 @@ class ClapStage(Stage[Clap, ClapBatch]):
             config.clap_text,
             trained_against={"clap_audio": audio_id},
             tokenizer=self.network.tokenizer,
+        )
+
+    def _check_contrast(self) -> None:
+        """Raise ValueError where no two recordings can be told apart by caption and label: the loss
+        takes no two of them for a negative pair, and is 0 from the first step on."""
+        recordings, wordings = self.sounds.manifest.recordings, self.sounds.wordings
+        # a caption that wordings may replace is not what two recordings share
+        rows = {(None if r.label in wordings else r.caption, r.label) for r in recordings}
+        names = {frozenset(n for n in map(_number, row) if n) for row in rows}
+        if not all(one & other for one, other in combinations(names, 2)):
+            return
+        first = recordings[0]
+        raise ValueError(
+            f"clap: all {len(recordings)} recordings share a caption or a label (the first has "
+            f"{first.caption!r}, label {first.label!r}); there is nothing to tell apart, so "
+            "nothing can be learned; use recordings with different captions and labels"
         )
 
     def _text_tower(self, folder: Path) -> tuple[ClapText, Tokenizer]:

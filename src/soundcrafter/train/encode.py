@@ -7,6 +7,7 @@ from torch import Tensor
 
 from soundcrafter.data.encode import encode
 from soundcrafter.device import choose_device
+from soundcrafter.files import locked
 from soundcrafter.progress import Progress
 from soundcrafter.train.recipe import Recipe
 from soundcrafter.train.sources import AudioSource, Encoders, audio_sources, encoded_folder
@@ -33,20 +34,21 @@ def encode_data(
     warning, or with `allow_unfinished` without. Raises ValueError if data.variants is 0.
     """
     target = choose_device(device)
-    encoders = Encoders(recipe, folder)
-    if not allow_unfinished:
-        warn_of_unfinished((folder, part) for part in encoders.parts)
-    curriculum = recipe.diffusion.phases()
-    sources = audio_sources(recipe, data, encoders, curriculum)
-    for phase, source in zip(curriculum.phases, sources, strict=True):
-        index = _encode_phase(
-            source,
-            encoded_folder(out, phase, curriculum.phases[-1]),
-            target,
-            dtype=dtype,
-            batch_size=batch_size,
-            progress=progress,
-        )
+    with locked(out):
+        encoders = Encoders(recipe, folder)
+        if not allow_unfinished:
+            warn_of_unfinished((folder, part) for part in encoders.parts)
+        curriculum = recipe.diffusion.phases()
+        sources = audio_sources(recipe, data, encoders, curriculum)
+        for phase, source in zip(curriculum.phases, sources, strict=True):
+            index = _encode_phase(
+                source,
+                encoded_folder(out, phase, curriculum.phases[-1]),
+                target,
+                dtype=dtype,
+                batch_size=batch_size,
+                progress=progress,
+            )
     return index
 
 

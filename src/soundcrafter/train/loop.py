@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from soundcrafter.data.dataset import prefetch
-from soundcrafter.files import make_folder, read_json, write_json
+from soundcrafter.files import locked, make_folder, read_json, write_json
 from soundcrafter.settings import to_dict
 from soundcrafter.store import read_parts
 from soundcrafter.train.checkpoint import (
@@ -240,7 +240,8 @@ class _Saver:
 
     def export(self) -> None:
         if self.engine.is_main:
-            self.stage.export(self.ema.shadow, self.folder)
+            with locked(self.folder, wait=True):  # other stages may be writing their parts
+                self.stage.export(self.ema.shadow, self.folder)
 
 
 def _check_options(stage: Stage, options: RunOptions) -> None:

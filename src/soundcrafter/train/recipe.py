@@ -97,6 +97,8 @@ class ClapStageConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.batch_size < 2:  # a sound is learned from the captions of others
+            raise ValueError(f"batch_size: got {self.batch_size}; at least 2, to compare sounds")
         if self.accumulate > 1:  # the loss compares all captions of a batch with all its sounds
             raise ValueError(f"accumulate: got {self.accumulate}; a contrastive batch is not split")
 

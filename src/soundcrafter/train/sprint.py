@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from soundcrafter.device import choose_device
-from soundcrafter.files import make_folder, write_json
+from soundcrafter.files import locked, write_json
 from soundcrafter.precision import DTYPES
 from soundcrafter.train.checkpoint import IDENTITY, list_checkpoints, run_folder
 from soundcrafter.train.ema import Ema
@@ -57,36 +57,50 @@ def sprint(
         raise ValueError(f"log_steps: got {log_steps}; allowed: 1 or more")
     if stage.config.accumulate > 1 or stage.config.precision == "fp16":
         raise ValueError("accumulate, precision: allowed: accumulate 1, precision fp32 or bf16")
-    place = run_folder(folder, stage.name)
-    if list_checkpoints(place):
-        raise ValueError(f"{place}: holds a run with checkpoints; use another --out")
-    check_dependents(folder, stage)
-    where = choose_device(device)
-    if not allow_unfinished:
-        init_parts = [(init, part) for part in stage.parts] if init is not None else []
-        warn_of_unfinished([*init_parts, *stage.uses()])
-    if init is not None:
-        stage.initialise(init)
-    ema = Ema(stage.network, stage.config.ema_decay**EMA_EVERY)
-    ema.shadow.to(where)
-    torch.manual_seed(stage.config.seed)
-    runner = _Runner(stage, where)
-    make_folder(place)
-    write_json(place / IDENTITY, stage.identity())
+    with locked(run_folder(folder, stage.name)) as place:
+        if list_checkpoints(place):
+            raise ValueError(f"{place}: holds a run with checkpoints; use another --out")
+        check_dependents(folder, stage)
+        where = choose_device(device)
+        if not allow_unfinished:
+            init_parts = [(init, part) for part in stage.parts] if init is not None else []
+            warn_of_unfinished([*init_parts, *stage.uses()])
+        if init is not None:
+            stage.initialise(init)
+        ema = Ema(stage.network, stage.config.ema_decay**EMA_EVERY)
+        ema.shadow.to(where)
+        torch.manual_seed(stage.config.seed)
+        runner = _Runner(stage, where)
+        write_json(place / IDENTITY, stage.identity())
+        with closing(Log(place, 0, report)) as log, _fast_kernels():
+            step = _race(runner, ema, log, minutes, log_steps, clock)
+        with locked(folder, wait=True):  # other stages may be writing their parts
+            stage.export(ema.shadow, folder)
+    return step
+
+
+def _race(
+    runner: "_Runner",
+    ema: Ema,
+    log: Log,
+    minutes: float,
+    log_steps: int,
+    clock: Callable[[], float],
+) -> int:
+    """Run steps until the minutes are over; returns their number."""
+    stage = runner.stage
     began, step, logged, progress = clock(), 0, 0, 0.0
-    with closing(Log(place, 0, report)) as log, _fast_kernels():
-        while progress < 1.0:
-            runner.run(step, cosine_rate(step, progress, stage.config))
-            step += 1
-            progress = (clock() - began) / (60 * minutes)
-            if step % EMA_EVERY == 0 or progress >= 1.0:
-                ema.update(stage.network)
-            if step % log_steps == 0 or progress >= 1.0:
-                log.add(runner.losses())  # waits for the device
-                samples = (step - logged) * stage.config.batch_size
-                log.write(step, samples, {"progress": round(min(progress, 1.0), 4)})
-                logged = step
-    stage.export(ema.shadow, folder)
+    while progress < 1.0:
+        runner.run(step, cosine_rate(step, progress, stage.config))
+        step += 1
+        progress = (clock() - began) / (60 * minutes)
+        if step % EMA_EVERY == 0 or progress >= 1.0:
+            ema.update(stage.network)
+        if step % log_steps == 0 or progress >= 1.0:
+            log.add(runner.losses())  # waits for the device
+            samples = (step - logged) * stage.config.batch_size
+            log.write(step, samples, {"progress": round(min(progress, 1.0), 4)})
+            logged = step
     return step
 
 

@@ -91,6 +91,11 @@ class Stage(ABC, Generic[N, P]):
     sounds: Sounds  # what it reads, unless it overrides `skipped`
     loss_modules: dict[str, LossModule[Any, P]]  # in order of updates; the first is exported
 
+    @classmethod
+    def run_name(cls, recipe: Recipe) -> str:
+        """The name of the folder of its run, known before the stage is built."""
+        return cls.name
+
     @abstractmethod
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         """`data` is a manifest or folder to train on, `folder` the model folder to train into."""

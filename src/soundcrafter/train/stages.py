@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from soundcrafter.config import GENERATOR_PARTS
+from soundcrafter.files import locked
 from soundcrafter.hub import find_model
 from soundcrafter.store import copy_parts, open_folder, read_parts
+from soundcrafter.train.checkpoint import run_folder
 from soundcrafter.train.clap import ClapStage
 from soundcrafter.train.diffusion import DiffusionStage
 from soundcrafter.train.engine import is_first_process
@@ -32,11 +35,16 @@ STAGES: dict[str, type[Stage]] = {
 GENERATOR_STAGES = ("clap", "vae", "vocoder", "diffusion")  # these train all of GENERATOR_PARTS
 
 
-def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
-    """The stage of that name over `data`, for the model folder `folder`."""
+def stage_class(name: str) -> type[Stage]:
+    """The stage of that name; ValueError for another one."""
     if name not in STAGES:
         raise ValueError(f"stage: got {name!r}; allowed: {', '.join(STAGES)}")
-    return STAGES[name](recipe, data, folder)
+    return STAGES[name]
+
+
+def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
+    """The stage of that name over `data`, for the model folder `folder`."""
+    return stage_class(name)(recipe, data, folder)
 
 
 def train(
@@ -81,18 +89,25 @@ def train(
                 f"{out}: holds {', '.join(others)}, and an adapter has a folder of its own; "
                 "use another --out"
             )
-        built: Stage = AdapterStage(recipe, data, base, lora)
-        start = None  # the adapter is attached to it
-    else:
-        built, start = _stage_for(stage, recipe, data, out, base), base
-    if not allow_unfinished and is_first_process():
-        init_parts = [(start, part) for part in built.parts] if start is not None else []
-        warn_of_unfinished([*init_parts, *built.uses()])
-    return run(built, out, options, init=start, report=report)
+    kind = AdapterStage if lora is not None else stage_class(stage)
+    start = base if lora is None else None  # an adapter is attached to the U-Net of `base`
+    with ExitStack() as held:
+        if is_first_process():  # the others of torchrun share its folder
+            held.enter_context(locked(run_folder(out, kind.run_name(recipe))))
+        built = _build(stage, recipe, data, out, base, lora)
+        if not allow_unfinished and is_first_process():
+            init_parts = [(start, part) for part in built.parts] if start is not None else []
+            warn_of_unfinished([*init_parts, *built.uses()])
+        return run(built, out, options, init=start, report=report)
 
 
-def _stage_for(stage: str, recipe: Recipe, data: Path, out: Path, base: Path | None) -> Stage:
+def _build(
+    stage: str, recipe: Recipe, data: Path, out: Path, base: Path | None, lora: int | None
+) -> Stage:
     """The stage over `data` for `out`; a new `out` of diffusion gets the other parts of `base`."""
+    if lora is not None:
+        assert base is not None
+        return AdapterStage(recipe, data, base, lora)
     if base is None or stage != "diffusion" or (out / "config.json").is_file():
         return build_stage(stage, recipe, data, out)
     source = open_folder(base)

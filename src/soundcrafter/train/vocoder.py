@@ -129,18 +129,21 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
     name = "vocoder"
     parts = ("vocoder",)
 
+    @classmethod
+    def run_name(cls, recipe: Recipe) -> str:
+        return "vocoder_decoded" if recipe.vocoder.decoded else cls.name
+
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         """With `decoded`, `folder` holds the VAE that decodes the mels."""
         self.config: VocoderStageConfig = recipe.vocoder
         self.model_config = recipe.model.vocoder
-        self.folder = folder
+        self.folder, self.name = folder, self.run_name(recipe)
         self.spectral = isinstance(self.model_config, SpectralConfig)
         self._check_losses()
         mel = self.model_config.mel
         self.vae: VAE | None = None
         self.vae_id = ""
         if self.config.decoded:
-            self.name = "vocoder_decoded"
             self.vae, self.vae_id = load_frozen(folder, "vae")
         num_samples = segment_samples(
             self.config.seconds, mel, self.vae.config.stride[0] if self.vae else 1
