@@ -2,6 +2,7 @@
 csv."""
 
 import csv
+import filecmp
 import hashlib
 import io
 import json
@@ -185,6 +186,17 @@ def append_json_line(path: str | os.PathLike[str], entry: Any) -> None:
     """Append an entry to a JSON Lines file, which is created where it does not exist."""
     with open(path, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry) + "\n")
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two paths, perhaps of different machines, mean the same: they are equal, or equally
+    named and of equal contents where both are here."""
+    first, second = Path(one), Path(other)
+    if one == other or first.name != second.name or not (first.exists() and second.exists()):
+        return first.name == second.name
+    if first.is_file() and second.is_file():
+        return filecmp.cmp(first, second, shallow=False)
+    return first.samefile(second)
 
 
 def file_sha256(path: Path) -> str:

@@ -60,13 +60,21 @@ def _differences(there: Any, here: Any, where: str) -> list[str]:
     return [] if there == here else [f"{where} is {there} there, {here} here"]
 
 
-def read_toml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_toml(
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    paths: Sequence[str] = (),
+    shipped: Path | None = None,
+) -> dict[str, Any]:
     """Read a TOML file, the file its `base` names below it, and `key.path=value` overrides.
 
-    `base` is relative to the file that names it: an ablation is a short delta over a base recipe.
-    Raises ValueError for a missing or malformed file and a malformed override.
+    `base` is relative to the file that names it, or else in the folder `shipped`: an ablation is a
+    short delta over a base recipe. The settings `paths` ("section.name") are relative to the file
+    that they stand in, too; those of overrides to the working folder. Raises ValueError for a
+    missing or malformed file and a malformed override.
     """
-    data = _read_with_base(Path(path), ())
+    data = _read_with_base(Path(path), paths, shipped, ())
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -75,7 +83,9 @@ def read_toml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> di
     return data
 
 
-def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read_with_base(
+    path: Path, paths: Sequence[str], shipped: Path | None, seen: tuple[Path, ...]
+) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ValueError(f"{path}: its base leads back to itself")
     try:
@@ -84,10 +94,33 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{path}: not TOML: {error}") from None
+    for setting in paths:
+        section, _, name = setting.partition(".")
+        table = data.get(section)
+        if isinstance(table, dict) and name in table:
+            table[name] = _beside(path, table[name])
     base = data.pop("base", None)
     if base is None:
         return data
-    return merge(_read_with_base(path.parent / str(base), (*seen, path.resolve())), data)
+    file = path.parent / str(base)
+    if shipped is not None and not file.is_file():
+        file = next((f for f in _named(str(base), shipped) if f.is_file()), file)
+    return merge(_read_with_base(file, paths, shipped, (*seen, path.resolve())), data)
+
+
+def _named(name: str, folder: Path) -> tuple[Path, Path]:
+    """The files of a folder that a name may mean, with and without its ending."""
+    return folder / name, folder / f"{name}.toml"
+
+
+def _beside(file: Path, value: Any) -> Any:
+    """A path, or a list of them, that stands in `file`. One that is not there stays as it is: it
+    may be relative to the working folder, or no path at all, such as a name on the hub."""
+    if isinstance(value, list):
+        return [_beside(file, one) for one in value]
+    if not isinstance(value, str) or not value or not (file.parent / value).exists():
+        return value
+    return str(file.parent / value)
 
 
 def merge(base: dict[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:

@@ -181,7 +181,7 @@ from soundcrafter.train import RunOptions, read_recipe, train
 recipe, data, out = sys.argv[1:]
 hurried = os.environ["RANK"] == "1"  # only one process thinks that the time is over
 options = RunOptions(device="cpu", max_minutes=1e-9 if hurried else None)
-changes = ["vae.steps=50", "vae.adversarial_start=0", "tagger.network.classes=['dog','other']"]
+changes = ["vae.steps=50", "vae.adversarial_start=0", "tagger.network.classes=['bell','other']"]
 settings = read_recipe(recipe, changes)
 assert train("vae", settings, data=data, out=out, options=options) == 1
 try:

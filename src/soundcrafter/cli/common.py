@@ -13,7 +13,9 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 PrecisionOption = Annotated[
     str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 where the device has it.")
 ]
-RecipeOption = Annotated[Path, typer.Option(help="Recipe (TOML), see recipes/.")]
+RecipeOption = Annotated[
+    Path, typer.Option(help="Recipe: a TOML file, or one that ships with the package, as mini.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override: section.name=value. Repeatable.")
 ]

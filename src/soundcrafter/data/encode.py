@@ -17,7 +17,14 @@ from torch import Tensor
 
 from soundcrafter.data.dataset import DataConfig, Draw, Sounds, prefetch
 from soundcrafter.data.order import DrawOrder, kind_of
-from soundcrafter.files import file_sha256, make_folder, read_json, replacing, write_text
+from soundcrafter.files import (
+    file_sha256,
+    make_folder,
+    read_json,
+    replacing,
+    same_file,
+    write_text,
+)
 from soundcrafter.progress import Progress
 from soundcrafter.settings import from_dict, to_dict
 
@@ -302,6 +309,9 @@ def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         made_by, contents = header["settings"], header["contents"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{file}: not a shard of encoded data: {error}") from None
+    wordings = (made_by.get("data", {}).get("wordings", ""), settings["data"]["wordings"])
+    if same_file(*wordings):  # by whatever path
+        made_by["data"] = {**made_by.get("data", {}), "wordings": wordings[1]}
     if made_by != settings:
         other = ", ".join(key for key in settings if made_by.get(key) != settings[key])
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from soundcrafter.data.dataset import prefetch
-from soundcrafter.files import locked, make_folder, read_json, write_json
+from soundcrafter.files import locked, make_folder, read_json, same_file, write_json
 from soundcrafter.settings import to_dict
 from soundcrafter.store import read_parts
 from soundcrafter.train.checkpoint import (
@@ -25,6 +25,7 @@ from soundcrafter.train.checkpoint import (
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.engine import Engine
 from soundcrafter.train.log import Log, Report
+from soundcrafter.train.recipe import PATHS
 from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.score import ScoreOptions, Scorer
 from soundcrafter.train.stage import Batch, Stage
@@ -36,6 +37,7 @@ RETIRED = {
     "stage.tokenizer_captions": [],
     "stage.discriminator_every": 1,
 }
+_PATH_NAMES = {path.rpartition(".")[2] for path in PATHS}
 SKIPPED = "skipped.json"  # files that the run skipped, and why
 
 
@@ -282,13 +284,23 @@ def _check_identity(place: Path, stage: Stage) -> None:
     now = _flatten(stage.identity())
     # a run that was begun before a setting existed had what is now its default
     before = {**_flatten({"stage": to_dict(type(stage.config)())}), **before}
-    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    keys = {**before, **now}
+    different = [key for key in keys if not _equal(key, before.get(key), now.get(key))]
     if different:
         key = different[0]
         raise ValueError(
             f"{place}: holds a run with other settings ({key}: {before.get(key)} there, "
             f"{now.get(key)} here); resume with the same settings, or use another --out"
         )
+
+
+def _equal(key: str, before: Any, now: Any) -> bool:
+    """Whether a setting is what it was; a path may lead to the same file from elsewhere."""
+    if key.rpartition(".")[2] not in _PATH_NAMES or before is None or now is None:
+        return bool(before == now)
+    pairs = ([value] if isinstance(value, str) else value for value in (before, now))
+    one, other = pairs
+    return len(one) == len(other) and all(map(same_file, one, other))
 
 
 def dependents(folder: Path, stage: Stage) -> list[str]:

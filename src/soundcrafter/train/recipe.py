@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from soundcrafter.config import GENERATOR_PARTS, ModelConfig
@@ -18,6 +19,16 @@ from soundcrafter.settings import from_dict, merge, read_toml, to_dict
 from soundcrafter.store import ModelFolder
 from soundcrafter.train.curriculum import Curriculum, PhaseConfig
 
+SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
+PATHS = (  # settings that name files or folders; relative to the recipe, with --set as usual
+    "data.exclude_captions",
+    "data.wordings",
+    "text.teacher",
+    "clap.audio_init",
+    "vae.perceptual",
+    "vae.teacher",
+    "tagger.teacher",
+)
 SPEC_AUGMENT = DistortionConfig(tilt=0.5, band_shift=2, time_mask=0.25, band_mask=0.2)
 
 
@@ -232,15 +243,30 @@ class Recipe:
 def read_recipe(
     path: str | os.PathLike[str], overrides: Sequence[str] = (), like: ModelFolder | None = None
 ) -> Recipe:
-    """Read a recipe with `section.name=value` overrides. Settings that its [model] leaves out come
-    from the model folder `like`, if given. A ValueError names the file and the setting."""
-    data = read_toml(path, overrides)
+    """Read a recipe, a file or the name of one that the package ships ("mini"), with
+    `section.name=value` overrides. Paths in it are relative to its file, those of overrides to the
+    working folder. Settings that its [model] leaves out come from the model folder `like`, if
+    given. A ValueError names the file and the setting."""
+    path = find_recipe(path)
+    data = read_toml(path, overrides, paths=PATHS, shipped=SHIPPED)
     if like is not None:
         data["model"] = merge(_settings_of(like), data.get("model", {}))
     try:
         return from_dict(Recipe, data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def find_recipe(name: str | os.PathLike[str]) -> Path:
+    """The file of that name, or else the recipe that the package ships under it. ValueError where
+    there is neither."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    names = sorted(file.stem for file in SHIPPED.glob("*.toml"))
+    if path.name == str(name) and path.name.removesuffix(".toml") in names:
+        return SHIPPED / f"{path.name.removesuffix('.toml')}.toml"
+    raise ValueError(f"{name}: no such recipe; allowed: a TOML file, or {', '.join(names)}")
 
 
 def _settings_of(folder: ModelFolder) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from soundcrafter.data.dataset import DataConfig, Sounds
 from soundcrafter.data.encode import INDEX, LatentBatch, Latents
+from soundcrafter.files import same_file
 from soundcrafter.mel import LogMel
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
@@ -248,6 +249,8 @@ def _differences(
         "latent shape": (tuple(first.mean.shape[1:]), shape),
         "embed_dim": (first.audio_embedding.shape[1], recipe.model.unet.embed_dim),
     }
+    if same_file(*pairs["data.wordings"]):
+        del pairs["data.wordings"]
     return [
         f"{name} is {there}, not {here}" for name, (there, here) in pairs.items() if there != here
     ]
