@@ -16,6 +16,7 @@ from soundcrafter.cli.common import (
     JsonFlag,
     RecipeOption,
     SetOption,
+    step_progress,
 )
 
 
@@ -118,17 +119,19 @@ def train(
         print(json.dumps(entry) if as_json else _log_line(stage.value, entry, total), flush=True)
 
     try:
-        done = run_training(
-            stage.value,
-            settings,
-            data=data,
-            out=out,
-            options=options,
-            init=start,
-            lora=lora,
-            report=report,
-            allow_unfinished=allow_unfinished,
-        )
+        with step_progress(stage.value, show=not as_json) as advance:
+            done = run_training(
+                stage.value,
+                settings,
+                data=data,
+                out=out,
+                options=options,
+                init=start,
+                lora=lora,
+                report=report,
+                progress=advance,
+                allow_unfinished=allow_unfinished,
+            )
     except TrainingInterrupted as stop:
         print(stop, file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from soundcrafter.device import choose_device
-from soundcrafter.precision import cpu_has_bf16
+from soundcrafter.precision import choose_precision, cpu_has_bf16
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.sharding import shard, shared_as, whole
@@ -49,11 +49,17 @@ class Engine:
     ) -> None:
         """`fsdp` shards the weights over processes instead of copying them (DDP). `compile` applies
         torch.compile to the networks. Neither changes what is learned."""
-        self.accelerator = _accelerator(choose_device(device), _PRECISION[config.precision])
+        chosen, precision = choose_device(device), config.precision
+        if precision == "auto":
+            precision = choose_precision(precision, chosen)
+        self.accelerator = _accelerator(chosen, _PRECISION[precision])
         self.device: torch.device = self.accelerator.device
         self.config = config
-        if config.precision == "bf16" and self.device.type == "cpu" and not cpu_has_bf16():
-            _log.warning("precision: this CPU emulates bf16, many times slower than fp32")
+        if precision == "bf16" and self.device.type == "cpu" and not cpu_has_bf16():
+            _log.warning(
+                "precision: this CPU emulates bf16, many times slower than fp32; in a new --out, "
+                'the setting precision = "auto" of this stage takes fp32 here'
+            )
         self.loss_modules = dict(loss_modules)
         self._wrapped: dict[str, nn.Module] = {}
         self._optimizers: dict[str, Any] = {}

@@ -5,14 +5,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from soundcrafter.data.dataset import prefetch
+from soundcrafter.device import choose_device
 from soundcrafter.files import locked, make_folder, read_json, same_file, write_json
+from soundcrafter.precision import choose_precision
+from soundcrafter.progress import Progress
 from soundcrafter.settings import to_dict
 from soundcrafter.store import read_parts
 from soundcrafter.train.checkpoint import (
@@ -87,16 +90,19 @@ def run(
     *,
     init: Path | None = None,
     report: Report | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Train a stage into a model folder from its last checkpoint; returns the steps done.
 
-    Stops early, with a checkpoint, after `max_minutes`. `report` gets every log entry; unusable
-    files are listed in `skipped.json` beside the log. Raises ValueError if the folder holds a run
-    with other settings, LossNotFiniteError for a loss that is not finite (the last checkpoint is
-    kept), and TrainingInterrupted at SIGINT or SIGTERM, after a checkpoint.
+    Stops early, with a checkpoint, after `max_minutes`. `report` gets every log entry, `progress`
+    the steps done and their total after each step; unusable files are listed in `skipped.json`
+    beside the log. Raises ValueError if the folder holds a run with other settings,
+    LossNotFiniteError for a loss that is not finite (the last checkpoint is kept), and
+    TrainingInterrupted at SIGINT or SIGTERM, after a checkpoint.
     """
     place = run_folder(folder, stage.name)
     checkpoints = list_checkpoints(place)
+    settle_precision(stage, place, options.device)
     if checkpoints:
         _check_identity(place, stage)
     _check_options(stage, options)
@@ -130,7 +136,7 @@ def run(
         if engine.is_main:
             log = stack.enter_context(closing(Log(place, start, report)))
         try:
-            done = _train(stage, options, engine, ema, saver, log, scorer, start)
+            done = _train(stage, options, engine, ema, saver, log, scorer, start, progress)
         finally:
             if engine.is_main:
                 _write_skipped(place, stage, start)
@@ -148,10 +154,13 @@ def _train(
     log: Log | None,
     scorer: Scorer | None,
     start: int,
+    progress: Progress | None,
 ) -> int:
     """The steps from `start` on, until the last one or `max_minutes`; returns the steps done.
     Raises TrainingInterrupted at a signal."""
     done, began, logged = start, time.monotonic(), start
+    advance = progress if progress is not None and engine.is_main else lambda done, total: None
+    advance(done, stage.config.steps)
     steps = range(start, stage.config.steps)
     batches = prefetch(
         lambda step: [stage.load_batch(i) for i in engine.shard(stage.sample_indices(step))],
@@ -163,6 +172,7 @@ def _train(
         for step, loaded in zip(steps, batches, strict=True):
             losses = train_step(stage, engine, ema, loaded, step)
             done = step + 1
+            advance(done, stage.config.steps)
             out_of_time = _over(options.max_minutes, began)
             # all processes must stop at the same step, or they would wait for each other
             last = done == stage.config.steps or engine.any(stop.number is not None or out_of_time)
@@ -244,6 +254,17 @@ class _Saver:
         if self.engine.is_main:
             with locked(self.folder, wait=True):  # other stages may be writing their parts
                 self.stage.export(self.ema.shadow, self.folder)
+
+
+def settle_precision(stage: Stage, place: Path, device: str) -> None:
+    """Replace the precision "auto" by what it means for the run in the folder `place`: what it was
+    when the run began, whatever the machine; for a new run, what the device has."""
+    if stage.config.precision == "auto":
+        if list_checkpoints(place):
+            precision = read_json(place / IDENTITY)["stage"]["precision"]
+        else:
+            precision = choose_precision("auto", choose_device(device))
+        stage.config = replace(stage.config, precision=precision)
 
 
 def _check_options(stage: Stage, options: RunOptions) -> None:

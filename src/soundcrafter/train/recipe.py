@@ -47,7 +47,9 @@ class StageConfig:
     weight_decay: float = 0.01  # AdamW
     clip_norm: float = 0.0  # largest gradient norm; 0: no clipping
     ema_decay: float = 0.9999  # of the exported weights; 0: no averaging
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass; weights stay fp32
+    # Of the forward pass; weights stay fp32. auto: bf16 where the device has it, else fp32, chosen
+    # when a run begins and kept.
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     seed: int = 0  # of everything random in this stage
 
     def __post_init__(self) -> None:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from soundcrafter.device import choose_device
 from soundcrafter.files import locked, write_json
-from soundcrafter.precision import DTYPES
+from soundcrafter.precision import DTYPES, choose_precision
 from soundcrafter.train.checkpoint import IDENTITY, list_checkpoints, run_folder
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.log import Log, Report
-from soundcrafter.train.loop import check_dependents
+from soundcrafter.train.loop import check_dependents, settle_precision
 from soundcrafter.train.schedule import cosine_rate
 from soundcrafter.train.stage import LossModule, Stage, total_loss
 from soundcrafter.train.unfinished import warn_of_unfinished
@@ -55,8 +55,11 @@ def sprint(
         raise ValueError(f"minutes: got {minutes}; allowed: above 0")
     if log_steps < 1:
         raise ValueError(f"log_steps: got {log_steps}; allowed: 1 or more")
+    settle_precision(stage, run_folder(folder, stage.name), device)
     if stage.config.accumulate > 1 or stage.config.precision == "fp16":
-        raise ValueError("accumulate, precision: allowed: accumulate 1, precision fp32 or bf16")
+        raise ValueError(
+            "accumulate, precision: allowed: accumulate 1, precision auto, fp32 or bf16"
+        )
     with locked(run_folder(folder, stage.name)) as place:
         if list_checkpoints(place):
             raise ValueError(f"{place}: holds a run with checkpoints; use another --out")
@@ -182,7 +185,7 @@ class _Learner:
     ) -> tuple[dict[str, Tensor], Any]:
         """One update. Returns the losses and the norm of the gradient, detached, and the batch for
         the loss modules that follow."""
-        dtype = DTYPES[self.config.precision]
+        dtype = DTYPES[choose_precision(self.config.precision, self.device)]
         # no cache of cast weights: the graph would keep those of the recorded step
         autocast = dtype != torch.float32
         with torch.autocast(self.device.type, dtype, autocast, cache_enabled=False):

@@ -8,6 +8,7 @@ from pathlib import Path
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.files import locked
 from soundcrafter.hub import find_model
+from soundcrafter.progress import Progress
 from soundcrafter.store import copy_parts, open_folder, read_parts
 from soundcrafter.train.checkpoint import run_folder
 from soundcrafter.train.clap import ClapStage
@@ -57,6 +58,7 @@ def train(
     init: str | os.PathLike[str] | None = None,
     lora: int | None = None,
     report: Report | None = None,
+    progress: Progress | None = None,
     overrides: Sequence[str] = (),
     allow_unfinished: bool = False,
 ) -> int:
@@ -67,7 +69,8 @@ def train(
     `init` is a model (folder or hub name) to start from. For diffusion, it also supplies the other
     parts of a new `out` and the settings that a recipe file's [model] leaves out.
     `lora` trains an adapter of this rank for the U-Net of `init` instead of the U-Net itself; `out`
-    then holds nothing else. Parts that were not trained to the end are used with a warning, or
+    then holds nothing else. `report` gets every log entry, `progress` the steps done and their
+    total after each step. Parts that were not trained to the end are used with a warning, or
     with `allow_unfinished` without. Returns the number of steps done, fewer than the recipe's where
     `options` stopped the run. Raises ValueError for anything that cannot be trained, and
     TrainingInterrupted, a KeyboardInterrupt, at SIGINT and SIGTERM.
@@ -98,7 +101,7 @@ def train(
         if not allow_unfinished and is_first_process():
             init_parts = [(start, part) for part in built.parts] if start is not None else []
             warn_of_unfinished([*init_parts, *built.uses()])
-        return run(built, out, options, init=start, report=report)
+        return run(built, out, options, init=start, report=report, progress=progress)
 
 
 def _build(
