@@ -163,9 +163,9 @@ def test_the_command_line_reports_a_nan_in_one_line(
 @pytest.mark.parametrize(
     ("override", "key"),
     [
-        ("vae.learning_rate=0.5", "stage.learning_rate"),
-        ("vae.steps=7", "stage.steps"),
-        ("model.vae.mel_std=2.0", "model.mel_std"),
+        ("vae.learning_rate=0.5", "vae.learning_rate"),
+        ("vae.steps=5", "vae.steps"),
+        ("model.vae.mel_std=2.0", "model.vae.mel_std"),
         ("data.gain_db=3.0", "data.gain_db"),
     ],
 )
@@ -184,7 +184,7 @@ def test_settings_that_are_gone_do_not_block_a_resume(trained_copy, go):
     assert go("vocoder", trained_copy) == []
     identity["stage"]["discriminator_every"] = 2
     file.write_text(json.dumps(identity))
-    with pytest.raises(ValueError, match=r"other settings \(stage.discriminator_every: 2 there"):
+    with pytest.raises(ValueError, match=r"other settings \(vocoder.discriminator_every: 2 there"):
         go("vocoder", trained_copy)
 
 
@@ -342,6 +342,6 @@ def test_a_run_from_before_a_setting_existed_resumes_with_its_default(go, tmp_pa
     identity = read_json(file)
     del identity["stage"]["feature_weight"]
     write_json(file, identity)
-    with pytest.raises(ValueError, match=r"stage\.feature_weight: 0\.0 there, 2\.0 here"):
+    with pytest.raises(ValueError, match=r"vae\.feature_weight: 0\.0 there, 2\.0 here"):
         go("vae", tmp_path, *settings, "vae.feature_weight=2.0")
     assert [entry["step"] for entry in go("vae", tmp_path, *settings)] == [2, 3]

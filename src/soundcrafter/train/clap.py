@@ -18,11 +18,19 @@ from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.tagger import Tagger
 from soundcrafter.settings import to_dict
-from soundcrafter.store import open_folder, save_part
+from soundcrafter.store import open_folder, read_parts, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train.recipe import ClapStageConfig, Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch, Losses, LossModule, PreparedBatch, Stage, load_part
+from soundcrafter.train.stage import (
+    Batch,
+    Losses,
+    LossModule,
+    PreparedBatch,
+    Stage,
+    load_part,
+    refuse_other_settings,
+)
 
 _DISTORT = 31  # purpose number of the distortion
 
@@ -193,10 +201,14 @@ class ClapStage(Stage[Clap, ClapBatch]):
             captions = [r.caption for r in recordings if r.caption is not None]
             tokenizer = Tokenizer.train(captions, self.model_config.clap_text.vocab_size)
             return ClapText(self.model_config.clap_text), tokenizer
+        if "clap_text" not in read_parts(folder):
+            raise ValueError(
+                f"{folder}: clap.train_text=false needs its clap_text; first run "
+                "`soundcrafter train text`"
+            )
         source = open_folder(folder, together=False)  # a kill may have separated the two parts
         tower = cast(ClapText, source.load("clap_text"))
-        if tower.config != self.model_config.clap_text:
-            raise ValueError(f"{folder}: its clap_text has other settings than the recipe's")
+        refuse_other_settings(folder, "clap_text", tower.config, self.model_config.clap_text)
         return tower, source.load_tokenizer()
 
 
@@ -208,7 +220,10 @@ def _start_from_tagger(audio: ClapAudio, folder: Path) -> None:
         {name: value.shape for name, value in state.items() if "projection" not in name}
         for state in (ours, theirs)
     ]
-    inputs = [(c.mel, c.mel_mean, c.mel_std) for c in (audio.config, tagger.config)]
-    if shapes[0] != shapes[1] or inputs[0] != inputs[1]:
-        raise ValueError(f"{folder}: its tagger differs from clap_audio in mel settings or size")
+    plain = [to_dict(config) for config in (tagger.config, audio.config)]
+    shared = ("mel", "mel_mean", "mel_std", "width", "depths")
+    there, here = ({name: config[name] for name in shared} for config in plain)
+    refuse_other_settings(folder, "tagger", there, here, "model.clap_audio")
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{folder}: its tagger is no trunk of a {audio.config.tower} tower")
     audio.tower.load_state_dict({**ours, **{name: theirs[name] for name in shapes[0]}})

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
@@ -84,6 +85,16 @@ class Phase:
         return self.first_step + steps, place
 
 
+def _fewest_steps(shares: Sequence[float]) -> int:
+    """The least number of steps of which each share, of those that add up to 1, has one."""
+    enough = math.ceil(1 / min(shares)) + 1
+    for steps in range(max(len(shares), enough - 10_000), enough):
+        ends = [round(steps * math.fsum(shares[: n + 1])) for n in range(len(shares))]
+        if all(before < end for before, end in pairwise([0, *ends])):
+            return steps
+    return enough
+
+
 class Curriculum:
     """The phases of one training, without a gap; samples are numbered through all of them.
 
@@ -109,7 +120,10 @@ class Curriculum:
         for number, config in enumerate(configs):
             end = round(steps * math.fsum(c.share for c in configs[: number + 1]))
             if end <= first_step:
-                raise ValueError(f"curriculum[{number}]: has no step of {steps}; raise its share")
+                raise ValueError(
+                    f"curriculum[{number}]: has no step of {steps}; raise its share, or "
+                    f"diffusion.steps to at least {_fewest_steps([c.share for c in configs])}"
+                )
             size = config.batch_size or batch_size
             phase = Phase(
                 number=number,

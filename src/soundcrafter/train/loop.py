@@ -1,5 +1,6 @@
 """The training loop: one for all stages, resumable at any moment."""
 
+import re
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from soundcrafter.config import PARTS
 from soundcrafter.data.dataset import prefetch
 from soundcrafter.device import choose_device
 from soundcrafter.files import locked, make_folder, read_json, same_file, write_json
@@ -41,6 +43,7 @@ RETIRED = {
     "stage.discriminator_every": 1,
 }
 _PATH_NAMES = {path.rpartition(".")[2] for path in PATHS}
+STEPS = "stage.steps"  # in an identity; a run may be extended
 SKIPPED = "skipped.json"  # files that the run skipped, and why
 
 
@@ -93,6 +96,9 @@ def run(
     progress: Progress | None = None,
 ) -> int:
     """Train a stage into a model folder from its last checkpoint; returns the steps done.
+
+    More steps than the run had extend it, unless it has a curriculum: the learning rate goes on
+    along the cosine of the new number.
 
     Stops early, with a checkpoint, after `max_minutes`. `report` gets every log entry, `progress`
     the steps done and their total after each step; unusable files are listed in `skipped.json`
@@ -307,12 +313,30 @@ def _check_identity(place: Path, stage: Stage) -> None:
     before = {**_flatten({"stage": to_dict(type(stage.config)())}), **before}
     keys = {**before, **now}
     different = [key for key in keys if not _equal(key, before.get(key), now.get(key))]
+    remedy = "resume with the same settings"
+    if STEPS in different:
+        if len(stage.phase_starts()) > 1:
+            remedy = "the phases of a curriculum are shares of the steps, which must stay"
+        elif now[STEPS] < before[STEPS]:
+            remedy = "a run can be extended, not shortened"
+        else:
+            different.remove(STEPS)
     if different:
-        key = different[0]
+        key = STEPS if STEPS in different else different[0]
         raise ValueError(
-            f"{place}: holds a run with other settings ({key}: {before.get(key)} there, "
-            f"{now.get(key)} here); resume with the same settings, or use another --out"
+            f"{place}: holds a run with other settings ({_as_typed(key, stage)}: "
+            f"{before.get(key)} there, {now.get(key)} here); {remedy}, or use another --out"
         )
+
+
+def _as_typed(key: str, stage: Stage) -> str:
+    """The setting of a stage's identity as one writes it in a recipe and after --set."""
+    head, _, rest = key.partition(".")
+    if head == "stage":
+        return f"{stage.section}.{rest}"
+    if head == "model" and rest.partition(".")[0] not in (*PARTS, "diffusion"):
+        return f"model.{stage.parts[0]}.{rest}"  # the identity holds this part alone
+    return re.sub(r"^data\.\d+\.", "data.", key)
 
 
 def _equal(key: str, before: Any, now: Any) -> bool:

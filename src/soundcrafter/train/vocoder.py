@@ -38,6 +38,7 @@ from soundcrafter.train.stage import (
     Stage,
     load_frozen,
     load_part,
+    require_parts,
     sample_uniform,
 )
 
@@ -144,6 +145,7 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
         self.vae: VAE | None = None
         self.vae_id = ""
         if self.config.decoded:
+            require_parts(folder, "vae")
             self.vae, self.vae_id = load_frozen(folder, "vae")
         num_samples = segment_samples(
             self.config.seconds, mel, self.vae.config.stride[0] if self.vae else 1
