@@ -211,7 +211,10 @@ class _Encoding:
     def __post_init__(self) -> None:
         sounds, shard_size = self.sounds, self.settings["shard_size"]
         if not sounds.config.variants:
-            raise ValueError("variants: got 0; encoded data is finite, so it must be 1 or more")
+            raise ValueError(
+                "data.variants: got 0; encoded data is finite, so it must be 1 or more, as with "
+                "--set data.variants=1, here and for the training on it"
+            )
         if self.batch_size < 1 or shard_size < 1:
             raise ValueError(
                 f"got batch_size {self.batch_size}, shard_size {shard_size}; 1 or more"
