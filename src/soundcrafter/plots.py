@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,8 @@ def plot_losses(
     """Draw the training losses of stages as a PNG: one panel a stage, steps across.
 
     `logs` maps a stage to the entries of its log.jsonl. The axis is linear from -0.01 to 0.01 and
-    logarithmic beyond, so that losses of different size and sign share a panel. ValueError for a
-    path not a writable .png.
+    logarithmic beyond, so that losses of different size and sign share a panel. The borders of a
+    curriculum's phases are marked. ValueError for a path not a writable .png.
     """
     figure = _figure(3.2 * len(logs), 2.8)
     panels = figure.subplots(1, len(logs), squeeze=False)[0]
@@ -107,10 +108,27 @@ def plot_losses(
             points = [(entry["step"], entry[name]) for entry in entries if name in entry]
             axes.plot([x for x, _ in points], [y for _, y in points], label=name, lw=1)
         axes.set_yscale("symlog", linthresh=0.01)
+        _mark(axes, phase_borders(entries))
         axes.set(title=stage, xlabel="step", ylabel="loss")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
     _save(figure, Path(path))
+
+
+def phase_borders(entries: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The steps of a log after which its phase is another one."""
+    return [
+        one["step"]
+        for one, other in pairwise(entries)
+        if one.get("phase", 1) != other.get("phase", 1)
+    ]
+
+
+def _mark(axes: Any, places: Sequence[float]) -> None:
+    """Vertical lines at the borders of phases, named once in the legend."""
+    for number, place in enumerate(places):
+        label = "next phase" if number == 0 else None
+        axes.axvline(place, color="grey", linestyle="--", lw=0.8, label=label)
 
 
 def plot_lines(
@@ -119,11 +137,12 @@ def plot_lines(
     *,
     x: str,
     y: str = "",
+    borders: Sequence[float] = (),
 ) -> None:
     """Draw curves as a PNG, a panel for each title: name -> (positions [N], values [N] or [R, N]).
 
-    Several values at a position are drawn as their mean, with their range around it. ValueError
-    for a path not a writable .png.
+    Several values at a position are drawn as their mean, with their range around it; `borders` of
+    phases are marked in every panel. ValueError for a path not a writable .png.
     """
     figure = _figure(4.8 * len(panels), 3.2)
     axes_of = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -135,6 +154,7 @@ def plot_lines(
                 axes.fill_between(
                     positions, rows.min(0), rows.max(0), color=line.get_color(), alpha=0.2, lw=0
                 )
+        _mark(axes, borders)
         axes.set(title=title, xlabel=x, ylabel=y)
         axes.grid(alpha=0.3)
         if any(curves):

@@ -210,6 +210,13 @@ def plot(
 def _log_line(stage: str, entry: Mapping[str, Any], total: int | None) -> str:
     from soundcrafter.train.log import MACHINE_FACTS
 
+    if "scoring" in entry:
+        return f"{stage} {entry['step']}  scoring sounds for {entry['scoring']} prompts ..."
+    if "scores" in entry:
+        scores = entry["scores"]
+        named = ((name, scores[name]) for name in ("fd", "fd_floor", "is", "kl") if name in scores)
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in named)
+        return f"{stage} {entry['step']}  scores: {figures}  in {scores['scoring_seconds']:.0f} s"
     hidden = ("step", "learning_rate", "progress", *MACHINE_FACTS)
     losses = "  ".join(f"{key} {value:.4g}" for key, value in entry.items() if key not in hidden)
     speed = entry["samples_per_second"]

@@ -15,6 +15,7 @@ from soundcrafter.train.stage import Samples
 MACHINE_FACTS = ("samples_per_second", "seconds", "memory_gb")
 SCORES = "scores.jsonl"
 
+# gets every entry of the log; for a score {"step", "scoring": prompts}, then {"step", "scores"}
 Report = Callable[[Mapping[str, Any]], None]
 
 
@@ -50,12 +51,20 @@ class Log:
         if self.report is not None:
             self.report(entry)
 
+    def announce_score(self, step: int, prompts: int) -> None:
+        """Report that the sounds of so many prompts are about to be generated and scored."""
+        if self.report is not None:
+            self.report({"step": step, "scoring": prompts})
+
     def score(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write one line of `scores.jsonl`; time for scoring does not count as training."""
+        """Write one line of `scores.jsonl`, and report it as "scores"; time for scoring does not
+        count as training."""
         now = time.perf_counter()
         self._since += figures["scoring_seconds"]
         seconds = round(self._seconds + now - self._since, 2)
         self._append(self.scores, {"step": step, **figures, "seconds": seconds})
+        if self.report is not None:
+            self.report({"step": step, "scores": dict(figures)})
 
     def _append(self, file: Path, entry: Mapping[str, Any]) -> None:
         append_json_line(file, entry)

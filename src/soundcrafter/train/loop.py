@@ -29,7 +29,7 @@ from soundcrafter.train.checkpoint import (
 )
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.engine import Engine
-from soundcrafter.train.log import Log, Report
+from soundcrafter.train.log import SCORES, Log, Report, read_log
 from soundcrafter.train.recipe import PATHS
 from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.score import ScoreOptions, Scorer
@@ -174,7 +174,11 @@ def _train(
         workers=options.workers,
         depth=max(1, 2 * options.workers),
     )
+    score = _Scoring(scorer, log)
     with closing(batches), _stop_signal() as stop:
+        if score.is_missing(start, stage.config.steps):  # a kill may have interrupted it
+            saver.export()
+            score(start, stop)
         for step, loaded in zip(steps, batches, strict=True):
             losses = train_step(stage, engine, ema, loaded, step)
             done = step + 1
@@ -194,10 +198,10 @@ def _train(
                     logged = done
                 if options.sample_steps and (done % options.sample_steps == 0 or last):
                     log.show(done, stage.samples(ema.shadow, engine.device))
-            saver.after(done, last)
-            if log is not None and scorer is not None and scorer.due(done, stage.config.steps):
-                saver.export()
-                log.score(done, scorer(done))
+            due = score.is_due(done, stage.config.steps)
+            saver.after(done, last, due)
+            if due:
+                score(done, stop)
             if last:
                 break
         if stop.number is not None:
@@ -232,9 +236,11 @@ class _Saver:
         self.engine, self.ema = engine, ema
         self._saved_at = time.monotonic()
 
-    def after(self, done: int, last: bool) -> None:
+    def after(self, done: int, last: bool, scored: bool = False) -> None:
+        """Save after so many steps if a checkpoint is due; before a score always, so that neither
+        a kill nor a signal costs more than that score."""
         every = self.options.checkpoint_steps
-        due = last or (every > 0 and done % every == 0)
+        due = last or scored or (every > 0 and done % every == 0)
         # a collective decision: gathering sharded weights takes all processes
         if not self.engine.any(due or _over(self.options.checkpoint_minutes, self._saved_at)):
             return
@@ -380,13 +386,57 @@ def _over(minutes: float | None, since: float) -> bool:
     return minutes is not None and time.monotonic() - since >= 60 * minutes
 
 
+class _Scoring:
+    """Scores in the process that writes the log, if they are wanted."""
+
+    def __init__(self, scorer: Scorer | None, log: Log | None) -> None:
+        self.scorer, self.log = scorer, log
+
+    def is_due(self, done: int, steps: int) -> bool:
+        return self.log is not None and self.scorer is not None and self.scorer.due(done, steps)
+
+    def is_missing(self, start: int, steps: int) -> bool:
+        """Whether a resumed run lacks the score of its checkpoint."""
+        if self.log is None or start == 0 or not self.is_due(start, steps):
+            return False
+        return all(entry["step"] != start for entry in read_log(self.log.scores.parent, SCORES))
+
+    def __call__(self, done: int, stop: "_Stop") -> None:
+        """Score the exported model after `done` steps, of which there is a checkpoint.
+        A signal ends it at once: TrainingInterrupted."""
+        assert self.log is not None
+        assert self.scorer is not None
+        self.log.announce_score(done, len(self.scorer.prompts))
+        with stop.at_once(done):
+            found = self.scorer(done)
+        self.log.score(done, found)
+
+
 class _Stop:
     """The signal that asks a training to stop, if any came."""
 
-    number: int | None = None
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._step: int | None = None
 
     def handle(self, number: int, frame: object) -> None:
         self.number = number
+        self._raise()
+
+    @contextmanager
+    def at_once(self, step: int) -> Iterator[None]:
+        """Obey a signal at once, without the work of the `with`; `step` has a checkpoint."""
+        self._step = step
+        try:
+            self._raise()
+            yield
+        finally:
+            self._step = None
+
+    def _raise(self) -> None:
+        if self.number is not None and self._step is not None:
+            step, self._step = self._step, None
+            raise TrainingInterrupted(step, self.number)
 
 
 @contextmanager
