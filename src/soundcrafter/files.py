@@ -183,9 +183,13 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
 
 
 def append_json_line(path: str | os.PathLike[str], entry: Any) -> None:
-    """Append an entry to a JSON Lines file, which is created where it does not exist."""
-    with open(path, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(entry) + "\n")
+    """Append an entry to a JSON Lines file, which is created where it does not exist. ValueError
+    where it cannot be written."""
+    try:
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot write: {error.strerror or error}") from None
 
 
 def same_file(one: str, other: str) -> bool:

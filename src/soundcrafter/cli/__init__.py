@@ -50,6 +50,8 @@ def main() -> None:
         _fail(error.format_message())
     except (ValueError, OSError) as error:
         _fail(str(error))
+    except MemoryError as error:
+        _fail(f"out of memory: {error}")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -37,20 +37,14 @@ def save_checkpoint(
         with _held(stale) as free:
             if free:  # its process was killed
                 shutil.rmtree(stale)
-    make_folder(temporary)
-    with _held(temporary):  # as long as this process lives, nobody takes it for a stale one
-        for name, group in tensors.items():
-            plain = {key: value.detach().cpu().contiguous() for key, value in group.items()}
-            file = f"{name}.safetensors"
-            try:
-                save_file(plain, temporary / file)
-                _sync(temporary / file)
-            except (SafetensorError, OSError) as error:
-                raise ValueError(f"{target / file}: cannot write: {error}") from None
-        write_json(temporary / "state.json", {"step": step, **state})
-        _sync(temporary / "state.json")
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
+    try:
+        make_folder(temporary)
+        with _held(temporary):  # as long as this process lives, nobody takes it for a stale one
+            _write(temporary, tensors, {"step": step, **state})
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temporary, target)
+    except (ValueError, OSError) as error:  # a full disk, say; users know the other name
+        raise ValueError(str(error).replace(str(temporary), str(target))) from None
     for old in list_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -80,6 +74,20 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dic
             f"({file.name}: {error})"
         ) from None
     return tensors, state
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint's files, to the disk. ValueError for one that cannot be written."""
+    for name, group in tensors.items():
+        file = folder / f"{name}.safetensors"
+        plain = {key: value.detach().cpu().contiguous() for key, value in group.items()}
+        try:
+            save_file(plain, file)
+            _sync(file)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file}: cannot write: {error}") from None
+    write_json(folder / "state.json", state)
+    _sync(folder / "state.json")
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from torch import Tensor
 from soundcrafter.mel import MelConfig
 
 Stride = tuple[int, int]
+MOST_SECONDS = 600  # of a segment, as typing errors would ask for more memory than there is
+MOST_SAMPLES = 65_536  # in a batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,10 @@ class PhaseConfig:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share: got {self.share}; allowed: above 0, up to 1")
-        if not self.seconds > 0:
-            raise ValueError(f"seconds: got {self.seconds}; it must be above 0")
+        if not 0 < self.seconds <= MOST_SECONDS:
+            raise ValueError(f"seconds: got {self.seconds}; allowed: above 0, up to {MOST_SECONDS}")
+        if self.batch_size > MOST_SAMPLES:
+            raise ValueError(f"batch_size: got {self.batch_size}; allowed: up to {MOST_SAMPLES}")
         if self.pool < 1 or self.batch_size < 0:
             raise ValueError(f"pool, batch_size: got {self.pool}, {self.batch_size}; at least 1, 0")
         if self.grid not in ("full", "pooled"):

@@ -70,6 +70,8 @@ class RunOptions:
         for name in ("workers", "sample_steps", "checkpoint_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+        if self.workers > 256:
+            raise ValueError(f"workers: got {self.workers}; allowed: up to 256")
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ValueError(f"max_minutes: got {self.max_minutes}; it must be above 0")
 
@@ -143,6 +145,13 @@ def run(
             log = stack.enter_context(closing(Log(place, start, report)))
         try:
             done = _train(stage, options, engine, ema, saver, log, scorer, start, progress)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"{stage.section}: out of memory; lower {stage.section}.batch_size or "
+                f"{stage.section}.seconds, or see docs/training.md for less memory"
+            ) from None
         finally:
             if engine.is_main:
                 _write_skipped(place, stage, start)
@@ -380,6 +389,12 @@ def _flatten(data: dict[str, Any], where: str = "") -> dict[str, Any]:
         name = f"{where}.{key}" if where else key
         flat |= _flatten(value, name) if isinstance(value, dict) else {name: value}
     return flat
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of Python, numpy or torch says that memory is used up."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in said)
 
 
 def _over(minutes: float | None, since: float) -> bool:

@@ -17,7 +17,12 @@ from soundcrafter.models.discriminators import (
 from soundcrafter.models.tagger import TaggerConfig
 from soundcrafter.settings import from_dict, merge, read_toml, to_dict
 from soundcrafter.store import ModelFolder
-from soundcrafter.train.curriculum import Curriculum, PhaseConfig
+from soundcrafter.train.curriculum import (
+    MOST_SAMPLES,
+    MOST_SECONDS,
+    Curriculum,
+    PhaseConfig,
+)
 
 SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
 PATHS = (  # settings that name files or folders; relative to the recipe, with --set as usual
@@ -56,6 +61,8 @@ class StageConfig:
         for name in ("steps", "batch_size", "accumulate", "seconds", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}; it must be above 0")
+        self._refuse_above(MOST_SECONDS, "seconds")
+        self._refuse_above(MOST_SAMPLES, "batch_size")
         self._refuse_negative(
             "warmup_steps", "weight_decay", "clip_norm", "seed", "final_learning_rate"
         )
@@ -68,6 +75,11 @@ class StageConfig:
         for name in names:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+
+    def _refuse_above(self, most: float, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: up to {most}")
 
     def _check_fractions(self, *names: str) -> None:
         for name in names:
@@ -151,6 +163,7 @@ class VAEStageConfig(StageConfig):
             )
         if self.scale_batches < 1:
             raise ValueError(f"scale_batches: got {self.scale_batches}; at least 1")
+        self._refuse_above(10_000, "scale_batches")
 
 
 @dataclass(frozen=True, kw_only=True)
