@@ -50,8 +50,8 @@ def to_dict(settings: Any) -> dict[str, Any]:
 def differences(there: Any, here: Any, where: str) -> list[str]:
     """The settings in which two dataclasses of one class, or tables of their fields, differ, each
     as "NAME is A there, B here" with its dotted path from `where`; in the order of the fields."""
-    plain = (to_dict(side) if dataclasses.is_dataclass(side) else side for side in (there, here))
-    return _differences(*plain, where)
+    one, other = (to_dict(s) if dataclasses.is_dataclass(s) else s for s in (there, here))
+    return _differences(one, other, where)
 
 
 def _differences(there: Any, here: Any, where: str) -> list[str]:
