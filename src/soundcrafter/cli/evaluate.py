@@ -15,6 +15,7 @@ from soundcrafter.cli.evaluate_options import (
     DataOrNone,
     EmbeddersOption,
     HashOption,
+    HoldingCommand,
     MixedRatesFlag,
     ModelArgument,
     OutOption,
@@ -26,7 +27,6 @@ from soundcrafter.cli.evaluate_options import (
     SplitsOption,
     choose_embedders,
     find_real,
-    hold_out,
 )
 from soundcrafter.cli.evaluate_prompts import captions, families, free, prompts
 from soundcrafter.cli.listening import listen, listen_results
@@ -62,13 +62,13 @@ class _EvaluateGroup(TyperGroup):
 evaluate_app = typer.Typer(
     cls=_EvaluateGroup, help="Measure a model, or sounds, and run listening tests."
 )
-evaluate_app.command()(captions)
-evaluate_app.command()(families)
-evaluate_app.command()(free)
-evaluate_app.command()(prompts)
+evaluate_app.command(cls=HoldingCommand)(captions)
+evaluate_app.command(cls=HoldingCommand)(families)
+evaluate_app.command(cls=HoldingCommand)(free)
+evaluate_app.command(cls=HoldingCommand)(prompts)
 
 
-@evaluate_app.command()
+@evaluate_app.command(cls=HoldingCommand)
 def chain(
     data: DataOption,
     model: ModelArgument = None,
@@ -121,7 +121,7 @@ def chain(
     print(json.dumps(report, indent=2) if as_json else chain_markdown(report))
 
 
-@evaluate_app.command()
+@evaluate_app.command(cls=HoldingCommand)
 def retrieval(
     data: DataOption,
     model: ModelArgument = None,
@@ -141,7 +141,7 @@ def retrieval(
     print(json.dumps(report, indent=2) if as_json else retrieval_markdown(report))
 
 
-@evaluate_app.command()
+@evaluate_app.command(cls=HoldingCommand)
 def composition(
     data: DataOption,
     model: ModelArgument = None,
@@ -179,7 +179,7 @@ def composition(
     print(json.dumps(report, indent=2) if as_json else composition_markdown(report))
 
 
-@evaluate_app.command()
+@evaluate_app.command(cls=HoldingCommand)
 def folders(
     generated: Annotated[Path, typer.Argument(help="Folder of generated sounds.")],
     data: DataOrNone = None,
@@ -195,7 +195,7 @@ def folders(
     sha256: HashOption = None,
     splits: SplitsOption = 10,
     device: DeviceOption = "auto",
-    out: Annotated[Path, typer.Option(help="Folder for the report.", callback=hold_out)] = OUT,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = OUT,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare a folder of sounds with real ones: FD, KID, IS, KL, density, coverage."""

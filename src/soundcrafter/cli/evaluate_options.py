@@ -1,9 +1,10 @@
 """Options that several evaluation commands share, and what they stand for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from soundcrafter.cli.common import named_values
 from soundcrafter.files import locked
@@ -27,17 +28,7 @@ MixedRatesFlag = Annotated[
 ]
 SplitOption = Annotated[str, typer.Option(help="Split of the data.")]
 SplitOrNone = Annotated[str | None, typer.Option(help="Split of the data. Default: test.")]
-
-
-def hold_out(context: typer.Context, out: Path) -> Path:
-    """Lock the folder of --out until the command ends; ValueError where another process has it."""
-    context.with_resource(locked(out))
-    return out
-
-
-OutOption = Annotated[
-    Path, typer.Option(help="Folder for the report and the sounds.", callback=hold_out)
-]
+OutOption = Annotated[Path, typer.Option(help="Folder for the report and the sounds.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the first sound and of all random draws.")]
 SeedsOption = Annotated[int, typer.Option(help="Sounds per prompt.")]
 LimitOption = Annotated[
@@ -68,6 +59,15 @@ HashOption = Annotated[
 ]
 SplitsOption = Annotated[int, typer.Option(help="Splits of the inception score.")]
 OUT = Path("evaluation")
+
+
+class HoldingCommand(TyperCommand):
+    """A command that holds the folder of its --out until it ends; ValueError, before any work,
+    where another process does."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with locked(ctx.params["out"]):
+            return super().invoke(ctx)
 
 
 def find_real(
