@@ -29,10 +29,9 @@ from soundcrafter.files import read_json, write_json
 from soundcrafter.hub import find_model
 from soundcrafter.plots import plot_lines
 from soundcrafter.train import Recipe, RunOptions, build_stage, read_recipe, train
-from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
+from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, run_folder
 from soundcrafter.train.encode import encode_data
 from soundcrafter.train.engine import Engine
-from soundcrafter.train.loop import run_folder
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 # reading -> the recipe whose phases it takes

@@ -455,7 +455,7 @@ def test_info_refuses_a_damaged_model(run, model_copy, damage):
         (["--set", "flavour=1"], "flavour: unknown setting"),
         (["--set", "vae"], "expected section.name=value"),
         (["--set", "vae.steps=many"], "vae.steps: expected int, got 'many'"),
-        (["--recipe", "none.toml"], "none.toml: No such file"),
+        (["--recipe", "none.toml"], "none.toml: no such recipe; allowed: a TOML file, or bundled"),
         (["--recipe", "bad.toml"], "bad.toml: not TOML"),
         (["--data", "bare.csv"], "bare.csv: has columns caption, sound; needs file"),
         (["--data", "lost.csv"], "lost.csv: no readable recording (1 skipped"),
@@ -500,7 +500,7 @@ def test_train_clap_needs_captions(run, clips, tiny_recipe, tmp_path):
 def test_train_diffusion_needs_the_other_parts(run, clips, tiny_recipe, tmp_path):
     common = ("--recipe", tiny_recipe, "--data", clips, "--device", "cpu")
     done = run("train", "diffusion", *common, "--out", tmp_path / "model")
-    assert "no such model folder" in one_line(done)
+    assert "first run `soundcrafter train vae` and `soundcrafter train clap`" in one_line(done)
     assert listing(tmp_path) == {}
 
 

@@ -291,3 +291,20 @@ print(tuple(batch.mean.shape), *(len(files) for files in batch.files))
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("(3, 1, 40, 100)")
+
+
+def test_maps_of_any_memory_layout_are_stored(manifest, tmp_path):
+    """Wide convolutions give channels-last maps on CPUs without bf16."""
+
+    def channels_last(wave):
+        mean = wave.reshape(len(wave), 2, 20, 100).to(memory_format=torch.channels_last)
+        return mean, -mean.abs()
+
+    index = run(sounds(manifest), tmp_path / "last", posterior=channels_last)
+    plain = run(
+        sounds(manifest),
+        tmp_path / "plain",
+        posterior=lambda wave: tuple(part.contiguous() for part in channels_last(wave)),
+    )
+    found, wanted = (Latents(file.parent, seed=0).table()[0] for file in (index, plain))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)

@@ -2,11 +2,16 @@
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from soundcrafter.files import (
     file_sha256,
+    locked,
     make_folder,
     read_json,
     replacing,
@@ -110,3 +115,79 @@ def test_json_that_cannot_be_read_is_named(tmp_path):
 def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"sound" * 100_000)
     assert file_sha256(tmp_path / "a") == hashlib.sha256(b"sound" * 100_000).hexdigest()
+
+
+HOLD = """
+import sys, time
+from soundcrafter.files import locked
+
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def neighbour():
+    """neighbour(folder): another process that holds the folder."""
+    started = []
+
+    def start(folder):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path, neighbour):
+    process = neighbour(tmp_path / "a" / "b")
+    pattern = rf"b: process {process.pid} \(since \d{{4}}-\d\d-\d\d \d\d:.*\) is writing into it"
+    with pytest.raises(ValueError, match=pattern), locked(tmp_path / "a" / "b"):
+        pass
+    assert (tmp_path / "a" / "b" / ".lock").exists()  # a refusal takes nothing away
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with locked(tmp_path / "a" / "b") as held:
+        assert held == tmp_path / "a" / "b"
+    assert names(tmp_path / "a" / "b") == []
+
+
+def test_a_lock_leaves_nothing_but_what_was_written(tmp_path):
+    with locked(tmp_path / "a" / "b"):
+        assert names(tmp_path / "a" / "b") == [".lock"]
+    assert names(tmp_path) == []
+    with locked(tmp_path / "a" / "b") as folder:
+        (folder / "c").touch()
+    assert names(tmp_path / "a" / "b") == ["c"]
+
+
+def test_a_lock_can_be_waited_for(tmp_path, neighbour):
+    process = neighbour(tmp_path)
+    threading.Timer(0.3, process.kill).start()
+    with locked(tmp_path, wait=True):
+        assert process.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_many_processes_take_turns(tmp_path):
+    """No two of them hold a folder at once, although each removes the file that it locked."""
+    code = """
+import os, sys
+from pathlib import Path
+from soundcrafter.files import locked
+for _ in range(100):
+    with locked(sys.argv[1], wait=True) as folder:
+        os.mkdir(folder / "inside")  # fails where another one is inside
+        os.rmdir(folder / "inside")
+"""
+    run = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen(run, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors

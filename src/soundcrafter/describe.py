@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 def describe(target: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Facts about a recipe file or a model (a folder, a hub name, None for the bundled one).
+    """Facts about a recipe (its file, or NAME.toml of those that the package ships) or a model (a
+    folder, a hub name, None for the bundled one).
 
     Ready for JSON; `parameters` counts each part that is there. ValueError where it is neither.
     """
-    if target is not None and Path(target).is_file():
+    if target is not None and (Path(target).is_file() or target.endswith(".toml")):
         # imported here: only recipes need the training code
         from soundcrafter.train.recipe import read_recipe
 

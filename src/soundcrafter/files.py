@@ -1,15 +1,23 @@
-"""Reading and writing files: atomic replacement, JSON, JSON Lines, csv, hashes, cache folder."""
+"""Reading and writing files: atomic replacement, locks, JSON, JSON Lines, csv, hashes, cache."""
 
 import csv
+import filecmp
 import hashlib
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, TextIO
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = ".lock"  # in a folder that a process holds, see `locked`
 
 
 def one_line(error: object, width: int = 300) -> str:
@@ -51,6 +59,77 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise ValueError(f"{path}: cannot create the folder: {error.strerror}") from None
     return path
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str], *, wait: bool = False) -> Iterator[Path]:
+    """Hold a folder, made if need be, for this process alone: no two processes write into it.
+
+    The lock is the operating system's, on a file `.lock` in the folder: it ends with the process,
+    however that ends. At the end the file is removed, and the folder too where it was made here and
+    is empty. Where another process holds the lock, `wait` for it; without, ValueError at once, with
+    the id of that process and when it began.
+    """
+    folder = Path(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    file = make_folder(folder) / LOCK
+    try:
+        stream = _open_locked(file, wait)
+        if stream is None:
+            raise ValueError(
+                f"{folder}: {_holder(file)} is writing into it; wait until it ends, or use "
+                "another --out"
+            )
+        with stream:
+            began = datetime.now().astimezone().isoformat(" ", "seconds")
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} (since {began})")
+            stream.flush()
+            try:
+                yield folder
+            finally:
+                file.unlink(missing_ok=True)
+    finally:
+        for place in made:
+            with suppress(OSError):  # there is something in it
+                place.rmdir()
+
+
+def try_lock(descriptor: int, *, wait: bool = False) -> bool:
+    """Lock an open file or folder until it is closed; False where another process holds it. Where
+    locks are not supported (Windows, some network disks), every process gets one."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _open_locked(file: Path, wait: bool) -> TextIO | None:
+    """The file, opened and locked; None where another process holds it."""
+    while True:
+        try:
+            stream = open(file, "a", encoding="utf-8")  # noqa: SIM115  # open as long as locked
+        except OSError as error:
+            raise ValueError(f"{file}: cannot write: {error.strerror}") from None
+        if not try_lock(stream.fileno(), wait=wait):
+            stream.close()
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(stream.fileno()), os.stat(file)):
+                return stream
+        stream.close()  # its holder ended and removed it before it was locked here
+
+
+def _holder(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8") or "another process"
+    except OSError:  # it ended meanwhile
+        return "another process"
 
 
 def cache_folder() -> Path:
@@ -113,9 +192,28 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
 
 
 def append_json_line(path: str | os.PathLike[str], entry: Any) -> None:
-    """Append an entry to a JSON Lines file, creating the file if it does not exist."""
-    with open(path, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(entry) + "\n")
+    """Append an entry to a JSON Lines file, creating the file if it does not exist.
+
+    Raises ValueError if it cannot be written.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot write: {error.strerror or error}") from None
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether two paths, perhaps on different machines, mean the same file or folder.
+
+    They do if they are equal, or if their last parts are and, where both exist, their contents.
+    """
+    first, second = Path(one), Path(other)
+    if one == other or first.name != second.name or not (first.exists() and second.exists()):
+        return first.name == second.name
+    if first.is_file() and second.is_file():
+        return filecmp.cmp(first, second, shallow=False)
+    return first.samefile(second)
 
 
 def file_sha256(path: Path) -> str:

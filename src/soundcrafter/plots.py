@@ -92,12 +92,14 @@ def plot_lines(
     x: str,
     y: str = "",
     symlog: float | None = None,
+    borders: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
     """Draw curves as a PNG, one panel per title: name -> (positions [N], values [N] or [R, N]).
 
     Several values at a position are drawn as their mean and range. `symlog`: the y axis is linear
-    between -symlog and symlog and logarithmic beyond; by default it is linear. Raises ValueError
-    for a path that is not a writable .png.
+    between -symlog and symlog and logarithmic beyond; by default it is linear. `borders` between
+    the phases of a curriculum are marked, per title. Raises ValueError for a path that is not a
+    writable .png.
     """
     figure = _figure(4.8 * len(panels), 3.2)
     axes_of = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -112,6 +114,9 @@ def plot_lines(
                 )
         if symlog is not None:
             axes.set_yscale("symlog", linthresh=symlog)
+        for number, border in enumerate((borders or {}).get(title, ())):
+            label = "next phase" if number == 0 else None
+            axes.axvline(border, color="grey", linestyle="--", lw=0.8, label=label)
         axes.set(title=title, xlabel=x, ylabel=y)
         axes.grid(alpha=0.3)
         if curves:

@@ -63,11 +63,13 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 
 def differences(there: Any, here: Any, where: str) -> list[str]:
-    """The settings that differ between two dataclasses, each as "NAME is A there, B here".
+    """The settings that differ between two dataclasses, or tables of their fields, each as "NAME is
+    A there, B here".
 
     NAME is a dotted path that begins with `where`. The order is that of the fields.
     """
-    return _differences(to_dict(there), to_dict(here), where)
+    one, other = (to_dict(s) if dataclasses.is_dataclass(s) else s for s in (there, here))
+    return _differences(one, other, where)
 
 
 def _differences(there: Any, here: Any, where: str) -> list[str]:
@@ -77,13 +79,21 @@ def _differences(there: Any, here: Any, where: str) -> list[str]:
     return [] if there == here else [f"{where} is {there} there, {here} here"]
 
 
-def read_toml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_toml(
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    paths: Sequence[str] = (),
+    shipped: Path | None = None,
+) -> dict[str, Any]:
     """Read a TOML file over the file that its `base` names, and apply `key.path=value` overrides.
 
-    `base` is relative to the file that names it, so an ablation is a short delta over a base
-    recipe. Raises ValueError for a missing or malformed file and for a malformed override.
+    `base` is relative to the file that names it, or otherwise in the folder `shipped`, so an
+    ablation is a short delta over a base recipe. The settings `paths` ("section.name") are relative
+    to the file that they stand in, too; those of overrides to the working folder. Raises ValueError
+    for a missing or malformed file and for a malformed override.
     """
-    data = _read_with_base(Path(path), ())
+    data = _read_with_base(Path(path), paths, shipped, ())
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -92,7 +102,9 @@ def read_toml(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> di
     return data
 
 
-def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read_with_base(
+    path: Path, paths: Sequence[str], shipped: Path | None, seen: tuple[Path, ...]
+) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ValueError(f"{path}: its chain of bases is circular")
     try:
@@ -101,10 +113,33 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{path}: not TOML: {error}") from None
+    for setting in paths:
+        section, _, name = setting.partition(".")
+        table = data.get(section)
+        if isinstance(table, dict) and name in table:
+            table[name] = _beside(path, table[name])
     base = data.pop("base", None)
     if base is None:
         return data
-    return merge(_read_with_base(path.parent / str(base), (*seen, path.resolve())), data)
+    file = path.parent / str(base)
+    if shipped is not None and not file.is_file():
+        file = next((f for f in _named(str(base), shipped) if f.is_file()), file)
+    return merge(_read_with_base(file, paths, shipped, (*seen, path.resolve())), data)
+
+
+def _named(name: str, folder: Path) -> tuple[Path, Path]:
+    """The files of a folder that a name may mean, with and without its ending."""
+    return folder / name, folder / f"{name}.toml"
+
+
+def _beside(file: Path, value: Any) -> Any:
+    """A path, or a list of them, that stands in `file`. One that is not there stays as it is: it
+    may be relative to the working folder, or no path at all, such as a name on the hub."""
+    if isinstance(value, list):
+        return [_beside(file, one) for one in value]
+    if not isinstance(value, str) or not value or not (file.parent / value).exists():
+        return value
+    return str(file.parent / value)
 
 
 def merge(base: dict[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,10 @@ def save_part(
     with ExitStack() as files:
         new_config = files.enter_context(replacing(path / "config.json"))  # renamed last
         weights = files.enter_context(replacing(path / f"{name}.safetensors"))
-        _write_weights(weights, {key: _cast(value, dtype) for key, value in state.items()})
+        try:
+            save_file({key: _cast(value, dtype) for key, value in state.items()}, weights)
+        except SafetensorError as error:  # such as a full disk; users know the file's other name
+            raise ValueError(f"{path / name}.safetensors: cannot write: {error}") from None
         data = _read_or_create(path)
         data["parts"][name] = {
             "config": to_dict(config),
@@ -259,13 +262,6 @@ def _verify(file: Path, sha256: str) -> None:
         raise ValueError(f"{file}: the file is missing")
     if file_sha256(file) != sha256:
         raise ValueError(f"{file}: its sha256 is not the one in config.json: damaged or replaced")
-
-
-def _write_weights(file: Path, tensors: dict[str, torch.Tensor]) -> None:
-    try:
-        save_file(tensors, file)
-    except SafetensorError as error:  # such as a full disk
-        raise ValueError(f"{file}: cannot write: {error}") from None
 
 
 def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

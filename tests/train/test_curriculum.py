@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from soundcrafter.data.latents import Latents
 from soundcrafter.files import read_json, write_json
 from soundcrafter.train import build_stage, read_recipe
+from soundcrafter.train.checkpoint import run_folder
 from soundcrafter.train.curriculum import Curriculum, PhaseConfig
 from soundcrafter.train.encode import encode_data
 from soundcrafter.train.log import read_log
-from soundcrafter.train.loop import run_folder
 from soundcrafter.train.recipe import DiffusionStageConfig
 from soundcrafter.train.schedule import learning_rate
 

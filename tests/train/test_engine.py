@@ -7,10 +7,9 @@ from accelerate.state import AcceleratorState
 
 from soundcrafter.store import open_folder
 from soundcrafter.train import GENERATOR_STAGES, build_stage, engine
-from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
+from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, run_folder
 from soundcrafter.train.engine import Engine, LossNotFiniteError
 from soundcrafter.train.log import MACHINE_FACTS
-from soundcrafter.train.loop import run_folder
 
 PARTS = {"clap": "clap_text", "vae": "vae", "vocoder": "vocoder", "diffusion": "unet"}
 

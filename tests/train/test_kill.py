@@ -11,8 +11,8 @@ import torch
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.store import open_folder
 from soundcrafter.train import GENERATOR_STAGES, read_recipe
+from soundcrafter.train.checkpoint import run_folder
 from soundcrafter.train.log import MACHINE_FACTS, read_log
-from soundcrafter.train.loop import run_folder
 
 STEPS, HOLD = 5, 3  # checkpoints are at even steps: a kill at 3 throws one step away
 GAN_TERMS = {

@@ -13,11 +13,10 @@ import torch
 from soundcrafter import cli
 from soundcrafter.files import file_sha256, read_json, write_json
 from soundcrafter.store import open_folder
-from soundcrafter.train import GENERATOR_STAGES, RunOptions, clap
-from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
+from soundcrafter.train import GENERATOR_STAGES, RunOptions, TrainingInterrupted, clap
+from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, run_folder
 from soundcrafter.train.engine import LossNotFiniteError
 from soundcrafter.train.log import MACHINE_FACTS, Log, read_log
-from soundcrafter.train.loop import run_folder
 from soundcrafter.train.vae import VAELoss
 
 
@@ -64,7 +63,11 @@ def test_a_signal_ends_the_run_in_peace_and_it_goes_on(stop, go, tmp_path):
 
     whole = go("vae", tmp_path / "whole", "vae.steps=7")
     parts = tmp_path / "parts"
-    first = go("vae", parts, "vae.steps=7", report=interrupt)
+    with pytest.raises(TrainingInterrupted, match="run the same command to resume") as caught:
+        go("vae", parts, "vae.steps=7", report=interrupt)
+    assert caught.value.exit_code == 128 + stop
+    first = read_log(run_folder(parts, "vae"))
+    assert caught.value.step == len(first)
     assert 3 <= len(first) <= 4  # the step in progress ends
     assert checkpoint_steps(parts, "vae") == [len(first)]
     assert signal.getsignal(stop) == handler
@@ -160,9 +163,9 @@ def test_the_command_line_reports_a_nan_in_one_line(
 @pytest.mark.parametrize(
     ("override", "key"),
     [
-        ("vae.learning_rate=0.5", "stage.learning_rate"),
-        ("vae.steps=7", "stage.steps"),
-        ("model.vae.mel_std=2.0", "model.mel_std"),
+        ("vae.learning_rate=0.5", "vae.learning_rate"),
+        ("vae.steps=5", "vae.steps"),
+        ("model.vae.mel_std=2.0", "model.vae.mel_std"),
         ("data.gain_db=3.0", "data.gain_db"),
     ],
 )
@@ -181,7 +184,7 @@ def test_settings_that_are_gone_do_not_block_a_resume(trained_copy, go):
     assert go("vocoder", trained_copy) == []
     identity["stage"]["discriminator_every"] = 2
     file.write_text(json.dumps(identity))
-    with pytest.raises(ValueError, match=r"other settings \(stage.discriminator_every: 2 there"):
+    with pytest.raises(ValueError, match=r"other settings \(vocoder.discriminator_every: 2 there"):
         go("vocoder", trained_copy)
 
 
@@ -339,6 +342,6 @@ def test_a_run_from_before_a_setting_existed_resumes_with_its_default(go, tmp_pa
     identity = read_json(file)
     del identity["stage"]["feature_weight"]
     write_json(file, identity)
-    with pytest.raises(ValueError, match=r"stage\.feature_weight: 0\.0 there, 2\.0 here"):
+    with pytest.raises(ValueError, match=r"vae\.feature_weight: 0\.0 there, 2\.0 here"):
         go("vae", tmp_path, *settings, "vae.feature_weight=2.0")
     assert [entry["step"] for entry in go("vae", tmp_path, *settings)] == [2, 3]

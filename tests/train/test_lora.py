@@ -347,3 +347,23 @@ def test_the_command_line(
         assert (code, said.count("\n")) == (2, 1)
         assert reason in said
     assert not (tmp_path / "x").exists()
+
+
+def test_data_is_encoded_for_fine_tuning_without_a_model_in_the_recipe(
+    tiny_model, clips, tmp_path, monkeypatch
+):
+    """The settings of VAE and CLAP are the model's."""
+    more = ["--set", "data.variants=1", "--set", "diffusion.seconds=0.64", "--device", "cpu"]
+
+    def run(*line: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["soundcrafter", *line, "--recipe", FINETUNE, *more])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0)
+
+    out = ["--out", str(tmp_path / "encoded"), "--data", str(clips)]
+    assert run("data", "encode", "--model", str(tiny_model), *out) == 0
+    tune = ["--data", str(tmp_path / "encoded"), "--out", str(tmp_path / "m"), "--set"]
+    tuned = run("train", "diffusion", "--init", str(tiny_model), *tune, "diffusion.steps=1")
+    assert tuned == 0
+    assert (tmp_path / "m" / "unet.safetensors").is_file()

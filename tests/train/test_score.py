@@ -2,14 +2,22 @@
 
 import json
 import math
+import os
 import shutil
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import pytest
+from matplotlib import image
 
+from soundcrafter import cli
 from soundcrafter.audio import audio_info
+from soundcrafter.plots import phase_borders
+from soundcrafter.train import TrainingInterrupted
+from soundcrafter.train.checkpoint import list_checkpoints, run_folder
 from soundcrafter.train.log import SCORES, Log, read_log
-from soundcrafter.train.loop import run_folder
 from soundcrafter.train.report import plot_training, report_markdown, training_report
 from soundcrafter.train.score import ScoreOptions
 
@@ -161,3 +169,75 @@ def test_a_stop_on_the_way_is_no_reason_to_score(scored, go, clips, tmp_path):
     score = ScoreOptions(steps=3, data=clips, split="train", prompts=2)
     go("diffusion", folder, "diffusion.steps=4", data=clips, score=score, max_minutes=1e-9)
     assert read_log(run_folder(folder, "diffusion"), SCORES) == []
+
+
+def test_a_score_is_announced_and_told(
+    tiny_model, tiny_recipe, clips, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("diffusion"))
+    line = ["--recipe", str(tiny_recipe), "--data", str(clips), "--out", str(folder)]
+    score = ["--score-steps", "5", "--score-data", str(clips), "--score-split", "train"]
+    few = ["--score-prompts", "2", "--set", "diffusion.steps=1", "--device", "cpu"]
+
+    def lines(*more: str) -> list[str]:
+        command = ["soundcrafter", "train", "diffusion", *line, *score, *few, *more]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0
+        return list(capsys.readouterr().out.splitlines())
+
+    entry, before, after, _ = lines()
+    assert entry.startswith("diffusion 1/1  denoising")
+    assert before == "diffusion 1  scoring sounds for 2 prompts ..."
+    assert after.startswith("diffusion 1  scores: fd ")
+    shutil.rmtree(run_folder(folder, "diffusion"))
+    entry, before, after = map(json.loads, lines("--json"))
+    assert before == {"step": 1, "scoring": 2}
+    (found,) = read_log(run_folder(folder, "diffusion"), SCORES)
+    assert after["step"] == 1
+    assert after["scores"].items() <= found.items()
+
+
+def test_a_signal_does_not_wait_for_a_score_and_a_resume_makes_it(scored, go, clips, tmp_path):
+    folder = Path(
+        shutil.copytree(scored, tmp_path / "m", ignore=shutil.ignore_patterns("diffusion"))
+    )
+    score = ScoreOptions(steps=2, data=clips, split="train", prompts=4)
+    told = []
+
+    def interrupt(entry):
+        told.append(entry)
+        if "scoring" in entry:  # from another thread, while sounds are generated
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(TrainingInterrupted, match="interrupted at step 2"):
+        go("diffusion", folder, "diffusion.steps=3", data=clips, score=score, report=interrupt)
+    assert signal.getsignal(signal.SIGINT) == handler
+    place = run_folder(folder, "diffusion")
+    assert told[-1] == {"step": 2, "scoring": 4}
+    assert read_log(place, SCORES) == []
+    assert [path.name for path in list_checkpoints(place)] == ["step-00000002"]
+    rest = go("diffusion", folder, "diffusion.steps=3", data=clips, score=score)
+    assert [entry["step"] for entry in rest if "scoring" in entry] == [2, 3]
+    assert [entry["step"] for entry in read_log(place, SCORES)] == [2, 3]
+    again = go("diffusion", folder, "diffusion.steps=3", data=clips, score=score)
+    assert again == []
+
+
+def test_pictures_mark_the_phases(scored, tmp_path):
+    entries = read_log(run_folder(scored, "diffusion"))
+    assert phase_borders(entries) == [2]
+    plain = Path(shutil.copytree(scored, tmp_path / "plain"))
+    bare = [{k: v for k, v in entry.items() if k != "phase"} for entry in entries]
+    log = run_folder(plain, "diffusion") / "log.jsonl"
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in bare))
+    for model, out in ((scored, "marked"), (plain, "bare")):
+        plot_training(model, tmp_path / out)
+    for name in ("losses.png", "scores.png"):
+        marked, unmarked = (image.imread(tmp_path / out / name) for out in ("marked", "bare"))
+        assert marked.shape == unmarked.shape
+        columns = (marked != unmarked).any(-1).sum(0)
+        assert columns.max() > 0.3 * len(marked)  # a vertical line, dashed

@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_ends_it_with_nothing_saved(make_recipe, clips
 def test_an_update_that_is_not_finite_is_left_out(make_recipe, clips, tmp_path, monkeypatch):
     stage = build_stage("vae", make_recipe("vae.ema_decay=0.0"), clips, tmp_path)
     before = {key: value.clone() for key, value in stage.network.state_dict().items()}
-    monkeypatch.setattr(stage, "weights", lambda step: {"kl": float("inf")})
+    monkeypatch.setattr(stage, "weights", lambda step: {"reconstruction": 1.0, "kl": float("inf")})
     sprint(stage, tmp_path, minutes=1e-9, device="cpu", log_steps=10**9)
     after = stage.network.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)

@@ -14,10 +14,9 @@ from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train import GENERATOR_STAGES, build_stage
-from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint
+from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, run_folder
 from soundcrafter.train.clap import ClapStage, same_sound, sound_names
 from soundcrafter.train.encode import encode_data
-from soundcrafter.train.loop import run_folder
 
 PARTS = {
     "clap": ("clap_audio", "clap_text"),
@@ -118,7 +117,7 @@ def test_data_encoded_anew_with_other_settings_does_not_resume(
     other = tmp_path / "encoded"  # as many latents, drawn by another seed
     encode_data(make_recipe("diffusion.seed=8"), clips, tiny_model, other, device="cpu")
     go("diffusion", tmp_path / "out", "diffusion.steps=2", data=encoded, max_minutes=1e-9)
-    with pytest.raises(ValueError, match=r"other settings \(data\.0\.sha256"):
+    with pytest.raises(ValueError, match=r"other settings \(data\.sha256"):
         go("diffusion", tmp_path / "out", "diffusion.steps=2", data=other)
 
 
@@ -373,7 +372,7 @@ def test_init_from_a_model_of_another_size_is_refused(stage, override, tiny_mode
 def test_init_keeps_the_models_tokenizer_through_a_resume(tiny_model, tmp_path, go, clips):
     data, steps = tmp_path / "zebras.csv", "clap.steps=3"
     files = sorted((clips / "audio").iterdir())
-    rows = [f"{file},zebra quagga {n},zebra" for n, file in enumerate(files)]
+    rows = [f"{file},zebra quagga {n},zebra {n}" for n, file in enumerate(files)]
     data.write_text("\n".join(["file,caption,label", *rows]) + "\n")
     whole = go("clap", tmp_path / "whole", steps, data=data, init=tiny_model)
     go("clap", tmp_path / "parts", steps, data=data, init=tiny_model, max_minutes=1e-9)
@@ -443,5 +442,5 @@ def test_the_audio_tower_starts_from_a_tagger_that_fits(make_recipe, clips, tmp_
         assert torch.equal(started[name], value) != name.startswith("projection"), name
     other = dataclasses.replace(tagger.config, depths=(*config.depths, 1))
     save_part(tmp_path / "deep", "tagger", Tagger(other), other)
-    with pytest.raises(ValueError, match="differs from clap_audio"):
+    with pytest.raises(ValueError, match=r"other settings .*model\.clap_audio\.depths is"):
         ClapStage(make_recipe(f"clap.audio_init={tmp_path / 'deep'}"), clips, tmp_path)

@@ -41,7 +41,8 @@ app.add_typer(evaluate_app, name="evaluate")
 
 
 def main() -> None:
-    """Run the command line: exit 0; 2 with one line on stderr for what the user can mend."""
+    """Run the command line: exit 0; 2 with one line on stderr for what the user can mend; 130 after
+    Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         # a terminal that cannot show a character shows "?": work must not end over it
         if isinstance(stream, io.TextIOWrapper):
@@ -49,6 +50,7 @@ def main() -> None:
     try:
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.Abort:
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except typer.TyperException as error:
         message = error.format_message()
@@ -57,6 +59,8 @@ def main() -> None:
         _fail(message)
     except (ValueError, OSError) as error:
         _fail(str(error))
+    except MemoryError as error:
+        _fail(f"out of memory: {error}")
     sys.exit(code if isinstance(code, int) else 0)
 
 

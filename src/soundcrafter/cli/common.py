@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,15 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 PrecisionOption = Annotated[
     str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 where the device has it.")
 ]
-RecipeOption = Annotated[Path, typer.Option(help="Recipe (TOML), see recipes/.")]
+RecipeOption = Annotated[
+    Path, typer.Option(help="Recipe: a TOML file, or one that ships with the package, as mini.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override: section.name=value. Repeatable.")
+]
+AllowUnfinishedFlag = Annotated[
+    bool,
+    typer.Option("--allow-unfinished", help="Use unfinished parts without a warning."),
 ]
 DataOption = Annotated[Path, typer.Option(help="Manifest (csv, jsonl) or folder of recordings.")]
 
@@ -51,6 +58,42 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+@contextmanager
+def step_progress(what: str, show: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, where someone looks, with the steps done, their speed and the time left;
+    yields a callback (done, total). What is printed meanwhile stands above it."""
+    if not (show and sys.stderr.isatty()):
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description} {task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    # a step of a large network may take a minute
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+        speed_estimate_period=600,
+    ) as bar:
+        task = bar.add_task(what, total=None, visible=False, speed="")
+        calls = count()
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+            speed = bar.tasks[0].speed  # of the steps since the first
+            text = f"{speed:.3g} steps/s" if speed else ""
+            bar.update(task, speed=text, refresh=next(calls) < 2)  # the first step at once
+
+        yield advance
 
 
 @contextmanager

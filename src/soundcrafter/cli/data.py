@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from soundcrafter.cli.common import (
+    AllowUnfinishedFlag,
     DataOption,
     DeviceOption,
     JsonFlag,
@@ -89,30 +90,36 @@ def pack(
 def encode(
     recipe: RecipeOption,
     data: DataOption,
-    model: Annotated[str, typer.Option(help="Model with VAE and CLAP.")],
+    model: Annotated[
+        str, typer.Option(help="Model with VAE and CLAP; also of what [model] leaves out.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for latents and embeddings.")],
     overrides: SetOption = None,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Sounds encoded at once.")] = 16,
     device: DeviceOption = "auto",
+    allow_unfinished: AllowUnfinishedFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compute latents and CLAP embeddings once, for training the U-Net from them."""
     from soundcrafter.files import read_json
     from soundcrafter.hub import find_model
+    from soundcrafter.store import open_folder
     from soundcrafter.train.encode import encode_data
     from soundcrafter.train.recipe import read_recipe
 
-    settings = read_recipe(recipe, overrides or ())
+    folder = find_model(model)
+    settings = read_recipe(recipe, overrides or (), open_folder(folder))
     with progress("encoding", show=not as_json) as advance:
         index = encode_data(
             settings,
             data,
-            find_model(model),
+            folder,
             out,
             device=device,
             dtype=dtype,
             batch_size=batch_size,
+            allow_unfinished=allow_unfinished,
             progress=advance,
         )
     skipped = read_json(index)["skipped"]

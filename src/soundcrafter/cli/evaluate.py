@@ -15,6 +15,7 @@ from soundcrafter.cli.evaluate_options import (
     DataOrNone,
     EmbeddersOption,
     HashOption,
+    HoldingCommand,
     MixedRatesFlag,
     ModelArgument,
     OutOption,
@@ -61,13 +62,13 @@ class _EvaluateGroup(TyperGroup):
 evaluate_app = typer.Typer(
     cls=_EvaluateGroup, help="Measure a model, or sounds, and run listening tests."
 )
-evaluate_app.command()(captions)
-evaluate_app.command()(families)
-evaluate_app.command()(free)
-evaluate_app.command()(prompts)
+evaluate_app.command(cls=HoldingCommand)(captions)
+evaluate_app.command(cls=HoldingCommand)(families)
+evaluate_app.command(cls=HoldingCommand)(free)
+evaluate_app.command(cls=HoldingCommand)(prompts)
 
 
-@evaluate_app.command()
+@evaluate_app.command(cls=HoldingCommand)
 def chain(
     data: DataOption,
     model: ModelArgument = None,
@@ -121,7 +122,7 @@ def chain(
     print(json.dumps(report, indent=2) if as_json else chain_markdown(report))
 
 
-@evaluate_app.command()
+@evaluate_app.command(cls=HoldingCommand)
 def retrieval(
     data: DataOption,
     model: ModelArgument = None,
@@ -141,7 +142,7 @@ def retrieval(
     print(json.dumps(report, indent=2) if as_json else retrieval_markdown(report))
 
 
-@evaluate_app.command()
+@evaluate_app.command(cls=HoldingCommand)
 def composition(
     data: DataOption,
     model: ModelArgument = None,
@@ -180,7 +181,7 @@ def composition(
     print(json.dumps(report, indent=2) if as_json else composition_markdown(report))
 
 
-@evaluate_app.command()
+@evaluate_app.command(cls=HoldingCommand)
 def folders(
     generated: Annotated[Path, typer.Argument(help="Folder of generated sounds.")],
     data: DataOrNone = None,

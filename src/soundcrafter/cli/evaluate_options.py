@@ -1,11 +1,13 @@
 """Options that several evaluation commands share, and what they stand for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from soundcrafter.cli.common import named_values
+from soundcrafter.files import locked
 
 if TYPE_CHECKING:
     from soundcrafter.evaluate.embedders import OpenEmbedder
@@ -57,6 +59,15 @@ HashOption = Annotated[
 ]
 SplitsOption = Annotated[int, typer.Option(help="Splits of the inception score.")]
 OUT = Path("evaluation")
+
+
+class HoldingCommand(TyperCommand):
+    """A command that holds the folder of its --out until it ends; ValueError, before any work,
+    where another process does."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with locked(ctx.params["out"]):
+            return super().invoke(ctx)
 
 
 def find_real(

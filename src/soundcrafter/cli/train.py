@@ -9,7 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from soundcrafter.cli.common import DataOption, DeviceOption, JsonFlag, RecipeOption, SetOption
+from soundcrafter.cli.common import (
+    AllowUnfinishedFlag,
+    DataOption,
+    DeviceOption,
+    JsonFlag,
+    RecipeOption,
+    SetOption,
+    step_progress,
+)
 
 
 class StageName(StrEnum):
@@ -67,12 +75,13 @@ def train(
     score_checkpoint: Annotated[
         Path | None, typer.Option(help="The embedder's weights, if not bundled.")
     ] = None,
+    allow_unfinished: AllowUnfinishedFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train one part; run the same command again to resume."""
     from soundcrafter.hub import find_model
     from soundcrafter.store import open_folder
-    from soundcrafter.train import RunOptions, read_recipe
+    from soundcrafter.train import RunOptions, TrainingInterrupted, read_recipe
     from soundcrafter.train import train as run_training
     from soundcrafter.train.score import ScoreOptions
 
@@ -109,16 +118,23 @@ def train(
     def report(entry: Mapping[str, Any]) -> None:
         print(json.dumps(entry) if as_json else _log_line(stage.value, entry, total), flush=True)
 
-    done = run_training(
-        stage.value,
-        settings,
-        data=data,
-        out=out,
-        options=options,
-        init=start,
-        lora=lora,
-        report=report,
-    )
+    try:
+        with step_progress(stage.value, show=not as_json) as advance:
+            done = run_training(
+                stage.value,
+                settings,
+                data=data,
+                out=out,
+                options=options,
+                init=start,
+                lora=lora,
+                report=report,
+                progress=advance,
+                allow_unfinished=allow_unfinished,
+            )
+    except TrainingInterrupted as stop:
+        print(stop, file=sys.stderr)
+        raise typer.Exit(stop.exit_code) from None
     if not as_json:
         print(f"{stage.value}: {done} of {total} steps done, in {out}")
     for listed in sorted((out / "training").glob("*/skipped.json")):
@@ -138,6 +154,7 @@ def sprint(
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     log_steps: Annotated[int, typer.Option(help="Steps between log lines.")] = 100,
+    allow_unfinished: AllowUnfinishedFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train one part for a fixed time, with all data in the memory of one GPU."""
@@ -156,7 +173,14 @@ def sprint(
 
     start = find_model(init) if init is not None else None
     done = run_sprint(
-        built, out, minutes=minutes, device=device, init=start, log_steps=log_steps, report=report
+        built,
+        out,
+        minutes=minutes,
+        device=device,
+        init=start,
+        log_steps=log_steps,
+        report=report,
+        allow_unfinished=allow_unfinished,
     )
     if not as_json:
         print(f"{stage.value}: {done} steps done, in {out}")
@@ -186,6 +210,13 @@ def plot(
 def _log_line(stage: str, entry: Mapping[str, Any], total: int | None) -> str:
     from soundcrafter.train.log import MACHINE_FACTS
 
+    if "scoring" in entry:
+        return f"{stage} {entry['step']}  scoring sounds for {entry['scoring']} prompts ..."
+    if "scores" in entry:
+        scores = entry["scores"]
+        named = ((name, scores[name]) for name in ("fd", "fd_floor", "is", "kl") if name in scores)
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in named)
+        return f"{stage} {entry['step']}  scores: {figures}  in {scores['scoring_seconds']:.0f} s"
     hidden = ("step", "learning_rate", "progress", *MACHINE_FACTS)
     losses = "  ".join(f"{key} {value:.4g}" for key, value in entry.items() if key not in hidden)
     speed = entry["samples_per_second"]

@@ -130,7 +130,7 @@ class Sounds:
             seed=seed,
             full_share=config.full_share,
         )
-        self._wordings = (
+        self.wordings = (
             read_wordings(config.wordings, exclude=read_excluded(config.exclude_captions))
             if config.wordings
             else {}
@@ -226,7 +226,7 @@ class Sounds:
         return fit_length(wave, self.num_samples, self.config.pad)
 
     def _caption(self, item: Recording, rng: np.random.Generator) -> str | None:
-        wordings = self._wordings.get(item.label or "", ())
+        wordings = self.wordings.get(item.label or "", ())
         if wordings and rng.random() < self.config.wording_probability:
             return wordings[rng.integers(len(wordings))]
         return item.caption

@@ -15,7 +15,7 @@ from torch import Tensor
 from soundcrafter.data.dataset import Draw, Sounds
 from soundcrafter.data.latents import FORMAT, INDEX
 from soundcrafter.data.prefetch import prefetch
-from soundcrafter.files import file_sha256, make_folder, replacing, write_text
+from soundcrafter.files import file_sha256, make_folder, replacing, same_file, write_text
 from soundcrafter.progress import Progress
 from soundcrafter.settings import to_dict
 
@@ -99,7 +99,10 @@ class _Encoder:
     def __post_init__(self) -> None:
         sounds, shard_size = self.sounds, self.settings["shard_size"]
         if not sounds.config.variants:
-            raise ValueError("variants: got 0; must be 1 or more, because encoded data is finite")
+            raise ValueError(
+                "data.variants: got 0; must be 1 or more, because encoded data is finite, as with "
+                "--set data.variants=1, here and for the training on it"
+            )
         if self.batch_size < 1 or shard_size < 1:
             raise ValueError(
                 f"got batch_size {self.batch_size}, shard_size {shard_size}; 1 or more"
@@ -193,6 +196,9 @@ def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         made_by, contents = header["settings"], header["contents"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{file}: not a shard of encoded data: {error}") from None
+    wordings = (made_by.get("data", {}).get("wordings", ""), settings["data"]["wordings"])
+    if same_file(*wordings):  # by whatever path
+        made_by["data"] = {**made_by.get("data", {}), "wordings": wordings[1]}
     if made_by != settings:
         other = ", ".join(key for key in settings if made_by.get(key) != settings[key])
         raise ValueError(
@@ -220,7 +226,10 @@ def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> 
     if not entries:
         return contents
     header = json.dumps({"settings": encoder.settings, "contents": contents})
-    tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    # wide convolutions give channels-last maps on some machines; files contain contiguous tensors
+    tensors = {
+        name: torch.cat([batch[name] for batch in batches]).contiguous() for name in batches[0]
+    }
     try:
         with replacing(file) as temporary:
             save_file(tensors, temporary, {HEADER: header})

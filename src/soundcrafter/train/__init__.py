@@ -1,6 +1,6 @@
 """Training: a stage for each part, one loop for all stages, one engine that knows the hardware."""
 
-from soundcrafter.train.loop import RunOptions
+from soundcrafter.train.loop import RunOptions, TrainingInterrupted
 from soundcrafter.train.recipe import Recipe, read_recipe
 from soundcrafter.train.stages import GENERATOR_STAGES, STAGES, build_stage, train
 
@@ -9,6 +9,7 @@ __all__ = [
     "STAGES",
     "Recipe",
     "RunOptions",
+    "TrainingInterrupted",
     "build_stage",
     "read_recipe",
     "train",

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from soundcrafter.files import make_folder, read_json, write_json
+from soundcrafter.files import make_folder, read_json, try_lock, write_json
 
 Tensors = Mapping[str, torch.Tensor]
+IDENTITY = "identity.json"  # in a run's folder: what must be unchanged for it to resume
+
+
+def run_folder(folder: Path, stage: str) -> Path:
+    """Where a stage keeps checkpoints and logs, beside the model folder's parts."""
+    return folder / "training" / stage
 
 
 def save_checkpoint(
@@ -25,22 +32,19 @@ def save_checkpoint(
     ValueError if a file cannot be written.
     """
     target = run / "checkpoints" / f"step-{step:08d}"
-    temporary = target.with_name(f".{target.name}.tmp")
-    for stale in target.parent.glob(".step-*.tmp"):  # of a run that was killed
-        shutil.rmtree(stale)
-    make_folder(temporary)
-    for name, group in tensors.items():
-        file = temporary / f"{name}.safetensors"
-        plain = {key: value.detach().cpu().contiguous() for key, value in group.items()}
-        try:
-            save_file(plain, file)
-            _sync(file)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file}: cannot write: {error}") from None
-    write_json(temporary / "state.json", {"step": step, **state})
-    _sync(temporary / "state.json")
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    for stale in target.parent.glob(".step-*.tmp"):
+        with _held(stale) as free:
+            if free:  # its process was killed
+                shutil.rmtree(stale)
+    try:
+        make_folder(temporary)
+        with _held(temporary):  # as long as this process lives, nobody takes it for a stale one
+            _write(temporary, tensors, {"step": step, **state})
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temporary, target)
+    except (ValueError, OSError) as error:  # a full disk, say; users know the other name
+        raise ValueError(str(error).replace(str(temporary), str(target))) from None
     for old in list_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -49,6 +53,11 @@ def save_checkpoint(
 def list_checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     return sorted((run / "checkpoints").glob("step-*"))
+
+
+def checkpoint_step(path: Path) -> int:
+    """The number of steps done in a checkpoint."""
+    return int(path.name.removeprefix("step-"))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
@@ -65,6 +74,34 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dic
             f"({file.name}: {error})"
         ) from None
     return tensors, state
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint's files, to the disk. ValueError for one that cannot be written."""
+    for name, group in tensors.items():
+        file = folder / f"{name}.safetensors"
+        plain = {key: value.detach().cpu().contiguous() for key, value in group.items()}
+        try:
+            save_file(plain, file)
+            _sync(file)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file}: cannot write: {error}") from None
+    write_json(folder / "state.json", state)
+    _sync(folder / "state.json")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Lock a folder, which its process may have removed, and tell whether that was possible."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # removed, or on Windows, which has no such locks
+        yield True
+        return
+    try:
+        yield try_lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +18,19 @@ from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.tagger import Tagger
 from soundcrafter.settings import to_dict
-from soundcrafter.store import open_folder, save_part
+from soundcrafter.store import open_folder, read_parts, save_part
 from soundcrafter.text import Tokenizer
 from soundcrafter.train.recipe import ClapStageConfig, Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch, Losses, LossModule, PreparedBatch, Stage, load_part
+from soundcrafter.train.stage import (
+    Batch,
+    Losses,
+    LossModule,
+    PreparedBatch,
+    Stage,
+    load_part,
+    refuse_other_settings,
+)
 
 _DISTORT = 31  # purpose number of the distortion
 
@@ -77,6 +86,7 @@ class ClapStage(Stage[Clap, ClapBatch]):
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         self.config: ClapStageConfig = recipe.clap
         self.model_config: ModelConfig = recipe.model
+        self.folder = folder
         mel = self.model_config.clap_audio.mel
         self.sounds = open_sounds(
             data,
@@ -87,6 +97,7 @@ class ClapStage(Stage[Clap, ClapBatch]):
             need_caption=True,
             pad=self.config.pad,
         )
+        self._check_contrast()
         torch.manual_seed(self.config.seed)
         text, tokenizer = self._text_tower(folder)
         audio = ClapAudio(self.model_config.clap_audio)
@@ -111,6 +122,11 @@ class ClapStage(Stage[Clap, ClapBatch]):
             "stage": to_dict(self.config),
             "data": data_identity(self.sounds),
         }
+
+    def uses(self) -> list[tuple[Path, str]]:
+        init = self.config.audio_init
+        text = [] if self.config.train_text else [(self.folder, "clap_text")]
+        return [*text, *([(Path(init), "tagger")] if init else [])]
 
     def load_batch(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
@@ -162,6 +178,22 @@ class ClapStage(Stage[Clap, ClapBatch]):
             tokenizer=self.network.tokenizer,
         )
 
+    def _check_contrast(self) -> None:
+        """Raise ValueError where no two recordings can be told apart by caption and label: the loss
+        takes no two of them for a negative pair, and is 0 from the first step on."""
+        recordings, wordings = self.sounds.manifest.recordings, self.sounds.wordings
+        # a caption that wordings may replace is not what two recordings share
+        rows = {(None if r.label in wordings else r.caption, r.label) for r in recordings}
+        names = {frozenset(n for n in map(_number, row) if n) for row in rows}
+        if not all(one & other for one, other in combinations(names, 2)):
+            return
+        first = recordings[0]
+        raise ValueError(
+            f"clap: all {len(recordings)} recordings share a caption or a label (the first has "
+            f"{first.caption!r}, label {first.label!r}); there is nothing to tell apart, so "
+            "nothing can be learned; use recordings with different captions and labels"
+        )
+
     def _text_tower(self, folder: Path) -> tuple[ClapText, Tokenizer]:
         """A new tower with its tokenizer, or without `train_text` those of the folder."""
         if self.config.train_text:
@@ -169,10 +201,14 @@ class ClapStage(Stage[Clap, ClapBatch]):
             captions = [r.caption for r in recordings if r.caption is not None]
             tokenizer = Tokenizer.train(captions, self.model_config.clap_text.vocab_size)
             return ClapText(self.model_config.clap_text), tokenizer
+        if "clap_text" not in read_parts(folder):
+            raise ValueError(
+                f"{folder}: clap.train_text=false needs its clap_text; first run "
+                "`soundcrafter train text`"
+            )
         source = open_folder(folder, allow_mismatch=True)  # a kill may have separated the two parts
         tower = cast(ClapText, source.load("clap_text"))
-        if tower.config != self.model_config.clap_text:
-            raise ValueError(f"{folder}: its clap_text has other settings than the recipe's")
+        refuse_other_settings(folder, "clap_text", tower.config, self.model_config.clap_text)
         return tower, source.load_tokenizer()
 
 
@@ -184,7 +220,10 @@ def _start_from_tagger(audio: ClapAudio, folder: Path) -> None:
         {name: value.shape for name, value in state.items() if "projection" not in name}
         for state in (ours, theirs)
     ]
-    inputs = [(c.mel, c.mel_mean, c.mel_std) for c in (audio.config, tagger.config)]
-    if shapes[0] != shapes[1] or inputs[0] != inputs[1]:
-        raise ValueError(f"{folder}: its tagger differs from clap_audio in mel settings or size")
+    plain = [to_dict(config) for config in (tagger.config, audio.config)]
+    shared = ("mel", "mel_mean", "mel_std", "width", "depths")
+    there, here = ({name: config[name] for name in shared} for config in plain)
+    refuse_other_settings(folder, "tagger", there, here, "model.clap_audio")
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{folder}: its tagger is no trunk of a {audio.config.tower} tower")
     audio.tower.load_state_dict({**ours, **{name: theirs[name] for name in shapes[0]}})

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
@@ -11,6 +12,8 @@ from torch import Tensor
 from soundcrafter.mel import MelConfig
 
 Stride = tuple[int, int]
+MOST_SECONDS = 600  # of a segment, as typing errors would ask for more memory than there is
+MOST_SAMPLES = 65_536  # in a batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,10 @@ class PhaseConfig:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"share: got {self.share}; allowed: above 0, up to 1")
-        if not self.seconds > 0:
-            raise ValueError(f"seconds: got {self.seconds}; it must be above 0")
+        if not 0 < self.seconds <= MOST_SECONDS:
+            raise ValueError(f"seconds: got {self.seconds}; allowed: above 0, up to {MOST_SECONDS}")
+        if self.batch_size > MOST_SAMPLES:
+            raise ValueError(f"batch_size: got {self.batch_size}; allowed: up to {MOST_SAMPLES}")
         if self.pool < 1 or self.batch_size < 0:
             raise ValueError(f"pool, batch_size: got {self.pool}, {self.batch_size}; at least 1, 0")
         if self.grid not in ("full", "pooled"):
@@ -84,6 +89,16 @@ class Phase:
         return self.first_step + steps, place
 
 
+def _fewest_steps(shares: Sequence[float]) -> int:
+    """The least number of steps of which each share, of those that add up to 1, has one."""
+    enough = math.ceil(1 / min(shares)) + 1
+    for steps in range(max(len(shares), enough - 10_000), enough):
+        ends = [round(steps * math.fsum(shares[: n + 1])) for n in range(len(shares))]
+        if all(before < end for before, end in pairwise([0, *ends])):
+            return steps
+    return enough
+
+
 class Curriculum:
     """The phases of one training, without a gap; samples are numbered through all of them.
 
@@ -109,7 +124,10 @@ class Curriculum:
         for number, config in enumerate(configs):
             end = round(steps * math.fsum(c.share for c in configs[: number + 1]))
             if end <= first_step:
-                raise ValueError(f"curriculum[{number}]: has no step of {steps}; raise its share")
+                raise ValueError(
+                    f"curriculum[{number}]: has no step of {steps}; raise its share, or "
+                    f"diffusion.steps to at least {_fewest_steps([c.share for c in configs])}"
+                )
             size = config.batch_size or batch_size
             phase = Phase(
                 number=number,

@@ -113,6 +113,11 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
             "against": self.trained_against,
         }
 
+    def uses(self) -> list[tuple[Path, str]]:
+        # encoded data may come from another machine, and this folder be empty
+        parts = ["vae", "clap_audio", *(["clap_text"] if self.config.text_share > 0 else [])]
+        return [(self.folder, part) for part in parts]
+
     def skipped(self) -> dict[str, str]:
         return {file: why for source in self.sources for file, why in source.skipped().items()}
 

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from soundcrafter.data.latent_writer import encode_latents
 from soundcrafter.device import choose_device
+from soundcrafter.files import locked
 from soundcrafter.progress import Progress
 from soundcrafter.train.recipe import Recipe
 from soundcrafter.train.sources import AudioSource, Encoders, audio_sources, encoded_folder
+from soundcrafter.train.unfinished import warn_of_unfinished
 
 
 def encode_data(
@@ -21,27 +23,32 @@ def encode_data(
     device: str = "auto",
     dtype: str = "float32",
     batch_size: int = 16,
+    allow_unfinished: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Write the latents and embeddings that the diffusion stage of `recipe` draws from `data`; for
     earlier phases of a curriculum into the subfolders phase-1, phase-2, ... of `out`.
 
     The model folder needs `vae` and `clap_audio`, and `clap_text` if the condition is text. Returns
-    the index file of the full resolution. Raises ValueError if the recipe's data.variants is 0.
+    the index file of the full resolution. Parts that were not trained to the end are used with a
+    warning, or with `allow_unfinished` without. Raises ValueError if data.variants is 0.
     """
     target = choose_device(device)
-    encoders = Encoders(recipe, folder)
-    curriculum = recipe.diffusion.phases()
-    sources = audio_sources(recipe, data, encoders, curriculum)
-    for phase, source in zip(curriculum.phases, sources, strict=True):
-        index = _encode_phase(
-            source,
-            encoded_folder(out, phase, curriculum.phases[-1]),
-            target,
-            dtype=dtype,
-            batch_size=batch_size,
-            progress=progress,
-        )
+    with locked(out):
+        encoders = Encoders(recipe, folder)
+        if not allow_unfinished:
+            warn_of_unfinished((folder, part) for part in encoders.parts)
+        curriculum = recipe.diffusion.phases()
+        sources = audio_sources(recipe, data, encoders, curriculum)
+        for phase, source in zip(curriculum.phases, sources, strict=True):
+            index = _encode_phase(
+                source,
+                encoded_folder(out, phase, curriculum.phases[-1]),
+                target,
+                dtype=dtype,
+                batch_size=batch_size,
+                progress=progress,
+            )
     return index
 
 

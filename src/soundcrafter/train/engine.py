@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from soundcrafter.device import choose_device
-from soundcrafter.precision import cpu_has_bf16
+from soundcrafter.precision import choose_precision, cpu_has_bf16
 from soundcrafter.train.recipe import StageConfig
 from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.sharding import is_sharded, shard, shared_as, whole
@@ -46,11 +47,17 @@ class Engine:
     ) -> None:
         """`fsdp` shards the weights over processes instead of copying them (DDP). `compile` applies
         torch.compile to the networks. Neither changes what is learned."""
-        self.accelerator = _accelerator(choose_device(device), _PRECISION[config.precision])
+        chosen, precision = choose_device(device), config.precision
+        if precision == "auto":
+            precision = choose_precision(precision, chosen)
+        self.accelerator = _accelerator(chosen, _PRECISION[precision])
         self.device: torch.device = self.accelerator.device
         self.config = config
-        if config.precision == "bf16" and self.device.type == "cpu" and not cpu_has_bf16():
-            _log.warning("precision: this CPU emulates bf16, many times slower than fp32")
+        if precision == "bf16" and self.device.type == "cpu" and not cpu_has_bf16():
+            _log.warning(
+                "precision: this CPU emulates bf16, many times slower than fp32; in a new --out, "
+                'the setting precision = "auto" of this stage takes fp32 here'
+            )
         self.loss_modules = dict(loss_modules)
         self._fsdp = fsdp and self.num_processes > 1
         self._wrapped: dict[str, nn.Module] = {}
@@ -300,6 +307,12 @@ class _Gather(torch.autograd.Function):
         total = gradient.contiguous().clone()
         torch.distributed.all_reduce(total)
         return total.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+
+
+def is_first_process() -> bool:
+    """Whether this is the first or only process of a run, told before there is an engine."""
+    ranks = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # Accelerate's
+    return next((os.environ[name] for name in ranks if name in os.environ), "0") == "0"
 
 
 def _accelerator(device: torch.device, precision: str) -> Accelerator:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ NOT_LOSSES = (
     *("gradient_norm", "discriminator_gradient_norm"),
 )
 
+# gets every entry of the log; for a score {"step", "scoring": prompts}, then {"step", "scores"}
 Report = Callable[[Mapping[str, Any]], None]
 
 
@@ -56,12 +58,20 @@ class Log:
         if self.report is not None:
             self.report(entry)
 
+    def announce_score(self, step: int, prompts: int) -> None:
+        """Report that the sounds of so many prompts are about to be generated and scored."""
+        if self.report is not None:
+            self.report({"step": step, "scoring": prompts})
+
     def score(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write one line of `scores.jsonl`; time for scoring does not count as training."""
+        """Write one line of `scores.jsonl`, and report it as "scores"; time for scoring does not
+        count as training."""
         now = time.perf_counter()
         self._since += figures["scoring_seconds"]
         seconds = round(self._seconds + now - self._since, 2)
         self._append(self.scores, {"step": step, **figures, "seconds": seconds})
+        if self.report is not None:
+            self.report({"step": step, "scores": dict(figures)})
 
     def _append(self, file: Path, entry: Mapping[str, Any]) -> None:
         append_json_line(file, entry)
@@ -98,8 +108,9 @@ def plot_losses(logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
     """Draw the losses of stages as a PNG, one panel per stage; `logs` maps a stage to its entries.
 
     The axis is linear from -0.01 to 0.01 and logarithmic beyond, so that losses of different size
-    and sign share a panel.
+    and sign share a panel. The borders between a curriculum's phases are marked.
     """
+    borders = {stage: phase_borders(entries) for stage, entries in logs.items()}
     panels: dict[str, dict[str, tuple[list[float], np.ndarray]]] = {}
     for stage, entries in logs.items():
         names = dict.fromkeys(name for entry in entries for name in entry)
@@ -111,7 +122,16 @@ def plot_losses(logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
             for name in names
             if name not in NOT_LOSSES
         }
-    plot_lines(panels, path, x="step", y="loss", symlog=0.01)
+    plot_lines(panels, path, x="step", y="loss", symlog=0.01, borders=borders)
+
+
+def phase_borders(entries: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The steps of a log after which another phase begins."""
+    return [
+        one["step"]
+        for one, other in pairwise(entries)
+        if one.get("phase", 1) != other.get("phase", 1)
+    ]
 
 
 def logged_runs(model: Path) -> dict[str, Path]:

@@ -1,29 +1,40 @@
 """The training loop: one for all stages, resumable at any moment."""
 
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from soundcrafter.config import PARTS
 from soundcrafter.data.prefetch import prefetch
-from soundcrafter.files import make_folder, read_json, write_json
+from soundcrafter.device import choose_device
+from soundcrafter.files import locked, make_folder, read_json, same_file, write_json
+from soundcrafter.precision import choose_precision
+from soundcrafter.progress import Progress
 from soundcrafter.settings import to_dict
 from soundcrafter.store import read_parts
-from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from soundcrafter.train.checkpoint import (
+    IDENTITY,
+    list_checkpoints,
+    load_checkpoint,
+    run_folder,
+    save_checkpoint,
+)
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.engine import Engine
-from soundcrafter.train.log import Log, Report
+from soundcrafter.train.log import SCORES, Log, Report, read_log
+from soundcrafter.train.recipe import PATHS
 from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.score import ScoreOptions, Scorer
 from soundcrafter.train.stage import Batch, Stage
 
-IDENTITY = "identity.json"  # what must be unchanged for a run to resume
 # settings of earlier versions; runs with these values, their defaults, resume
 RETIRED = {
     "stage.train_audio": True,
@@ -31,6 +42,8 @@ RETIRED = {
     "stage.tokenizer_captions": [],
     "stage.discriminator_every": 1,
 }
+_PATH_NAMES = {path.rpartition(".")[2] for path in PATHS}
+STEPS = "stage.steps"  # in an identity; a run may be extended
 SKIPPED = "skipped.json"  # files that the run skipped, and why
 
 
@@ -57,13 +70,22 @@ class RunOptions:
         for name in ("workers", "sample_steps", "checkpoint_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+        if self.workers > 256:
+            raise ValueError(f"workers: got {self.workers}; allowed: up to 256")
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ValueError(f"max_minutes: got {self.max_minutes}; it must be above 0")
 
 
-def run_folder(folder: Path, stage: str) -> Path:
-    """Where a stage keeps checkpoints and logs, beside the model folder's parts."""
-    return folder / "training" / stage
+class TrainingInterrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM ended a training; its last checkpoint is of `step`.
+
+    A KeyboardInterrupt, so that a script ends too instead of going on to its next stage.
+    """
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__(f"interrupted at step {step}; run the same command to resume")
+        self.step = step
+        self.exit_code = 128 + number  # as a shell reports a process that the signal ended
 
 
 def run(
@@ -73,16 +95,22 @@ def run(
     *,
     init: Path | None = None,
     report: Report | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Train a stage into a model folder from its last checkpoint; returns the steps done.
 
-    Stops early, with a checkpoint, after `max_minutes` or at SIGINT or SIGTERM. `report` gets
-    every log entry; unusable files are listed in `skipped.json` beside the log. Raises ValueError
-    if the folder holds a run with other settings, and LossNotFiniteError for a loss that is not
-    finite; the last checkpoint is kept.
+    More steps than the run had extend it, unless it has a curriculum: the learning rate goes on
+    along the cosine of the new number.
+
+    Stops early, with a checkpoint, after `max_minutes`. `report` gets every log entry, `progress`
+    the steps done and their total after each step; unusable files are listed in `skipped.json`
+    beside the log. Raises ValueError if the folder holds a run with other settings,
+    LossNotFiniteError for a loss that is not finite (the last checkpoint is kept), and
+    TrainingInterrupted at SIGINT or SIGTERM, after a checkpoint.
     """
     place = run_folder(folder, stage.name)
     checkpoints = list_checkpoints(place)
+    settle_precision(stage, place, options.device)
     if checkpoints:
         _check_identity(place, stage)
     _check_options(stage, options)
@@ -115,9 +143,18 @@ def run(
         log = None
         if engine.is_main:
             log = stack.enter_context(closing(Log(place, start, report)))
-        done = _train(stage, options, engine, ema, saver, log, scorer, start)
-    if engine.is_main:
-        _write_skipped(place, stage, start)
+        try:
+            done = _train(stage, options, engine, ema, saver, log, scorer, start, progress)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"{stage.section}: out of memory; lower {stage.section}.batch_size or "
+                f"{stage.section}.seconds, or see docs/training.md for less memory"
+            ) from None
+        finally:
+            if engine.is_main:
+                _write_skipped(place, stage, start)
     if done == start and not dependents(folder, stage):
         saver.export()  # a kill may have come between the last checkpoint and its export
     return done
@@ -132,9 +169,13 @@ def _train(
     log: Log | None,
     scorer: Scorer | None,
     start: int,
+    progress: Progress | None,
 ) -> int:
-    """The steps from `start` on, until the last one or a reason to stop; returns the steps done."""
+    """The steps from `start` on, until the last one or `max_minutes`; returns the steps done.
+    Raises TrainingInterrupted at a signal."""
     done, began, logged = start, time.monotonic(), start
+    advance = progress if progress is not None and engine.is_main else lambda done, total: None
+    advance(done, stage.config.steps)
     steps = range(start, stage.config.steps)
     batches = prefetch(
         lambda step: [stage.load_batch(i) for i in engine.shard(stage.sample_indices(step))],
@@ -142,13 +183,18 @@ def _train(
         workers=options.workers,
         depth=max(1, 2 * options.workers),
     )
-    with closing(batches), _stop_signal() as stopped:
+    score = _Scoring(scorer, log)
+    with closing(batches), _stop_signal() as stop:
+        if score.is_missing(start, stage.config.steps):  # a kill may have interrupted it
+            saver.export()
+            score(start, stop)
         for step, loaded in zip(steps, batches, strict=True):
             losses = train_step(stage, engine, ema, loaded, step)
             done = step + 1
+            advance(done, stage.config.steps)
             out_of_time = _over(options.max_minutes, began)
             # all processes must stop at the same step, or they would wait for each other
-            last = done == stage.config.steps or engine.any(stopped.is_set() or out_of_time)
+            last = done == stage.config.steps or engine.any(stop.number is not None or out_of_time)
             if log is not None:
                 log.add(losses)
                 if done % options.log_steps == 0 or last:
@@ -161,12 +207,14 @@ def _train(
                     logged = done
                 if options.sample_steps and (done % options.sample_steps == 0 or last):
                     log.show(done, stage.samples(ema.shadow, engine.device))
-            saver.after(done, last)
-            if log is not None and scorer is not None and scorer.due(done, stage.config.steps):
-                saver.export()
-                log.score(done, scorer(done))
+            due = score.is_due(done, stage.config.steps)
+            saver.after(done, last, due)
+            if due:
+                score(done, stop)
             if last:
                 break
+        if stop.number is not None:
+            raise TrainingInterrupted(done, stop.number)
     return done
 
 
@@ -197,9 +245,11 @@ class _Saver:
         self.engine, self.ema = engine, ema
         self._saved_at = time.monotonic()
 
-    def after(self, done: int, last: bool) -> None:
+    def after(self, done: int, last: bool, scored: bool = False) -> None:
+        """Save after so many steps if a checkpoint is due; before a score always, so that neither
+        a kill nor a signal costs more than that score."""
         every = self.options.checkpoint_steps
-        due = last or (every > 0 and done % every == 0)
+        due = last or scored or (every > 0 and done % every == 0)
         # a collective decision: gathering sharded weights takes all processes
         if not self.engine.any(due or _over(self.options.checkpoint_minutes, self._saved_at)):
             return
@@ -223,7 +273,19 @@ class _Saver:
 
     def export(self) -> None:
         if self.engine.is_main:
-            self.stage.export(self.ema.shadow, self.folder)
+            with locked(self.folder, wait=True):  # other stages may be writing their parts
+                self.stage.export(self.ema.shadow, self.folder)
+
+
+def settle_precision(stage: Stage, place: Path, device: str) -> None:
+    """Replace the precision "auto" by what it means for the run in the folder `place`: what it was
+    when the run began, whatever the machine; for a new run, what the device has."""
+    if stage.config.precision == "auto":
+        if list_checkpoints(place):
+            precision = read_json(place / IDENTITY)["stage"]["precision"]
+        else:
+            precision = choose_precision("auto", choose_device(device))
+        stage.config = replace(stage.config, precision=precision)
 
 
 def _check_options(stage: Stage, options: RunOptions) -> None:
@@ -264,13 +326,41 @@ def _check_identity(place: Path, stage: Stage) -> None:
     now = _flatten(stage.identity())
     # a run that was begun before a setting existed had what is now its default
     before = {**_flatten({"stage": to_dict(type(stage.config)())}), **before}
-    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    keys = {**before, **now}
+    different = [key for key in keys if not _equal(key, before.get(key), now.get(key))]
+    remedy = "resume with the same settings"
+    if STEPS in different:
+        if len(stage.phase_starts()) > 1:
+            remedy = "the phases of a curriculum are shares of the steps, which must stay"
+        elif now[STEPS] < before[STEPS]:
+            remedy = "a run can be extended, not shortened"
+        else:
+            different.remove(STEPS)
     if different:
-        key = different[0]
+        key = STEPS if STEPS in different else different[0]
         raise ValueError(
-            f"{place}: holds a run with other settings ({key}: {before.get(key)} there, "
-            f"{now.get(key)} here); resume with the same settings, or use another --out"
+            f"{place}: holds a run with other settings ({_as_typed(key, stage)}: "
+            f"{before.get(key)} there, {now.get(key)} here); {remedy}, or use another --out"
         )
+
+
+def _as_typed(key: str, stage: Stage) -> str:
+    """The setting of a stage's identity as one writes it in a recipe and after --set."""
+    head, _, rest = key.partition(".")
+    if head == "stage":
+        return f"{stage.section}.{rest}"
+    if head == "model" and rest.partition(".")[0] not in (*PARTS, "diffusion"):
+        return f"model.{stage.parts[0]}.{rest}"  # the identity holds this part alone
+    return re.sub(r"^data\.\d+\.", "data.", key)
+
+
+def _equal(key: str, before: Any, now: Any) -> bool:
+    """Whether a setting is what it was; a path may lead to the same file from elsewhere."""
+    if key.rpartition(".")[2] not in _PATH_NAMES or before is None or now is None:
+        return bool(before == now)
+    pairs = ([value] if isinstance(value, str) else value for value in (before, now))
+    one, other = pairs
+    return len(one) == len(other) and all(map(same_file, one, other))
 
 
 def dependents(folder: Path, stage: Stage) -> list[str]:
@@ -301,21 +391,80 @@ def _flatten(data: dict[str, Any], where: str = "") -> dict[str, Any]:
     return flat
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of Python, numpy or torch says that memory is used up."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in said)
+
+
 def _over(minutes: float | None, since: float) -> bool:
     return minutes is not None and time.monotonic() - since >= 60 * minutes
 
 
+class _Scoring:
+    """Scores in the process that writes the log, if they are wanted."""
+
+    def __init__(self, scorer: Scorer | None, log: Log | None) -> None:
+        self.scorer, self.log = scorer, log
+
+    def is_due(self, done: int, steps: int) -> bool:
+        return self.log is not None and self.scorer is not None and self.scorer.due(done, steps)
+
+    def is_missing(self, start: int, steps: int) -> bool:
+        """Whether a resumed run lacks the score of its checkpoint."""
+        if self.log is None or start == 0 or not self.is_due(start, steps):
+            return False
+        return all(entry["step"] != start for entry in read_log(self.log.scores.parent, SCORES))
+
+    def __call__(self, done: int, stop: "_Stop") -> None:
+        """Score the exported model after `done` steps, of which there is a checkpoint.
+        A signal ends it at once: TrainingInterrupted."""
+        assert self.log is not None
+        assert self.scorer is not None
+        self.log.announce_score(done, len(self.scorer.prompts))
+        with stop.at_once(done):
+            found = self.scorer(done)
+        self.log.score(done, found)
+
+
+class _Stop:
+    """The signal that asks a training to stop, if any came."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._step: int | None = None
+
+    def handle(self, number: int, frame: object) -> None:
+        self.number = number
+        self._raise()
+
+    @contextmanager
+    def at_once(self, step: int) -> Iterator[None]:
+        """Obey a signal at once, without the work of the `with`; `step` has a checkpoint."""
+        self._step = step
+        try:
+            self._raise()
+            yield
+        finally:
+            self._step = None
+
+    def _raise(self) -> None:
+        if self.number is not None and self._step is not None:
+            step, self._step = self._step, None
+            raise TrainingInterrupted(step, self.number)
+
+
 @contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets, so that the current step is finished first."""
-    stopped = threading.Event()
+def _stop_signal() -> Iterator[_Stop]:
+    """Notes SIGINT and SIGTERM instead of obeying at once, so that the current step is finished."""
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield stopped  # only the main thread may handle signals
+        yield stop  # only the main thread may handle signals
         return
     names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.signal(name, lambda *_: stopped.set()) for name in names}
+    before = {name: signal.signal(name, stop.handle) for name in names}
     try:
-        yield stopped
+        yield stop
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)

@@ -11,7 +11,13 @@ from soundcrafter.models.unet import UNet
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.train.diffusion import DiffusionBatch, DiffusionStage, denoising
 from soundcrafter.train.recipe import Recipe
-from soundcrafter.train.stage import Batch, ExternalModule, Losses, LossModule
+from soundcrafter.train.stage import (
+    Batch,
+    ExternalModule,
+    Losses,
+    LossModule,
+    refuse_other_settings,
+)
 
 
 class AdapterLoss(LossModule[Adapter, DiffusionBatch]):
@@ -32,6 +38,7 @@ class AdapterStage(DiffusionStage):
     """Trains the part `adapter`, for the U-Net of the model folder `folder`."""
 
     name = "lora"
+    section = "diffusion"
     parts = ("adapter",)
 
     def __init__(self, recipe: Recipe, data: Path, folder: Path, rank: int) -> None:
@@ -49,6 +56,9 @@ class AdapterStage(DiffusionStage):
     def identity(self) -> dict[str, Any]:
         beside = {"unet": self.base_id, "rank": self.adapter_config.rank}
         return {**super().identity(), "adapter": beside}
+
+    def uses(self) -> list[tuple[Path, str]]:
+        return [(self.folder, "unet"), *super().uses()]
 
     def export(self, network: nn.Module, folder: Path) -> None:
         save_part(
@@ -71,6 +81,5 @@ class AdapterStage(DiffusionStage):
         parts = open_folder(self.folder)
         there = {"unet": parts.parts["unet"].config, "diffusion": parts.diffusion}
         for name, config in there.items():
-            if config != getattr(self.model_config, name):
-                raise ValueError(f"{self.folder}: its {name} has other settings than the recipe's")
+            refuse_other_settings(self.folder, name, config, getattr(self.model_config, name))
         return cast(UNet, parts.load("unet"))

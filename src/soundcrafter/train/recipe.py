@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from soundcrafter.config import GENERATOR_PARTS, ModelConfig
@@ -16,8 +17,23 @@ from soundcrafter.models.discriminators import (
 from soundcrafter.models.tagger import TaggerConfig
 from soundcrafter.settings import from_dict, merge, read_toml, to_dict
 from soundcrafter.store import ModelFolder
-from soundcrafter.train.curriculum import Curriculum, PhaseConfig
+from soundcrafter.train.curriculum import (
+    MOST_SAMPLES,
+    MOST_SECONDS,
+    Curriculum,
+    PhaseConfig,
+)
 
+SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
+PATHS = (  # settings that name files or folders; relative to the recipe, with --set as usual
+    "data.exclude_captions",
+    "data.wordings",
+    "text.teacher",
+    "clap.audio_init",
+    "vae.perceptual",
+    "vae.teacher",
+    "tagger.teacher",
+)
 SPEC_AUGMENT = DistortionConfig(tilt=0.5, band_shift=2, time_mask=0.25, band_mask=0.2)
 
 
@@ -36,13 +52,17 @@ class StageConfig:
     weight_decay: float = 0.01  # AdamW
     clip_norm: float = 0.0  # largest gradient norm; 0: no clipping
     ema_decay: float = 0.9999  # of the exported weights; 0: no averaging
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass; weights stay fp32
+    # Of the forward pass; weights stay fp32. auto: bf16 where the device has it, else fp32, chosen
+    # when a run begins and kept.
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     seed: int = 0  # of everything random in this stage
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "seconds", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}; it must be above 0")
+        self._refuse_above(MOST_SECONDS, "seconds")
+        self._refuse_above(MOST_SAMPLES, "batch_size")
         self._refuse_negative(
             "warmup_steps", "weight_decay", "clip_norm", "seed", "final_learning_rate"
         )
@@ -55,6 +75,11 @@ class StageConfig:
         for name in names:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+
+    def _refuse_above(self, most: float, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed: up to {most}")
 
     def _check_fractions(self, *names: str) -> None:
         for name in names:
@@ -97,6 +122,8 @@ class ClapStageConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.batch_size < 2:  # a sound is learned from the captions of others
+            raise ValueError(f"batch_size: got {self.batch_size}; at least 2, to compare sounds")
         if self.accumulate > 1:  # the loss compares all captions of a batch with all its sounds
             raise ValueError(f"accumulate: got {self.accumulate}; a contrastive batch is not split")
 
@@ -136,6 +163,7 @@ class VAEStageConfig(StageConfig):
             )
         if self.scale_batches < 1:
             raise ValueError(f"scale_batches: got {self.scale_batches}; at least 1")
+        self._refuse_above(10_000, "scale_batches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,15 +258,30 @@ class Recipe:
 def read_recipe(
     path: str | os.PathLike[str], overrides: Sequence[str] = (), like: ModelFolder | None = None
 ) -> Recipe:
-    """Read a recipe with `section.name=value` overrides. Settings that its [model] leaves out come
-    from the model folder `like`, if given. A ValueError names the file and the setting."""
-    data = read_toml(path, overrides)
+    """Read a recipe, a file or the name of one that the package ships ("mini"), with
+    `section.name=value` overrides. Paths in it are relative to its file, those of overrides to the
+    working folder. Settings that its [model] leaves out come from the model folder `like`, if
+    given. A ValueError names the file and the setting."""
+    path = find_recipe(path)
+    data = read_toml(path, overrides, paths=PATHS, shipped=SHIPPED)
     if like is not None:
         data["model"] = merge(_settings_of(like), data.get("model", {}))
     try:
         return from_dict(Recipe, data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def find_recipe(name: str | os.PathLike[str]) -> Path:
+    """The file of that name, or else the recipe that the package ships under it. ValueError where
+    there is neither."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    names = sorted(file.stem for file in SHIPPED.glob("*.toml"))
+    if path.name == str(name) and path.name.removesuffix(".toml") in names:
+        return SHIPPED / f"{path.name.removesuffix('.toml')}.toml"
+    raise ValueError(f"{name}: no such recipe; allowed: a TOML file, or {', '.join(names)}")
 
 
 def _settings_of(folder: ModelFolder) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from soundcrafter.audio import Wave, audio_info, read_audio
 from soundcrafter.evaluate.generate import INDEX
 from soundcrafter.files import make_folder, read_json
 from soundcrafter.plots import plot_grid, plot_lines
-from soundcrafter.train.log import SCORES, logged_runs, plot_losses, read_log
-from soundcrafter.train.loop import IDENTITY
+from soundcrafter.train.checkpoint import IDENTITY
+from soundcrafter.train.log import SCORES, logged_runs, phase_borders, plot_losses, read_log
 from soundcrafter.train.score import FOLDER
 
 GRID_STEPS, GRID_PROMPTS = 3, 4  # rows and columns of the grid of spectrograms
@@ -44,7 +44,7 @@ def plot_training(model: Path, out: Path) -> list[Path]:
         scores = read_log(run, SCORES)
         if scores:
             written.append(out / "scores.png")
-            _plot_scores(scores, written[-1])
+            _plot_scores(scores, written[-1], phase_borders(read_log(run)))
             steps = [entry["step"] for entry in scores if _sounds_of(run, entry["step"]).is_dir()]
             if steps:
                 waves, rate, columns = _sounds(run, steps)
@@ -113,7 +113,7 @@ def _speed(entries: Sequence[Mapping[str, Any]], before: Mapping[str, Any]) -> d
     }
 
 
-def _plot_scores(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _plot_scores(scores: Sequence[Mapping[str, Any]], path: Path, borders: Sequence[float]) -> None:
     def curve(name: str) -> Any:
         found = [(entry["step"], entry[name]) for entry in scores if name in entry]
         return [step for step, _ in found], np.array([value for _, value in found])
@@ -128,7 +128,7 @@ def _plot_scores(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
         },
         f"Inception score, N {last['n']}": {"generated": curve("is")},
     }
-    plot_lines(panels, path, x="step")
+    plot_lines(panels, path, x="step", borders=dict.fromkeys(panels, borders))
 
 
 def _sounds_of(run: Path, step: int) -> Path:

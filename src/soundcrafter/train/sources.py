@@ -11,16 +11,16 @@ from torch import Tensor
 
 from soundcrafter.data.dataset import DataConfig, Sounds
 from soundcrafter.data.latents import INDEX, LatentBatch, Latents
+from soundcrafter.files import same_file
 from soundcrafter.mel import LogMel
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.vae import VAE, Posterior
-from soundcrafter.settings import differences
 from soundcrafter.store import open_folder
 from soundcrafter.train.curriculum import Curriculum, Phase, PhaseConfig
 from soundcrafter.train.recipe import Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
-from soundcrafter.train.stage import Batch
+from soundcrafter.train.stage import Batch, refuse_other_settings, require_parts
 
 Encoded = tuple[Posterior, Tensor | None, Tensor | None]
 
@@ -104,9 +104,12 @@ class Encoders:
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        parts, share = open_folder(folder), recipe.diffusion.text_share
+        share = recipe.diffusion.text_share
         # published models come without the audio tower, which words as condition do not need
         self.sounds_condition = share < 1
+        needed = ["vae", *(["clap_audio"] if self.sounds_condition else [])]
+        require_parts(folder, *needed, *(["clap_text"] if share > 0 else []))
+        parts = open_folder(folder)
         with_audio = self.sounds_condition or "clap_audio" in parts.parts
         self.vae = cast(VAE, parts.load("vae"))
         self.audio = cast(ClapAudio, parts.load("clap_audio")) if with_audio else None
@@ -116,13 +119,10 @@ class Encoders:
         ids = {name: parts.parts[name].training_id for name in loaded if loaded[name] is not None}
         for name in ids:
             there, here = parts.parts[name].config, getattr(recipe.model, name)
-            if there != here:
-                listed = "; ".join(differences(there, here, f"model.{name}"))
-                raise ValueError(
-                    f"{folder}: its {name} has other settings than the recipe's: {listed}"
-                )
+            refuse_other_settings(folder, name, there, here)
         self.trained_against = {name: ids.get(name, "") for name in ("vae", "clap_audio")}
         self.text_id = ids.get("clap_text")
+        self.parts = tuple(ids)
         self.log_mel = LogMel(self.vae.config.mel)
 
     def posterior(self, wave: Tensor, config: PhaseConfig, device: torch.device) -> Posterior:
@@ -196,6 +196,12 @@ def encoded_sources(
     """The source of each phase, from the folders that `encoded_folder` names."""
     last = curriculum.phases[-1]
     folders = [encoded_folder(data, phase, last) for phase in curriculum.phases]
+    missing = [folder.name for folder in folders if not (folder / INDEX).is_file()]
+    if missing:
+        raise ValueError(
+            f"{data}: has no {', '.join(missing)}: it was encoded without the recipe's curriculum; "
+            "encode with the same recipe"
+        )
     sources = [
         EncodedSource(recipe, folder, phase.config, with_text)
         for folder, phase in zip(folders, curriculum.phases, strict=True)
@@ -214,8 +220,16 @@ def encoded_folder(data: Path, phase: Phase, last: Phase) -> Path:
 
 
 def is_encoded(data: Path) -> bool:
-    """Whether a folder holds encoded data."""
-    return (data / INDEX).is_file()
+    """Whether a folder holds encoded data. ValueError where it holds a part of them."""
+    if (data / INDEX).is_file():
+        return True
+    parts = [*data.glob("latents-*.safetensors"), *data.glob("phase-*/latents-*.safetensors")]
+    if parts:
+        raise ValueError(
+            f"{data}: its encoding was interrupted; finish it with the same `soundcrafter data "
+            "encode` command, which goes on where it stopped"
+        )
+    return False
 
 
 def segment(recipe: Recipe, config: PhaseConfig) -> tuple[int, tuple[int, int, int]]:
@@ -247,6 +261,8 @@ def _differences(
         "latent shape": (tuple(first.mean.shape[1:]), shape),
         "embed_dim": (first.audio_embedding.shape[1], recipe.model.unet.embed_dim),
     }
+    if same_file(*pairs["data.wordings"]):
+        del pairs["data.wordings"]
     return [
         f"{name} is {there}, not {here}" for name, (there, here) in pairs.items() if there != here
     ]

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from soundcrafter.device import choose_device
-from soundcrafter.files import make_folder, write_json
-from soundcrafter.precision import DTYPES
-from soundcrafter.train.checkpoint import list_checkpoints
+from soundcrafter.files import locked, write_json
+from soundcrafter.precision import DTYPES, choose_precision
+from soundcrafter.train.checkpoint import IDENTITY, list_checkpoints, run_folder
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.log import Log, Report
-from soundcrafter.train.loop import IDENTITY, check_dependents, run_folder
+from soundcrafter.train.loop import check_dependents, settle_precision
 from soundcrafter.train.schedule import cosine_rate
 from soundcrafter.train.stage import LossModule, Stage, total_loss
+from soundcrafter.train.unfinished import warn_of_unfinished
 
 EMA_EVERY = 10  # steps between updates of the averaged weights
 _WARM_UPS = 3  # steps before one is recorded, so that libraries choose their kernels first
@@ -38,49 +39,71 @@ def sprint(
     init: Path | None = None,
     log_steps: int = 100,
     report: Report | None = None,
+    allow_unfinished: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """Train a stage into the model folder for `minutes`; returns the number of steps.
 
     The learning rate follows the clock: a warm-up of `warmup_steps`, then a cosine over the
     minutes to `final_learning_rate`; `steps` is ignored. The time starts when the data is in
-    memory; `clock` returns seconds. `report` gets every log entry. Raises ValueError for a stage
-    that cannot be trained this way, for a folder with parts that depend on what would change, and
-    if the loss is not finite at a log entry; updates that are not finite are skipped.
+    memory; `clock` returns seconds. `report` gets every log entry. Parts that were not trained to
+    the end are used with a warning, or with `allow_unfinished` without. Raises ValueError for a
+    stage that cannot be trained this way, for a folder with parts that depend on what would change,
+    and if the loss is not finite at a log entry; updates that are not finite are skipped.
     """
     if not minutes > 0:
         raise ValueError(f"minutes: got {minutes}; allowed: above 0")
     if log_steps < 1:
         raise ValueError(f"log_steps: got {log_steps}; allowed: 1 or more")
+    settle_precision(stage, run_folder(folder, stage.name), device)
     if stage.config.accumulate > 1 or stage.config.precision == "fp16":
-        raise ValueError("accumulate, precision: allowed: accumulate 1, precision fp32 or bf16")
-    place = run_folder(folder, stage.name)
-    if list_checkpoints(place):
-        raise ValueError(f"{place}: holds a run with checkpoints; use another --out")
-    check_dependents(folder, stage)
-    where = choose_device(device)
-    if init is not None:
-        stage.initialise(init)
-    ema = Ema(stage.network, stage.config.ema_decay**EMA_EVERY)
-    ema.shadow.to(where)
-    torch.manual_seed(stage.config.seed)
-    runner = _Runner(stage, where)
-    make_folder(place)
-    write_json(place / IDENTITY, stage.identity())
+        raise ValueError(
+            "accumulate, precision: allowed: accumulate 1, precision auto, fp32 or bf16"
+        )
+    with locked(run_folder(folder, stage.name)) as place:
+        if list_checkpoints(place):
+            raise ValueError(f"{place}: holds a run with checkpoints; use another --out")
+        check_dependents(folder, stage)
+        where = choose_device(device)
+        if not allow_unfinished:
+            init_parts = [(init, part) for part in stage.parts] if init is not None else []
+            warn_of_unfinished([*init_parts, *stage.uses()])
+        if init is not None:
+            stage.initialise(init)
+        ema = Ema(stage.network, stage.config.ema_decay**EMA_EVERY)
+        ema.shadow.to(where)
+        torch.manual_seed(stage.config.seed)
+        runner = _Runner(stage, where)
+        write_json(place / IDENTITY, stage.identity())
+        with closing(Log(place, 0, report)) as log, _fast_kernels():
+            step = _race(runner, ema, log, minutes, log_steps, clock)
+        with locked(folder, wait=True):  # other stages may be writing their parts
+            stage.export(ema.shadow, folder)
+    return step
+
+
+def _race(
+    runner: "_Runner",
+    ema: Ema,
+    log: Log,
+    minutes: float,
+    log_steps: int,
+    clock: Callable[[], float],
+) -> int:
+    """Run steps until the minutes are over; returns their number."""
+    stage = runner.stage
     began, step, logged, progress = clock(), 0, 0, 0.0
-    with closing(Log(place, 0, report)) as log, _fast_kernels():
-        while progress < 1.0:
-            runner.run(step, cosine_rate(step, progress, stage.config))
-            step += 1
-            progress = (clock() - began) / (60 * minutes)
-            if step % EMA_EVERY == 0 or progress >= 1.0:
-                ema.update(stage.network)
-            if step % log_steps == 0 or progress >= 1.0:
-                log.add(runner.losses())  # waits for the device
-                samples = (step - logged) * stage.config.batch_size
-                log.write(step, samples, {"progress": round(min(progress, 1.0), 4)})
-                logged = step
-    stage.export(ema.shadow, folder)
+    while progress < 1.0:
+        runner.run(step, cosine_rate(step, progress, stage.config))
+        step += 1
+        progress = (clock() - began) / (60 * minutes)
+        if step % EMA_EVERY == 0 or progress >= 1.0:
+            ema.update(stage.network)
+        if step % log_steps == 0 or progress >= 1.0:
+            log.add(runner.losses())  # waits for the device
+            samples = (step - logged) * stage.config.batch_size
+            log.write(step, samples, {"progress": round(min(progress, 1.0), 4)})
+            logged = step
     return step
 
 
@@ -162,7 +185,7 @@ class _Learner:
     ) -> tuple[dict[str, Tensor], Any]:
         """One update. Returns the losses and the norm of the gradient, detached, and the batch for
         the loss modules that follow."""
-        dtype = DTYPES[self.config.precision]
+        dtype = DTYPES[choose_precision(self.config.precision, self.device)]
         # no cache of cast weights: the graph would keep those of the recorded step
         autocast = dtype != torch.float32
         with torch.autocast(self.device.type, dtype, autocast, cache_enabled=False):

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from soundcrafter.data.dataset import Sounds
 from soundcrafter.files import one_line
-from soundcrafter.store import open_folder
+from soundcrafter.settings import differences
+from soundcrafter.store import ModelFolder, open_folder
 from soundcrafter.train.recipe import Recipe, StageConfig
 
 RESIDENT_STAGES = ("vae", "vocoder", "diffusion")  # those that can train from device memory
+STAGE_OF = {"clap_audio": "clap", "clap_text": "clap", "vae": "vae"}  # that trains a part
 Batch = dict[str, Any]
 Losses = dict[str, Tensor]
 
@@ -92,9 +94,19 @@ class Stage(ABC, Generic[N, P]):
     sounds: Sounds  # what it reads, unless it overrides `skipped`
     loss_modules: dict[str, LossModule[Any, P]]  # in order of updates; the first is exported
 
+    @classmethod
+    def run_name(cls, recipe: Recipe) -> str:
+        """The name of the folder of its run, known before the stage is built."""
+        return cls.name
+
     @abstractmethod
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         """`data` is a manifest or folder to train on, `folder` the model folder to train into."""
+
+    @property
+    def section(self) -> str:
+        """The section of the recipe that holds `config`."""
+        return self.name.partition("_")[0]
 
     @property
     def network(self) -> N:
@@ -105,6 +117,10 @@ class Stage(ABC, Generic[N, P]):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What must be unchanged for a run to resume: settings, data, parts trained against."""
+
+    def uses(self) -> list[tuple[Path, str]]:
+        """The trained parts that this stage was built from, as (model folder, part)."""
+        return []
 
     @abstractmethod
     def load_batch(self, indices: Sequence[int]) -> Batch:
@@ -177,6 +193,31 @@ def total_loss(losses: Losses, weights: Mapping[str, float]) -> Tensor:
         unknown = ", ".join(losses.keys() - weights.keys())
         assert not unknown, f"weights() gives no weight for: {unknown}"
     return torch.stack([weights.get(key, 1.0) * value for key, value in losses.items()]).sum()
+
+
+def require_parts(folder: Path, *names: str) -> ModelFolder:
+    """The model folder; ValueError where it lacks one of these parts, with the stages to train."""
+    opened = (
+        open_folder(folder, allow_mismatch=True) if (folder / "config.json").is_file() else None
+    )
+    there = opened.parts if opened is not None else {}
+    missing = [name for name in names if name not in there]
+    if opened is None or missing:
+        stages = dict.fromkeys(f"`soundcrafter train {STAGE_OF[name]}`" for name in missing)
+        raise ValueError(
+            f"{folder}: this model has no {', '.join(missing)} yet "
+            f"(it has: {', '.join(there) or 'nothing'}); first run {' and '.join(stages)}"
+        )
+    return opened
+
+
+def refuse_other_settings(folder: Path, name: str, there: Any, here: Any, where: str = "") -> None:
+    """Raise ValueError where a part's settings `there` differ from the recipe's, `here`, whose
+    dotted path is `where` (model.NAME if empty); it lists each with both values."""
+    if listed := differences(there, here, where or f"model.{name}"):
+        raise ValueError(
+            f"{folder}: its {name} has other settings than the recipe's: {'; '.join(listed)}"
+        )
 
 
 def load_part(network: nn.Module, folder: Path, name: str) -> None:

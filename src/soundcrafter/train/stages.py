@@ -2,13 +2,18 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from soundcrafter.config import GENERATOR_PARTS
+from soundcrafter.files import locked
 from soundcrafter.hub import find_model
+from soundcrafter.progress import Progress
 from soundcrafter.store import copy_parts, open_folder, read_parts
+from soundcrafter.train.checkpoint import run_folder
 from soundcrafter.train.clap import ClapStage
 from soundcrafter.train.diffusion import DiffusionStage
+from soundcrafter.train.engine import is_first_process
 from soundcrafter.train.log import Report
 from soundcrafter.train.loop import RunOptions, run
 from soundcrafter.train.lora import AdapterStage
@@ -16,6 +21,7 @@ from soundcrafter.train.recipe import Recipe, read_recipe
 from soundcrafter.train.stage import Stage
 from soundcrafter.train.tagger import TaggerStage
 from soundcrafter.train.text import TextStage
+from soundcrafter.train.unfinished import warn_of_unfinished
 from soundcrafter.train.vae import VAEStage
 from soundcrafter.train.vocoder import VocoderStage
 
@@ -30,11 +36,16 @@ STAGES: dict[str, type[Stage]] = {
 GENERATOR_STAGES = ("clap", "vae", "vocoder", "diffusion")  # these train all of GENERATOR_PARTS
 
 
-def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
-    """The stage of that name over `data`, for the model folder `folder`."""
+def stage_class(name: str) -> type[Stage]:
+    """The stage of that name; ValueError for another one."""
     if name not in STAGES:
         raise ValueError(f"stage: got {name!r}; allowed: {', '.join(STAGES)}")
-    return STAGES[name](recipe, data, folder)
+    return STAGES[name]
+
+
+def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
+    """The stage of that name over `data`, for the model folder `folder`."""
+    return stage_class(name)(recipe, data, folder)
 
 
 def train(
@@ -47,7 +58,9 @@ def train(
     init: str | os.PathLike[str] | None = None,
     lora: int | None = None,
     report: Report | None = None,
+    progress: Progress | None = None,
     overrides: Sequence[str] = (),
+    allow_unfinished: bool = False,
 ) -> int:
     """Train one stage into the model folder `out`, resuming from its last checkpoint if any.
 
@@ -56,8 +69,11 @@ def train(
     `init` is a model (folder or hub name) to start from. For diffusion, it also supplies the other
     parts of a new `out` and the settings that a recipe file's [model] leaves out.
     `lora` trains an adapter of this rank for the U-Net of `init` instead of the U-Net itself; `out`
-    then holds nothing else. Returns the number of steps done, fewer than the recipe's where
-    `options` or a signal stopped the run. Raises ValueError for anything that cannot be trained.
+    then holds nothing else. `report` gets every log entry, `progress` the steps done and their
+    total after each step. Parts that were not trained to the end are used with a warning, or
+    with `allow_unfinished` without. Returns the number of steps done, fewer than the recipe's where
+    `options` stopped the run. Raises ValueError for anything that cannot be trained, and
+    TrainingInterrupted, a KeyboardInterrupt, at SIGINT and SIGTERM.
     """
     data, out, options = Path(data), Path(out), options or RunOptions()
     base = find_model(init) if init is not None else None
@@ -76,12 +92,30 @@ def train(
                 f"{out}: holds {', '.join(others)}, and an adapter has a folder of its own; "
                 "use another --out"
             )
-        return run(AdapterStage(recipe, data, base, lora), out, options, report=report)
+    kind = AdapterStage if lora is not None else stage_class(stage)
+    start = base if lora is None else None  # an adapter is attached to the U-Net of `base`
+    with ExitStack() as held:
+        if is_first_process():  # the others of torchrun share its folder
+            held.enter_context(locked(run_folder(out, kind.run_name(recipe))))
+        built = _build(stage, recipe, data, out, base, lora)
+        if not allow_unfinished and is_first_process():
+            init_parts = [(start, part) for part in built.parts] if start is not None else []
+            warn_of_unfinished([*init_parts, *built.uses()])
+        return run(built, out, options, init=start, report=report, progress=progress)
+
+
+def _build(
+    stage: str, recipe: Recipe, data: Path, out: Path, base: Path | None, lora: int | None
+) -> Stage:
+    """The stage over `data` for `out`; a new `out` of diffusion gets the other parts of `base`."""
+    if lora is not None:
+        assert base is not None
+        return AdapterStage(recipe, data, base, lora)
     if base is None or stage != "diffusion" or (out / "config.json").is_file():
-        return run(build_stage(stage, recipe, data, out), out, options, init=base, report=report)
+        return build_stage(stage, recipe, data, out)
     source = open_folder(base)
     source.require("unet")
     built = build_stage(stage, recipe, data, base)  # what it refuses leaves `out` as it was
     kept = [name for name in GENERATOR_PARTS if name in source.parts and name != "unet"]
     copy_parts(source, out, kept)
-    return run(built, out, options, init=base, report=report)
+    return built

@@ -72,6 +72,12 @@ class TaggerStage(Stage[Tagger, TaggerBatch]):
             seed=self.config.seed,
             labels=lambda label: label if label in classes else classes[-1],
         )
+        found = {recording.label for recording in self.sounds.manifest.recordings}
+        if len(found) == 1 and not self.config.teacher:
+            raise ValueError(
+                f"tagger: all recordings are of the class {found.pop()!r} by the column "
+                f"{recipe.data.label_column!r}; with one class nothing can be learned"
+            )
         self.log_mel = LogMel(mel)
         self.teacher: nn.Module | None = None
         if self.config.teacher:

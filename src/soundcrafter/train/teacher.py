@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -103,6 +103,9 @@ def cached(teacher: Teacher, name: str, texts: Sequence[str], file: Path) -> Ten
         known |= {text: len(known) + i for i, text in enumerate(missing)}
         make_folder(file.parent)
         header = json.dumps({"teacher": name, "texts": list(known)})
-        with replacing(file) as temporary:
-            save_file({"vectors": vectors}, temporary, {_HEADER: header})
+        try:
+            with replacing(file) as temporary:
+                save_file({"vectors": vectors}, temporary, {_HEADER: header})
+        except SafetensorError as error:
+            raise ValueError(f"{file}: cannot write: {error}") from None
     return vectors[[known[text] for text in texts]]

@@ -29,7 +29,7 @@ from soundcrafter.models.clap_text import ClapText
 from soundcrafter.settings import to_dict
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.text import Tokenizer
-from soundcrafter.train.loop import run_folder
+from soundcrafter.train.checkpoint import run_folder
 from soundcrafter.train.recipe import Recipe, TextStageConfig
 from soundcrafter.train.stage import Batch, Losses, LossModule, PreparedBatch, Stage, load_part
 from soundcrafter.train.teacher import Teacher, cached, principal

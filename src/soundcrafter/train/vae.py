@@ -35,6 +35,7 @@ from soundcrafter.train.stage import (
     Samples,
     Stage,
     load_frozen,
+    refuse_other_settings,
     sample_noise,
 )
 
@@ -159,8 +160,7 @@ def _critic(folder: str, mel: MelConfig) -> tuple[Tagger | None, str]:
     if not folder:
         return None, ""
     tagger, training_id = load_frozen(Path(folder), "tagger")
-    if tagger.config.mel != mel:
-        raise ValueError(f"vae.perceptual: the tagger of {folder} has other mel settings")
+    refuse_other_settings(Path(folder), "tagger", tagger.config.mel, mel, "model.vae.mel")
     return tagger, training_id
 
 
@@ -204,6 +204,9 @@ class VAEStage(Stage[VAE, VAEBatch]):
             "data": data_identity(self.sounds),
             "perceptual": self.critic_id,
         }
+
+    def uses(self) -> list[tuple[Path, str]]:
+        return [(Path(self.config.perceptual), "tagger")] if self.config.perceptual else []
 
     def updates(self, name: str, step: int) -> bool:
         return name == "vae" or step >= self.config.adversarial_start

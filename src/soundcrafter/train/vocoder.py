@@ -38,6 +38,7 @@ from soundcrafter.train.stage import (
     Stage,
     load_frozen,
     load_part,
+    require_parts,
     sample_uniform,
 )
 
@@ -131,17 +132,22 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
     name = "vocoder"
     parts = ("vocoder",)
 
+    @classmethod
+    def run_name(cls, recipe: Recipe) -> str:
+        return "vocoder_decoded" if recipe.vocoder.decoded else cls.name
+
     def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
         """With `decoded`, `folder` holds the VAE that decodes the mels."""
         self.config: VocoderStageConfig = recipe.vocoder
         self.model_config = recipe.model.vocoder
+        self.folder, self.name = folder, self.run_name(recipe)
         self.spectral = isinstance(self.model_config, SpectralConfig)
         self._check_losses()
         mel = self.model_config.mel
         self.vae: VAE | None = None
         self.vae_id = ""
         if self.config.decoded:
-            self.name = "vocoder_decoded"
+            require_parts(folder, "vae")
             self.vae, self.vae_id = load_frozen(folder, "vae")
         num_samples = segment_samples(
             self.config.seconds, mel, self.vae.config.stride[0] if self.vae else 1
@@ -187,6 +193,9 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
             "data": data_identity(self.sounds),
             "vae": self.vae_id,
         }
+
+    def uses(self) -> list[tuple[Path, str]]:
+        return [(self.folder, "vae")] if self.vae is not None else []
 
     def updates(self, name: str, step: int) -> bool:
         return name == "vocoder" or step >= self.config.adversarial_start

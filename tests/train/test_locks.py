@@ -1,0 +1,129 @@
+"""Two commands in one folder: the second ends at once, naming the first."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from soundcrafter.evaluate.tagger import Tagger
+
+from soundcrafter import cli
+from soundcrafter.files import locked
+from soundcrafter.store import open_folder
+from soundcrafter.train.checkpoint import list_checkpoints, run_folder, save_checkpoint
+from soundcrafter.train.log import read_log
+
+
+def run(monkeypatch, capsys, *line: str) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["soundcrafter", *line])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code, capsys.readouterr().err
+
+
+def test_a_second_training_in_one_folder_is_refused_until_the_first_is_killed(
+    tiny_recipe, clips, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "m"
+    line = ["--recipe", str(tiny_recipe), "--data", str(clips), "--out", str(out)]
+    line = ["train", "vae", *line, "--device", "cpu", "--log-steps", "1"]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "soundcrafter", *line, "--set", "vae.steps=100000"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not read_log(run_folder(out, "vae")):
+            assert first.poll() is None, first.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        code, errors = run(monkeypatch, capsys, *line)
+        assert code == 2
+        (error,) = errors.splitlines()
+        assert f"process {first.pid} (since 20" in error
+        first.send_signal(signal.SIGKILL)
+        first.communicate()
+    finally:
+        first.kill()
+    assert run(monkeypatch, capsys, *line)[0] == 0  # the lock went with its process
+    assert not list(out.rglob(".lock"))
+
+
+def test_stages_of_one_folder_may_be_trained_at_once(go, tmp_path):
+    """Each has a run of its own, and no export loses the part of another."""
+    with locked(run_folder(tmp_path, "vae")):
+        go("vocoder", tmp_path, "vocoder.steps=1")
+        with pytest.raises(ValueError, match=f"training/vae: process {os.getpid()}"):
+            go("vae", tmp_path)
+    waiting = threading.Thread(target=go, args=("vae", tmp_path, "vae.steps=1"))
+    with locked(tmp_path):
+        waiting.start()
+        waiting.join(timeout=3)
+        assert waiting.is_alive()
+        assert set(open_folder(tmp_path).parts) == {"vocoder"}
+    waiting.join()
+    assert set(open_folder(tmp_path).parts) == {"vocoder", "vae"}
+
+
+def test_other_commands_hold_their_folders_too(
+    tiny_recipe, tiny_model, clips, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(Tagger, "bundled", None)  # refused before anything is loaded
+    out, recipe = tmp_path / "out", ["--recipe", str(tiny_recipe)]
+    data = ["--data", str(clips), "--out", str(out)]
+    lines = [
+        ["data", "encode", *recipe, "--model", str(tiny_model), *data],
+        ["evaluate", "captions", str(tiny_model), *data],
+        ["evaluate", "chain", str(tiny_model), *data],
+        ["evaluate", "retrieval", str(tiny_model), *data],
+        ["evaluate", "folders", str(clips / "audio"), *data],
+    ]
+    with locked(out):
+        for line in lines:
+            code, errors = run(monkeypatch, capsys, *line)
+            assert code == 2
+            assert f"error: {out}: process {os.getpid()} (since" in errors, line
+    sprint = ["sprint", "vae", *recipe, "--minutes", "1", *data]
+    with locked(run_folder(out, "vae")):
+        code, errors = run(monkeypatch, capsys, *sprint)
+        assert code == 2
+        assert f"vae: process {os.getpid()} (since" in errors
+
+
+SAVE = """
+import sys, time
+from pathlib import Path
+from soundcrafter.train import checkpoint
+
+def hang(*args):
+    print("saving", flush=True)
+    time.sleep(60)
+
+checkpoint.write_json = hang
+checkpoint.save_checkpoint(Path(sys.argv[1]), 4, {}, {}, keep=2)
+"""
+
+
+def test_a_checkpoint_that_is_being_written_is_left_alone(tmp_path: Path):
+    tensors = {"weights": {"a": torch.ones(2)}}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVE, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "saving\n"
+        save_checkpoint(tmp_path, 4, tensors, {}, keep=2)  # of the same step, even
+        assert len(list((tmp_path / "checkpoints").glob(".step-*.tmp"))) == 1
+    finally:
+        process.kill()
+        process.communicate()
+    save_checkpoint(tmp_path, 6, tensors, {}, keep=2)  # once it is dead, it is cleared away
+    assert sorted((tmp_path / "checkpoints").iterdir()) == list_checkpoints(tmp_path)
