@@ -22,7 +22,8 @@ from soundcrafter.listening.analysis import (
 )
 from soundcrafter.listening.answers import KEY_COLUMNS, RESULT_COLUMNS
 from soundcrafter.listening.listening_test import write_listening_test
-from soundcrafter.listening.stimuli import PEAK, TARGET, equally_loud, loudness, match_sounds
+from soundcrafter.listening.stimuli import PEAK, TARGET, equally_loud, match_sounds
+from soundcrafter.loudness import loudness
 
 RATE = 16_000
 PROMPTS = ("a dog barks </script>", "rain, heavy", "a bell $rings$")

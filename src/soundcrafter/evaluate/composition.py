@@ -25,8 +25,8 @@ from soundcrafter.evaluate.presence import (
 )
 from soundcrafter.evaluate.prompt_sets import (
     REVERSED,
+    CompositionPrompt,
     Prompt,
-    Scene,
     composition_prompts,
     family_prompts,
 )
@@ -103,7 +103,7 @@ class SceneResults:
     def __init__(self, tagger: TaggerEmbedder, thresholds: Array, log: ResultLog) -> None:
         self.tagger, self.thresholds, self.log = tagger, thresholds, log
 
-    def margins(self, scene: Scene, wave: Wave, sample_rate: int) -> list[float]:
+    def margins(self, scene: CompositionPrompt, wave: Wave, sample_rate: int) -> list[float]:
         """Return how far the scores of the scene's families in wave [N] exceed their thresholds."""
         above = source_scores(self.tagger, wave, sample_rate) - self.thresholds
         return [float(above[place]) for place in self._places(scene)]
@@ -111,7 +111,7 @@ class SceneResults:
     def add_sound(
         self,
         baseline: str,
-        scene: Scene,
+        scene: CompositionPrompt,
         seed: int,
         wave: Wave,
         sample_rate: int,
@@ -126,23 +126,23 @@ class SceneResults:
                 row["starts"] = list(starts)
         self.add(baseline, scene, seed, row)
 
-    def add(self, baseline: str, scene: Scene, seed: int, row: dict[str, Any]) -> None:
+    def add(self, baseline: str, scene: CompositionPrompt, seed: int, row: dict[str, Any]) -> None:
         """Log a result."""
         head = {"baseline": baseline, "kind": scene.kind, "name": scene.name, "seed": seed}
         self.log.add(_key(baseline, scene, seed), {**head, **row})
 
-    def has(self, baseline: str, scene: Scene, seed: int) -> bool:
+    def has(self, baseline: str, scene: CompositionPrompt, seed: int) -> bool:
         return _key(baseline, scene, seed) in self.log
 
-    def _places(self, scene: Scene) -> list[int]:
+    def _places(self, scene: CompositionPrompt) -> list[int]:
         return [self.tagger.classes.index(family) for family in (scene.first, scene.second)]
 
 
-def _key(baseline: str, scene: Scene, seed: int) -> str:
+def _key(baseline: str, scene: CompositionPrompt, seed: int) -> str:
     return f"{baseline}/{seed}/{scene.name}"
 
 
-def _scenes(limit: int | None) -> list[Scene]:
+def _scenes(limit: int | None) -> list[CompositionPrompt]:
     """The scenes of the first `limit` pairs of each kind, reversals included; None: all."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit: got {limit}; at least 1")
@@ -184,7 +184,12 @@ def _read(recording: Recording, sample_rate: int) -> Wave:
 
 
 def _measure_real(
-    results: SceneResults, scene: Scene, recordings: Families, rate: int, seed: int, folder: Path
+    results: SceneResults,
+    scene: CompositionPrompt,
+    recordings: Families,
+    rate: int,
+    seed: int,
+    folder: Path,
 ) -> None:
     """Log two real recordings: combined, each alone, and each measured for both families."""
     if results.has("real", scene, seed):
@@ -199,7 +204,7 @@ def _measure_real(
     results.add_sound("real", scene, seed, mixed, rate, starts)
 
 
-def _draw(scene: Scene, recordings: Families, rate: int, seed: int) -> Pair:
+def _draw(scene: CompositionPrompt, recordings: Families, rate: int, seed: int) -> Pair:
     """One recording of each of a scene's families, the same for a scene and its reversal."""
     name = scene.name.removesuffix(REVERSED)
     rng = np.random.default_rng([seed, *name.encode()])
@@ -223,7 +228,9 @@ def _first_readable(recordings: Sequence[Recording], rate: int) -> Wave:
     )
 
 
-def _layers(scene: Scene, pair: Pair, rate: int) -> tuple[Pair, tuple[float, float] | None]:
+def _layers(
+    scene: CompositionPrompt, pair: Pair, rate: int
+) -> tuple[Pair, tuple[float, float] | None]:
     """The layers of a scene combined by hand, and the onsets of its sources if it is ordered."""
     if scene.kind == "overlap":
         return at_once(*pair, rate, SECONDS), None
@@ -239,7 +246,7 @@ def _save(layers: Pair, file: Path, rate: int) -> Wave:
     return mixed
 
 
-def _prompts(scenes: Sequence[Scene]) -> tuple[list[Prompt], list[Prompt]]:
+def _prompts(scenes: Sequence[CompositionPrompt]) -> tuple[list[Prompt], list[Prompt]]:
     """The prompts to generate: each scene, and the first frozen prompt of each of its families."""
     wanted = {family for scene in scenes for family in (scene.first, scene.second)}
     singles: dict[str, Prompt] = {}
@@ -257,7 +264,7 @@ def _batches(prompts: Sequence[Prompt]) -> int:
 def _measure_generated(
     results: SceneResults,
     model: SoundCrafter,
-    scenes: Sequence[Scene],
+    scenes: Sequence[CompositionPrompt],
     seed: int,
     folder: Path,
     advance: Callable[[int], None],

@@ -32,7 +32,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Scene:
+class CompositionPrompt:
     """A prompt for sounds of two families."""
 
     name: str
@@ -52,7 +52,7 @@ def free_prompts() -> tuple[Prompt, ...]:
     return read_prompts(_prompt_file(FREE))
 
 
-def composition_prompts() -> tuple[Scene, ...]:
+def composition_prompts() -> tuple[CompositionPrompt, ...]:
     """Return 40 overlapping scenes, then 40 ordered ones, each followed by its reversal.
 
     The three examples in the paper's Fig. 5 are the first of each kind and overlap-02. The other
@@ -62,9 +62,11 @@ def composition_prompts() -> tuple[Scene, ...]:
     scenes = []
     for row in read_table(_prompt_file(COMPOSITION))[1]:
         name, first, second = row["id"], row["first"], row["second"]
-        scenes.append(Scene(name, row["kind"], first, second, row["prompt"]))
+        scenes.append(CompositionPrompt(name, row["kind"], first, second, row["prompt"]))
         if row["reversed"]:
-            mirrored = Scene(name + REVERSED, row["kind"], second, first, row["reversed"])
+            mirrored = CompositionPrompt(
+                name + REVERSED, row["kind"], second, first, row["reversed"]
+            )
             scenes.append(mirrored)
     return tuple(scenes)
 

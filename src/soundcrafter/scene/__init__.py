@@ -1,0 +1,1 @@
+"""Scenes: several sounds at once, and in order."""

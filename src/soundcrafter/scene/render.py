@@ -1,0 +1,220 @@
+"""From a scene to sound: takes are generated, levelled, placed and mixed."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundcrafter.audio import Wave, read_audio, sound_end
+from soundcrafter.loudness import loudness
+from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.progress import Progress
+from soundcrafter.scene.scene import GAP, Event, Scene, Track
+
+LEVEL = -23.0  # LUFS of an event with gain 0 (EBU R 128)
+PEAK = 0.9  # of an event and of the mix
+_ONSET = 10 ** (-30 / 20)  # a sound begins where it first exceeds this share of its peak
+_ATTACK = 0.003  # seconds kept before that
+_CUT = 0.02  # seconds of the fade where a sound is cut off
+
+
+@dataclass(frozen=True)
+class PlacedSound:
+    """A take on the timeline of a rendered scene."""
+
+    track: str
+    what: str  # its prompt or file
+    start: float  # seconds
+    end: float  # seconds
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """A rendered scene."""
+
+    wave: NDArray[np.float32]  # [N], or [N, 2] if the scene has pans
+    sample_rate: int  # Hz
+    stems: Mapping[str, NDArray[np.float32]]  # track -> as `wave`; they add up to it
+    sounds: tuple[PlacedSound, ...]  # in the order of the scene
+
+
+@dataclass
+class _Take:
+    """A take of an event, before it is placed."""
+
+    track: Track
+    event: Event
+    number: int  # from 0
+    seed: int
+    length: float  # seconds asked of the model
+    shift: float  # seconds by which it is late, from the event's jitter
+    wave: Wave = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+def render(
+    scene: Scene,
+    model: SoundCrafter,
+    *,
+    folder: Path | None = None,
+    seconds: float | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Mix:
+    """Generate the events of a scene, in batches, and mix them.
+
+    Each take begins at its start, at most 3 ms before its onset, with the loudness LEVEL + gain
+    (BS.1770, pauses left out), or less where its peak would exceed PEAK. The mix is scaled down
+    where its peak would. Files are relative to `folder`. `seconds` bounds events without a length
+    of their own; by default they share the scene's length among its steps, or have the model's.
+    `options` are those of `SoundCrafter.generate`. Raises ValueError as that does, and for a file
+    that cannot be read.
+    """
+    takes = _plan(scene, seconds or _longest(scene, model))
+    _generate(takes, model, options, progress)
+    for take in takes:
+        if take.event.file:
+            take.wave = read_audio((folder or Path()) / take.event.file, model.sample_rate)
+        take.wave = _shape(take, model.sample_rate)
+    return _mix(scene, takes, model.sample_rate)
+
+
+def _longest(scene: Scene, model: SoundCrafter) -> float:
+    """Seconds of an event that has no length of its own."""
+    if scene.seconds is None:
+        return model.sampling.seconds
+    return max(0.2, scene.seconds / scene.steps - GAP * (scene.steps > 1))
+
+
+def _plan(scene: Scene, longest: float) -> list[_Take]:
+    takes: list[_Take] = []
+    jitter = np.random.default_rng(scene.seed)
+    for track in scene.tracks:
+        for event in track.events:
+            first = scene.seed + len(takes) if event.seed is None else event.seed
+            for number in range(event.repeats):
+                shift = float(jitter.uniform(-event.jitter, event.jitter)) if number else 0.0
+                shared = longest if event.interval is not None else longest / event.repeats
+                length = max(0.2, event.seconds or shared)
+                takes.append(_Take(track, event, number, first + number, length, shift))
+    return takes
+
+
+def _generate(
+    takes: Sequence[_Take],
+    model: SoundCrafter,
+    options: Mapping[str, Any],
+    progress: Progress | None,
+) -> None:
+    """Generate the waves of the takes with prompts; those of one length share batches."""
+    groups: dict[float, list[_Take]] = defaultdict(list)
+    for take in takes:
+        if take.event.prompt:
+            groups[take.length].append(take)
+    done, total = 0, sum(map(len, groups.values()))
+    for length, group in groups.items():
+
+        def report(steps: int, all_steps: int, done: int = done, count: int = len(group)) -> None:
+            if progress is not None:
+                progress(100 * done + round(100 * count * steps / all_steps), 100 * total)
+
+        sounds = model.stream(
+            [take.event.prompt for take in group],
+            seed=[take.seed for take in group],
+            seconds=length,
+            trim=False,
+            progress=report,
+            **options,
+        )
+        for take, sound in zip(group, sounds, strict=True):
+            take.wave = sound.wave
+        done += len(group)
+
+
+def _shape(take: _Take, rate: int) -> Wave:
+    """The take from its onset to its end, faded, at its loudness."""
+    event, wave = take.event, take.wave
+    peak = np.abs(wave).max(initial=0.0)
+    if peak == 0:
+        return wave
+    onset = int(np.argmax(np.abs(wave) > _ONSET * peak))
+    wave = wave[max(0, onset - round(_ATTACK * rate)) : sound_end(wave)]
+    fade_out = event.fade_out
+    if event.seconds is not None and len(wave) > round(event.seconds * rate):
+        wave, fade_out = wave[: round(event.seconds * rate)], max(fade_out, _CUT)
+    # by the part that sounds: a short sound is measured as if it went on
+    measured = np.resize(wave, max(len(wave), round(0.4 * rate)))
+    wanted = LEVEL + event.gain + take.track.gain
+    scale = 10 ** ((wanted - loudness(measured, rate)) / 20)
+    scale = min(scale, PEAK / np.abs(wave).max()) if math.isfinite(scale) else 1.0
+    wave = (wave * np.float32(scale)).astype(np.float32)
+    return _fade(wave, event.fade_in, fade_out, rate)
+
+
+def _fade(wave: Wave, fade_in: float, fade_out: float, rate: int) -> Wave:
+    """A copy of wave [N] with linear fades of these seconds."""
+    wave = wave.copy()
+    rise, fall = (min(round(fade * rate), len(wave)) for fade in (fade_in, fade_out))
+    wave[:rise] *= np.linspace(0.0, 1.0, rise, dtype=np.float32)
+    wave[len(wave) - fall :] *= np.linspace(1.0, 0.0, fall, dtype=np.float32)
+    return wave
+
+
+def _mix(scene: Scene, takes: Sequence[_Take], rate: int) -> Mix:
+    """Place the takes; tracks named in `after` stand above, so their ends are known."""
+    ends: dict[str, float] = defaultdict(float)
+    placed: list[tuple[_Take, float]] = []
+    begin = follow = 0.0  # of the event; of its next take
+    for take in takes:
+        event = take.event
+        if take.number == 0:
+            begin = event.start + max((ends[name] for name in event.after), default=0.0)
+            follow = begin
+        if event.interval is not None:
+            follow = begin + take.number * event.interval
+        start = max(0.0, follow + take.shift)
+        end = start + len(take.wave) / rate
+        follow = end + GAP
+        ends[take.track.name] = max(ends[take.track.name], end)
+        placed.append((take, start))
+    seconds = scene.seconds or max(max(ends.values()), 0.2)
+    stems = _stems(scene, placed, round(seconds * rate), rate)
+    wave = np.sum(list(stems.values()), axis=0, dtype=np.float32)
+    scale = np.float32(min(1.0, PEAK / max(float(np.abs(wave).max(initial=0.0)), 1e-9)))
+    sounds = tuple(
+        PlacedSound(
+            take.track.name,
+            take.event.prompt or take.event.file,
+            start,
+            min(start + len(take.wave) / rate, seconds),
+            take.seed,
+        )
+        for take, start in placed
+    )
+    return Mix(wave * scale, rate, {name: stem * scale for name, stem in stems.items()}, sounds)
+
+
+def _stems(
+    scene: Scene, placed: Sequence[tuple[_Take, float]], length: int, rate: int
+) -> dict[str, NDArray[np.float32]]:
+    """track -> [N], or [N, 2] if the scene has pans, at equal power for every position."""
+    shape = (length, 2) if scene.has_pan else (length,)
+    stems = {track.name: np.zeros(shape, np.float32) for track in scene.tracks}
+    for take, start in placed:
+        first = round(start * rate)
+        wave = take.wave[: max(0, length - first)]
+        if len(wave) < len(take.wave):  # the scene ends before the sound
+            wave = _fade(wave, 0.0, _CUT, rate)
+        stem = stems[take.track.name]
+        if scene.has_pan:
+            angle = (min(1.0, max(-1.0, take.event.pan + take.track.pan)) + 1) * math.pi / 4
+            sides = np.array([math.cos(angle), math.sin(angle)], np.float32)
+            stem[first : first + len(wave)] += wave[:, None] * sides
+        else:
+            stem[first : first + len(wave)] += wave
+    return stems
