@@ -164,8 +164,8 @@ def list_audio(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found)
 
 
-def write_audio(path: str | os.PathLike[str], wave: Wave, sample_rate: int) -> None:
-    """Write wave [N] atomically, as `encode_audio` encodes it.
+def write_audio(path: str | os.PathLike[str], wave: NDArray[np.float32], sample_rate: int) -> None:
+    """Write wave [N] or [N, C] atomically, as `encode_audio` encodes it.
 
     Raises ValueError as `encode_audio` does, and for a folder that is missing or not writable.
     """
@@ -178,12 +178,13 @@ def write_audio(path: str | os.PathLike[str], wave: Wave, sample_rate: int) -> N
         temporary.write_bytes(encoded)
 
 
-def encode_audio(wave: Wave, sample_rate: int, suffix: str = ".wav") -> memoryview:
-    """Encode wave [N] as a sound file; the suffix chooses the format, wav and flac are 16-bit PCM.
+def encode_audio(wave: NDArray[np.float32], sample_rate: int, suffix: str = ".wav") -> memoryview:
+    """Encode wave [N] or [N, C] as a sound file; the suffix chooses the format, wav and flac are
+    16-bit PCM.
 
     The wave is clipped to [-1, 1]. The same wave always gives the same bytes in wav and flac (Ogg
-    contains a random serial number). Raises ValueError for an unknown suffix, a wave that is not
-    one-dimensional and finite, and a rate above 200 kHz.
+    contains a random serial number). Raises ValueError for an unknown suffix, a wave of
+    another shape or with NaN, and a rate above 200 kHz.
     """
     import soundfile
 
@@ -199,7 +200,8 @@ def encode_audio(wave: Wave, sample_rate: int, suffix: str = ".wav") -> memoryvi
     kind, subtype = _ENCODINGS[suffix.lower()]
     # encoded in memory, because libsndfile does not report a full disk and Python does
     stream = io.BytesIO()
-    with soundfile.SoundFile(stream, "w", sample_rate, 1, subtype, format=kind) as file:
+    channels = samples.shape[1] if samples.ndim == 2 else 1
+    with soundfile.SoundFile(stream, "w", sample_rate, channels, subtype, format=kind) as file:
         for begin in range(0, len(samples), _BLOCK):
             file.write(samples[begin : begin + _BLOCK])
     return stream.getbuffer()
@@ -327,8 +329,10 @@ def _check_length(path: Path, file: Any) -> None:
         )
 
 
-def _to_int16(wave: Wave) -> NDArray[np.int16]:
-    wave = _as_wave(wave)
+def _to_int16(wave: NDArray[np.float32]) -> NDArray[np.int16]:
+    wave = np.asarray(wave, dtype=np.float32)
+    if wave.ndim not in (1, 2):
+        raise ValueError(f"wave: got shape {wave.shape}; allowed: [N] or [N, channels]")
     if not np.isfinite(wave).all():
         raise ValueError("wave: contains NaN or infinite samples")
     # libsndfile multiplies by 32767 but divides by 32768; this way rewriting a file is lossless

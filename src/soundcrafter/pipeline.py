@@ -456,6 +456,13 @@ class SoundCrafter:
             trim_heap()  # the vocoder's maps: the audio encoder's have other sizes
         return float(self.clap.embed_audio(samples, self.sample_rate)[0] @ cond)
 
+    @torch.inference_mode()
+    def score(self, wave: np.ndarray, prompt: str) -> float | None:
+        """Cosine of the CLAP embeddings of wave [N] and a prompt; None without an audio tower."""
+        if not self.clap.has_audio:
+            return None
+        return self._similarity(wave, self.clap.embed_text([prompt])[0])
+
     def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:
         """The initial noises [count, C, T/d, F/d] of a seed, the same on every device, in any
         batch, and for any larger count."""

@@ -85,6 +85,32 @@ def plot_grid(
     _save(figure, Path(path))
 
 
+def plot_timeline(
+    spans: Sequence[tuple[str, str, float, float]],
+    wave: Wave,
+    sample_rate: int,
+    path: str | os.PathLike[str],
+) -> None:
+    """Draw a timeline of (track, label, start, end) above the log-mel spectrogram of wave [N], as a
+    PNG. Raises ValueError as `plot_mel` does.
+    """
+    tracks = list(dict.fromkeys(track for track, *_ in spans))
+    figure = _figure(8, 3.0 + 0.35 * len(tracks))
+    heights = (0.35 * len(tracks) + 0.2, 2.8)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=heights)
+    for track, label, start, end in spans:
+        row = tracks.index(track)
+        above.barh(row, end - start, left=start, height=0.7, color=f"C{row % 10}", alpha=0.5)
+        text, families = _printable(_wrap(label, 60, most_lines=1))
+        above.text(start, row, f" {text}", va="center", fontsize=7, parse_math=False, clip_on=True)
+        above.texts[-1].set_fontfamily(families)
+    above.set_yticks([])
+    above.invert_yaxis()
+    above.tick_params(axis="x", length=0)
+    _draw_on(below, wave, sample_rate, "")
+    _save(figure, Path(path))
+
+
 def plot_lines(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], NDArray[np.float64]]]],
     path: str | os.PathLike[str],

@@ -13,6 +13,7 @@ from soundcrafter.cli.evaluate import evaluate_app
 from soundcrafter.cli.generate import demo, generate
 from soundcrafter.cli.model import import_model, info, ship
 from soundcrafter.cli.report import report
+from soundcrafter.cli.scene import scene
 from soundcrafter.cli.train import plot, sprint, train
 from soundcrafter.version import __version__
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(generate)
+app.command()(scene)
 app.command()(train)
 app.command()(sprint)
 app.command()(plot)

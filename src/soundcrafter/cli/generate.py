@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
-from soundcrafter.cli.jobs import STDOUT, assign_files, check_pipe, plan_jobs, run_jobs
+from soundcrafter.cli.jobs import STDOUT, Made, assign_files, check_pipe, plan_jobs, run_jobs
+from soundcrafter.cli.scene import write_mix
 
 if TYPE_CHECKING:
     from soundcrafter.prompt_file import PromptRow
+    from soundcrafter.scene.render import Mix
 from soundcrafter.diffusion.samplers import SAMPLERS
 
 DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
@@ -63,6 +65,13 @@ def generate(
         bool | None,
         typer.Option("--trim/--no-trim", help="Cut silent ends, or keep them."),
     ] = None,
+    compose: Annotated[
+        str,
+        typer.Option(help="auto mixes the events of a prompt; off makes one sound in one pass."),
+    ] = "auto",
+    stems: Annotated[
+        Path | None, typer.Option(help="Folder for the events of a composed sound.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sounds made at once.")] = None,
     name: Annotated[
         str | None,
@@ -97,9 +106,13 @@ def generate(
         "batch_size": batch_size,
     }
     # whatever no model can do is refused before one is loaded
-    jobs = plan_jobs(_read_rows(prompt, prompts), options, prompts)
+    if compose not in ("auto", "off"):
+        raise ValueError(f"compose: got {compose!r}; allowed: auto, off")
+    jobs = plan_jobs(_read_rows(prompt, prompts), options, prompts, compose=compose == "auto")
+    if stems is not None and (len(jobs) != 1 or jobs[0].scene is None):
+        raise ValueError("stems: these are of one sound, of a prompt with several events")
     if output == STDOUT:
-        given = {"--plot": plot, "--json": as_json, "--name": name is not None}
+        given = {"--plot": plot, "--json": as_json, "--name": name, "--stems": stems}
         check_pipe(jobs, [option for option, there in given.items() if there])
     else:
         jobs = assign_files(
@@ -108,22 +121,18 @@ def generate(
     report: list[dict[str, object]] = []
     crafter = SoundCrafter.from_pretrained(model, device, _adapters(adapter or ()), precision)
     with progress("generating", show=not as_json) as advance:
-        for job, sound in run_jobs(crafter, jobs, advance):
+        for made in run_jobs(crafter, jobs, advance):
+            job, sound = made.job, made.sound
+            if made.mix is not None:
+                _say_composed(made.mix)
             if job.file == STDOUT:
                 sys.stdout.buffer.write(sound.to_bytes())
                 continue
             make_folder(job.file.parent)
-            sound.save(job.file)
-            picture = job.file.with_suffix(".png") if plot else None
-            if picture is not None:
-                sound.plot(picture)
-            score = None if sound.score is None else round(sound.score, 4)
-            entry: dict[str, object] = {"file": str(job.file), "prompt": sound.prompt}
-            entry |= {"seed": sound.seed, "seconds": sound.seconds, "score": score}
-            report.append(entry if picture is None else {**entry, "spectrogram": str(picture)})
+            report.append(_write(made, stems, plot))
             if not as_json:
-                said = "" if score is None else f"  score {score:.2f}"
-                print(f"{job.file}  {sound.seconds:.2f} s  seed {sound.seed}{said}")
+                score = "" if sound.score is None else f"  score {sound.score:.2f}"
+                print(f"{job.file}  {sound.seconds:.2f} s  seed {sound.seed}{score}")
             if sound.seconds - sound.end > _QUIET_END:
                 print(
                     f"warning: {job.file}: the sound ends at {sound.end:.1f} s of "
@@ -132,6 +141,27 @@ def generate(
                 )
     if as_json:
         print(json.dumps(report, indent=2))
+
+
+def _write(made: Made, stems: Path | None, plot: bool) -> dict[str, object]:
+    """Write a sound, its stems and its picture; returns what was written."""
+    job, sound = made.job, made.sound
+    score = None if sound.score is None else round(sound.score, 4)
+    facts: dict[str, object] = {"file": str(job.file), "prompt": sound.prompt}
+    facts |= {"seed": sound.seed, "seconds": sound.seconds, "score": score}
+    if made.mix is not None:
+        return facts | write_mix(made.mix, job.file, stems, plot)
+    sound.save(job.file)
+    if plot:
+        picture = job.file.with_suffix(".png")
+        sound.plot(picture)
+        facts["spectrogram"] = str(picture)
+    return facts
+
+
+def _say_composed(mix: "Mix") -> None:
+    events = ", ".join(f"{sound.what} at {sound.start:.1f} s" for sound in mix.sounds)
+    print(f"composed of {len(mix.sounds)} sounds: {events} (--compose off: one)", file=sys.stderr)
 
 
 def demo(

@@ -7,9 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soundcrafter.progress import Progress
+
 if TYPE_CHECKING:  # imported late, so that --help is instant
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.prompt_file import PromptRow
+    from soundcrafter.scene.render import Mix
+    from soundcrafter.scene.scene import Scene
     from soundcrafter.sound import Sound
 
 STDOUT = Path("-")
@@ -27,13 +31,25 @@ class Job:
     take: int  # among the sounds of its prompt, from 1
     name: str = ""  # of its file, where the prompt file gives one
     file: Path = STDOUT
+    scene: "Scene | None" = None  # where the prompt is composed of several events
+
+
+@dataclass(frozen=True)
+class Made:
+    """A job and its sound."""
+
+    job: Job
+    sound: "Sound"
+    mix: "Mix | None" = None  # of a composed sound
 
 
 def plan_jobs(
-    rows: "Sequence[PromptRow]", options: dict[str, Any], source: Path | None
+    rows: "Sequence[PromptRow]", options: dict[str, Any], source: Path | None, *, compose: bool
 ) -> list[Job]:
-    """Every sound, prompt by prompt. Raises ValueError for what no model can do, and names the
-    prompt of the file `source`."""
+    """Every sound, prompt by prompt; with `compose`, prompts of several events become scenes.
+
+    Raises ValueError for what no model can do, and names the prompt of the file `source`.
+    """
     from soundcrafter.diffusion.sample import SamplingConfig
     from soundcrafter.request import resolve
 
@@ -47,34 +63,72 @@ def plan_jobs(
             raise ValueError(f"{where}{error}") from None
         shared = {key: own[key] for key in own if key not in ("seed", "count", "negative")}
         jobs += [
-            Job(each.prompt, own["negative"], each.seed, shared, number, take, row.name)
+            Job(
+                each.prompt,
+                own["negative"],
+                each.seed,
+                shared,
+                number,
+                take,
+                row.name,
+                scene=_composed(each.prompt, own["seconds"], each.seed) if compose else None,
+            )
             for take, each in enumerate(request.jobs(), 1)
         ]
     return jobs
 
 
+def _composed(prompt: str, seconds: float | None, seed: int) -> "Scene | None":
+    """The scene of a prompt with several events; None for a single one."""
+    from soundcrafter.scene.text import scene_from_text
+
+    made = scene_from_text(prompt, seconds=seconds, seed=seed)
+    is_single = len(made.tracks) == 1 and made.tracks[0].events[0].repeats == 1
+    return None if is_single else made
+
+
 def run_jobs(
     crafter: "SoundCrafter", jobs: Sequence[Job], advance: Callable[[float, int], None]
-) -> "Iterator[tuple[Job, Sound]]":
+) -> Iterator[Made]:
     """Make the sounds of jobs; neighbours with the same options share batches. `advance` is called
     with (sounds made, all sounds), in parts of a sound."""
     done = 0
-    for _, group in itertools.groupby(jobs, key=lambda job: (job.options, job.negative is None)):
+    for (_, _, composed), group in itertools.groupby(
+        jobs, key=lambda job: (job.options, job.negative is None, job.scene is not None)
+    ):
         batch = list(group)
+        for part in [[job] for job in batch] if composed else [batch]:
 
-        def report(steps: int, total: int, done: int = done, sounds: int = len(batch)) -> None:
-            advance(done + sounds * steps / total, len(jobs))
+            def report(steps: int, total: int, done: int = done, sounds: int = len(part)) -> None:
+                advance(done + sounds * steps / total, len(jobs))
 
-        negatives = [job.negative for job in batch if job.negative is not None]
-        sounds = crafter.stream(
-            [job.prompt for job in batch],
-            seed=[job.seed for job in batch],
-            negative=negatives or None,
-            **batch[0].options,
-            progress=report,
-        )
-        yield from zip(batch, sounds, strict=True)
-        done += len(batch)
+            yield from _compose(crafter, part, report) if composed else _run(crafter, part, report)
+            done += len(part)
+
+
+def _run(crafter: "SoundCrafter", jobs: Sequence[Job], progress: Progress) -> Iterator[Made]:
+    negatives = [job.negative for job in jobs if job.negative is not None]
+    sounds = crafter.stream(
+        [job.prompt for job in jobs],
+        seed=[job.seed for job in jobs],
+        negative=negatives or None,
+        **jobs[0].options,
+        progress=progress,
+    )
+    for job, sound in zip(jobs, sounds, strict=True):
+        yield Made(job, sound)
+
+
+def _compose(crafter: "SoundCrafter", jobs: Sequence[Job], progress: Progress) -> Iterator[Made]:
+    from soundcrafter.scene.render import render
+    from soundcrafter.sound import Sound
+
+    for job in jobs:
+        assert job.scene is not None
+        used = {key: job.options[key] for key in job.options if key not in ("seconds", "trim")}
+        mix = render(job.scene, crafter, negative=job.negative, progress=progress, **used)
+        score = crafter.score(mix.wave, job.prompt)
+        yield Made(job, Sound(mix.wave, mix.sample_rate, job.prompt, job.seed, score), mix)
 
 
 def check_pipe(jobs: Sequence[Job], others: Sequence[str]) -> None:

@@ -1,0 +1,120 @@
+"""The command on scenes: render one from a file or from text."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
+
+if TYPE_CHECKING:
+    from soundcrafter.scene.render import Mix
+
+
+def scene(
+    file: Annotated[
+        Path | None, typer.Argument(help="Scene (TOML or JSON), see docs/scenes.md.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Make the scene from a prompt instead of a file.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the scene to this .toml or .json, to edit it.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Sound file: wav, flac or ogg.")
+    ] = None,
+    stems: Annotated[Path | None, typer.Option(help="Folder for a file of each track.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length, with --text.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed, with --text.")] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub name; the bundled model if not given.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance strength.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Drafts of each sound.")] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    plot: Annotated[bool, typer.Option("--plot", help="Plot timeline and spectrogram.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Render a scene: several sounds at once, or in order, from a file or from text."""
+    from soundcrafter.scene.render import render
+    from soundcrafter.scene.scene import read_scene
+    from soundcrafter.scene.text import scene_from_text
+
+    if (file is None) == (text is None):
+        raise ValueError("scene: give a FILE, or --text PROMPT")
+    if file is not None and (seconds is not None or seed):
+        raise ValueError("--seconds, --seed: these go with --text; the file has its own")
+    if output is None and save is None:
+        raise ValueError("output: give -o FILE for the sound, or --save FILE for the scene")
+    if output is None and (stems is not None or plot):
+        raise ValueError("--stems, --plot: these need -o FILE")
+    if text is not None:
+        made = scene_from_text(text, seconds=seconds, seed=seed)
+    else:
+        assert file is not None
+        made = read_scene(file)
+    if output is not None:
+        check_outputs(output, stems, plot)
+    if save is not None:
+        made.save(save)
+    if output is None:
+        return
+    from soundcrafter.pipeline import SoundCrafter
+
+    crafter = SoundCrafter.from_pretrained(model, device, precision=precision)
+    options = {"steps": steps, "guidance": guidance, "candidates": candidates}
+    folder = None if file is None else file.parent
+    with progress("generating", show=not as_json) as advance:
+        mix = render(made, crafter, folder=folder, progress=advance, **options)
+    facts = write_mix(mix, output, stems, plot)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    print(f"{output}  {facts['seconds']:.2f} s")
+    for sound in facts["sounds"]:
+        print(f"  {sound['start']:6.2f} to {sound['end']:6.2f} s  {sound['what']}")
+
+
+def check_outputs(output: Path, stems: Path | None, plot: bool) -> None:
+    """Raise ValueError for files that cannot be written."""
+    from soundcrafter.audio import WRITE_SUFFIXES
+
+    if output.suffix.lower() not in WRITE_SUFFIXES:
+        allowed = ", ".join(WRITE_SUFFIXES)
+        raise ValueError(f"{output}: cannot write {output.suffix!r}; allowed: {allowed}")
+    for file in (output, *([output.with_suffix(".png")] if plot else [])):
+        if file.is_dir() or not file.parent.is_dir():
+            raise ValueError(f"{file}: cannot write: a folder, or in no folder")
+    if stems is not None and stems.is_file():
+        raise ValueError(f"{stems}: not a folder")
+
+
+def write_mix(mix: "Mix", output: Path, stems: Path | None, plot: bool) -> dict[str, Any]:
+    """Write a mix, its stems (after its tracks, in the same format) and its picture; returns what
+    was written, serialisable as JSON."""
+    from dataclasses import asdict
+
+    from soundcrafter.audio import to_mono, write_audio
+    from soundcrafter.files import make_folder
+    from soundcrafter.plots import plot_timeline
+
+    write_audio(output, mix.wave, mix.sample_rate)
+    facts: dict[str, Any] = {"file": str(output), "seconds": len(mix.wave) / mix.sample_rate}
+    facts["sounds"] = [asdict(sound) for sound in mix.sounds]
+    if stems is not None:
+        make_folder(stems)
+        facts["stems"] = {}
+        for name, wave in mix.stems.items():
+            file = stems / f"{name}{output.suffix}"
+            write_audio(file, wave, mix.sample_rate)
+            facts["stems"][name] = str(file)
+    if plot:
+        spans = [(sound.track, sound.what, sound.start, sound.end) for sound in mix.sounds]
+        mono = to_mono(mix.wave) if mix.wave.ndim == 2 else mix.wave
+        plot_timeline(spans, mono, mix.sample_rate, output.with_suffix(".png"))
+        facts["spectrogram"] = str(output.with_suffix(".png"))
+    return facts
