@@ -246,7 +246,7 @@ def test_command_prints_a_table_and_json(tiny_model, monkeypatch, capsys):
 
     report = json.loads(printed("--json", "--cold"))
     assert report["cold"] > report["as_shipped"] > 0
-    monkeypatch.setattr("soundcrafter.bench.run.bench", lambda *_, **__: report)
+    monkeypatch.setattr("soundcrafter.bench.benchmark.bench", lambda *_, **__: report)
     table = printed("--cold")
     for words in ("vocoder", "seed 0", "the same, fresh process"):
         assert words in table
@@ -258,7 +258,7 @@ def test_command_prints_a_table_and_json(tiny_model, monkeypatch, capsys):
         (("--peer", "audiogen"), "peer: got 'audiogen'; allowed: diffusers"),
         (("--repeats", "0"), "repeats: got 0; at least 1"),
         (("--seconds", "0"), "seconds: got 0; allowed: 0.2 to 600"),
-        (("--steps", "0"), "steps: got 0; allowed: 1 or more"),
+        (("--steps", "0"), "steps: got 0; allowed: 1 to 10000"),
         (("--precision", "int8"), "precision: got 'int8'"),
         (("--device", "tpu"), "device: 'tpu' is not available"),
         (("--scaling",), "needs --out DIR"),

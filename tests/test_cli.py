@@ -260,9 +260,7 @@ def test_data_check_names_channels_that_cancel(run, tmp_path):
     soundfile.write(tmp_path / "wide.wav", np.stack([wave, -wave], 1), 8000)
     facts = json.loads(run("data", "check", tmp_path, "--decode", "--json").out)
     assert facts["recordings"] == 1
-    assert facts["notes"] == [
-        ["wide.wav", "its channels cancel each other: the loudest one is used"]
-    ]
+    assert facts["notes"] == [["wide.wav", "its channels cancel out; the loudest one is used"]]
     assert "wide.wav: its channels cancel" in run("data", "check", tmp_path, "--decode").out
 
 

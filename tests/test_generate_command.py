@@ -78,7 +78,8 @@ def test_a_taken_name_in_a_folder_gets_a_number(generate: Run, tmp_path: Path) -
 def test_a_folder_can_be_overwritten(generate: Run, tmp_path: Path) -> None:
     generate("rain", "-o", tmp_path, *SHORT)
     before = (tmp_path / "rain-0.wav").read_bytes()
-    generate("Rain, far away", "-o", tmp_path, "--name", "rain-{seed}", "--overwrite", *SHORT)
+    longer = ("--seconds", 0.3, "--steps", 1)
+    generate("wind", "-o", tmp_path, "--name", "rain-{seed}", "--overwrite", *longer)
     assert names(tmp_path) == ["rain-0.wav"]
     assert (tmp_path / "rain-0.wav").read_bytes() != before
 

@@ -38,6 +38,7 @@ class Outer:
     parts: tuple[Inner, ...] = ()
 
 
+integers = st.integers(-(2**63), 2**64 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 inners = st.builds(Inner, size=st.integers(1, 10**9), rate=finite)
 outers = st.builds(
@@ -46,9 +47,9 @@ outers = st.builds(
     flag=st.booleans(),
     mode=st.sampled_from(["fast", "slow"]),
     power=st.sampled_from([1, 2]),
-    widths=st.lists(st.integers(), max_size=4).map(tuple),
+    widths=st.lists(integers, max_size=4).map(tuple),
     range=st.tuples(finite, finite),
-    strides=st.lists(st.tuples(st.integers(), st.integers()), max_size=3).map(tuple),
+    strides=st.lists(st.tuples(integers, integers), max_size=3).map(tuple),
     peak=st.none() | finite,
     inner=inners,
     parts=st.lists(inners, max_size=3).map(tuple),

@@ -33,6 +33,8 @@ def _describe_folder(folder: ModelFolder) -> dict[str, Any]:
     configs = {name: folder.parts[name].config for name in PARTS if name in folder.parts}
     # every parameter takes at least a byte of its file
     most = {name: (folder.path / f"{name}.safetensors").stat().st_size for name in configs}
+    if "adapter" in most:
+        most["adapter"] = MOST_PARAMETERS  # its U-Net is counted too
     ids = {name: entry.training_id for name, entry in folder.parts.items()}
     return {
         **_describe("model", configs, most),

@@ -118,6 +118,8 @@ def _drawn(seed: Any) -> Any:
     """A seed, drawn where it is -1. 32 bits are enough, and can be copied by hand."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ValueError(f"seed: expected int, got {seed!r}")
+    if not RANDOM_SEED <= seed <= MAX_SEED:
+        raise ValueError(f"seed: got {seed}; allowed: 0 to {MAX_SEED}, or -1 for a random one")
     return secrets.randbits(32) if seed == RANDOM_SEED else seed
 
 

@@ -226,13 +226,16 @@ def _build(name: str, config: Any, most: int) -> nn.Module:
     """The network of a part, counted while it is built: ValueError as soon as it has more than
     `most` parameters, before their memory is touched."""
     counted, tensors, thread = 0, 0, threading.get_ident()
+    on_meta = torch.get_default_device().type == "meta"
     most_counted = 3 * most  # weight normalisation replaces a parameter by two
 
     def count(module: nn.Module, key: str, parameter: nn.Parameter | None) -> None:
         nonlocal counted, tensors
         if parameter is None or threading.get_ident() != thread:
             return
-        counted, tensors = counted + parameter.numel(), tensors + 1
+        tensors += 1
+        if not parameter.is_meta or on_meta:  # an adapter looks at its U-Net on meta
+            counted += parameter.numel()
         if counted > most_counted:
             raise ValueError(f"{name}: its settings ask for more than {most:,} parameters")
         if tensors > MOST_TENSORS:

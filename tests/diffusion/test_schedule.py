@@ -151,7 +151,7 @@ def test_user_errors_are_value_errors():
         flow.coefficients(torch.tensor([1000.5]))
     with pytest.raises(ValueError, match="one per sample"):
         vp.add_noise(x, x, torch.tensor([1, 2, 3]))
-    with pytest.raises(ValueError, match="num_steps"):
+    with pytest.raises(ValueError, match="steps: got 1001"):
         vp.sampling_times(1001)
     with pytest.raises(ValueError, match="spacing"):
         flow.sampling_times(10, "leading")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from soundcrafter.evaluate.tagger import Tagger
 
 from soundcrafter import cli
+from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.files import locked
 from soundcrafter.store import open_folder
 from soundcrafter.train.checkpoint import list_checkpoints, run_folder, save_checkpoint
@@ -76,7 +76,7 @@ def test_stages_of_one_folder_may_be_trained_at_once(go, tmp_path):
 def test_other_commands_hold_their_folders_too(
     tiny_recipe, tiny_model, clips, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(Tagger, "bundled", None)  # refused before anything is loaded
+    monkeypatch.setattr(TaggerEmbedder, "bundled", None)  # refused before anything is loaded
     out, recipe = tmp_path / "out", ["--recipe", str(tiny_recipe)]
     data = ["--data", str(clips), "--out", str(out)]
     lines = [

@@ -8,9 +8,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from soundcrafter.data.encode import Latents
 
 from soundcrafter import cli
+from soundcrafter.data.latents import Latents
 from soundcrafter.files import read_json
 from soundcrafter.train import build_stage, read_recipe
 from soundcrafter.train.encode import encode_data

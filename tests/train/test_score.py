@@ -14,10 +14,9 @@ from matplotlib import image
 
 from soundcrafter import cli
 from soundcrafter.audio import audio_info
-from soundcrafter.plots import phase_borders
 from soundcrafter.train import TrainingInterrupted
 from soundcrafter.train.checkpoint import list_checkpoints, run_folder
-from soundcrafter.train.log import SCORES, Log, read_log
+from soundcrafter.train.log import SCORES, Log, phase_borders, read_log
 from soundcrafter.train.report import plot_training, report_markdown, training_report
 from soundcrafter.train.score import ScoreOptions
 

@@ -53,8 +53,8 @@ def test_mixing_by_hand():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"classes": ("a", "a")}, "twice"),
-        ({"width": 12}, "multiple of 8"),
+        ({"classes": ("a", "a")}, "not unique"),
+        ({"width": 12}, "multiples of 8"),
         ({"depths": ()}, "depths"),
         ({"dropout": 1.0}, "dropout"),
     ],
@@ -62,7 +62,7 @@ def test_mixing_by_hand():
 def test_impossible_settings(settings, words):
     with pytest.raises(ValueError, match=words):
         TaggerConfig(**settings)
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match="classes: got 1; allowed: 2 or more"):
         Tagger(TaggerConfig(classes=("one",)))
 
 
