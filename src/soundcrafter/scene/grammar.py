@@ -117,8 +117,9 @@ class Phrase:
     def head(self) -> "Phrase":
         """A noun phrase without what follows its noun; what follows "of" stays."""
         for at, (word, tag) in enumerate(zip(self.lower, self.tags, strict=True)):
-            noun = any(tag in (*SUBJECTS, Tag.ING) for tag in self.tags[:at])
-            if (at and tag is Tag.PREPOSITION and word != "of") or (noun and tag is Tag.BREAK):
+            place = at > 0 and tag is Tag.PREPOSITION and word != "of"
+            verb = tag is Tag.BREAK and self.tags[at + 1 : at + 2] == (Tag.MAYBE_VERB,)
+            if place or verb:
                 return self[:at]
         return self
 
@@ -215,7 +216,8 @@ def _base_form(word: str, before: list[str], tags: Sequence[Tag], at: int, after
         return Tag.VERB
     finite = max((at for at, tag in enumerate(tags) if tag in FINITE), default=-1)
     joint = Tag.BREAK in tags[finite + 2 :]  # a man and a woman talk
-    plural = is_plural(before[at]) or before[at] in known.CROWDS or word in known.NEVER_NOUNS
-    if tags[at] in (*SUBJECTS, Tag.ING) and (plural or joint) and not _in_clause(tags):
+    plural = is_plural(before[at]) or joint or before[at] in known.CROWDS
+    sure = word in known.NEVER_NOUNS and tags[at] in (*SUBJECTS, Tag.ING)
+    if (sure or (plural and tags[at] in SUBJECTS)) and not _in_clause(tags):
         return Tag.VERB
     return Tag.ADJECTIVE if word in known.ADJECTIVES else Tag.NOUN

@@ -87,12 +87,12 @@ def _tagged_events(tagged: list[tuple[str, str]]) -> tuple[ParsedEvent, ...]:
 
 # Connectives match whole words of a text in which spaces separate words and commas.
 _LINK = r"(?:(?:and|but|which|that|it|is|are|was|were|being|then|afterwards?) )*"
-_HOW = r"(?:(?:closely|shortly|quickly|immediately|soon|briefly|directly|just|right|then) )*"
+_HOW = r"(?:(?:closely|shortly|immediately|soon|directly|just|right|then) )*"
 ORDER = re.compile(
     rf"(?:(?<= )|^)(?:[,;.] )?(?:"
     rf"(?P<before>{_HOW}before(?! and after))"
     rf"|(?P<after>{_HOW}(?<!before and )after(?! (?:another|the other|one|which|that)\b))"
-    rf"|(?P<noun>{_LINK}{_HOW}(?:followed|proceeded|succeeded) {_HOW}by"
+    rf"|(?P<noun>{_LINK}{_HOW}(?:followed|proceeded|succeeded) (?:quickly )?{_HOW}by"
     rf"|(?:and |which )?(?:ending|ends) (?:with|in)|(?:which )?(?:leading|leads) (?:up )?to)"
     rf"|after which|after that|at which point|until"
     rf"|(?P<then>(?:and |but )?then(?: (?:finally|eventually|later))?)"
@@ -113,7 +113,7 @@ def _steps(text: str) -> list[str]:
     steps: list[str] = []
     for link, step in _in_order(text):
         if link and steps and not link["noun"]:
-            step = _with_subject(step, _together(steps[-1])[-1])
+            step = _with_subject(step, _together(steps[-1])[-1], link)
         at = len(steps) - 1 if link and link["after"] else len(steps)
         steps.insert(at, step)
     if len(steps) > 1:
@@ -160,7 +160,7 @@ def _moved_then(left: str, right: str) -> tuple[str, str] | None:
     return (match[1], f"{match[2]} {right}") if bare or unfinished else None
 
 
-def _with_subject(step: str, previous: str) -> str:
+def _with_subject(step: str, previous: str, link: re.Match[str]) -> str:
     """A step that begins with its verb, with the subject of the clause before it in front."""
     phrase, before = Phrase.of(_together(step)[0]), Phrase.of(previous)
     at = before.predicate
@@ -178,7 +178,8 @@ def _with_subject(step: str, previous: str) -> str:
         third = phrase.lower[phrase.tags.index(form)] in known.THIRD_PERSON
         carried = before.tags[at] in FINITE and third is not plural
     elif form is Tag.ING:  # not: rustling leaves
-        carried = Tag.ING in before.tags[at:] and verbs[1:2] not in ([Tag.NOUN], [Tag.ING])
+        alike = Tag.ING in before.tags[at:] or not link["then"]  # speaks before coughing
+        carried = alike and verbs[1:2] not in ([Tag.NOUN], [Tag.ING])
     else:
         carried = True
     return f"{subject} {step}" if carried else step
@@ -189,7 +190,8 @@ def _with_subject(step: str, previous: str) -> str:
 TOGETHER = re.compile(
     r"(?:(?<= )|^)(?:[,;.] )?(?:and |but |all )?(?:"
     r"(?P<clause>(?<!a )while|whilst|as(?! if| well| though| a result)(?: meanwhile)?)"
-    r"|(?P<always>(?:is |are |being )?accompanied by|along with|together with|mixed with"
+    r"|(?P<always>(?:is |are |being )?(?:accompanied by|(?:punctuated|interspersed|mixed|combined) (?:by|with))"
+    r"|along with|together with"
     r"|during which|(?:all )?the while|meanwhile|at the same time(?: as)?|simultaneously with)"
     r"|(?P<sound>(?<!over and )over(?! and over)|above|amid|amidst|among|amongst|alongside|during)"
     r"|(?P<manner>with)"
@@ -286,7 +288,7 @@ def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool)
         return False
     if right.kind is Kind.CLAUSE:
         return _is_new_clause(left, right)
-    if right.kind is Kind.OTHER or _is_noise(left) and _is_noise(right) and _is_plain(right):
+    if right.kind is Kind.OTHER or (_is_noise(left) and _is_noise(right) and _is_plain(right)):
         return False
     if right.kind is Kind.VERBAL:
         return _is_new_verb(left, right, by_and)
@@ -364,7 +366,7 @@ def _has_object(phrase: Phrase) -> bool:
 
 BACKGROUND = re.compile(r" ?\b(?:far )?[io]n (?:the |a )?background\b(?! of)", re.IGNORECASE)
 DISTANT = re.compile(
-    r" ?\b(?:(?:off )?in the (?:far )?distance|(?:from|at) (?:a|the) distance|from afar"
+    r" ?\b(?:(?:(?<!go )(?<!goes )(?<!going )off )?in the (?:far )?distance|(?:from|at) (?:a|the) distance|from afar"
     r"|(?:from )?far away|far off)\b(?! from)",
     re.IGNORECASE,
 )
@@ -391,7 +393,10 @@ def _marked(event: ParsedEvent) -> ParsedEvent:
             text, repeats = without, _number(match)
     for word in _leading_adjectives(text):
         gain = min(gain, {"background": BACKGROUND_GAIN, "distant": DISTANT_GAIN}.get(word, 0.0))
-    text = re.sub(r" (?=[,;.])", "", text.strip(" ,;."))
+    text = re.sub(
+        r"^(?:and |but )+|(?: and| but|[,;. ])+$", "", text.strip(" ,;."), flags=re.IGNORECASE
+    )
+    text = re.sub(r" (?=[,;.])", "", text)
     return replace(event, text=text, gain=gain, repeats=repeats)
 
 
