@@ -76,6 +76,8 @@ class Phrase:
         """Where the verb of the subject begins; None where no verb has a subject."""
         subject = False
         for at, tag in enumerate(self.tags):
+            if self.lower[at] in known.SUBORDINATORS:
+                return None
             if subject and tag in FINITE:
                 return at
             if subject and tag in (Tag.ING, Tag.PAST) and self._ends_noun(at):
@@ -106,7 +108,7 @@ class Phrase:
             return Kind.VERBAL
         if self.predicate is not None:
             return Kind.CLAUSE
-        if tags[0] is Tag.PREPOSITION:
+        if tags[0] is Tag.PREPOSITION or self.lower[0] in known.SUBORDINATORS:
             return Kind.OTHER
         if tags[0] in (Tag.ING, Tag.MAYBE_VERB):
             return Kind.VERBAL
@@ -151,7 +153,7 @@ def _tag(word: str, before: list[str], tags: Sequence[Tag], after: str) -> Tag:
     only = word == "but" and before[-1:] in (["nothing"], ["all"])  # nothing but crickets
     if word in (",", ";", ".", "and", "&", "but") and not only:
         return Tag.BREAK
-    if word in known.CONJUNCTIONS:
+    if word in known.CONJUNCTIONS | known.SUBORDINATORS:
         return Tag.OTHER
     at = len(before) - 1
     while at >= 0 and tags[at] is Tag.ADVERB:

@@ -48,6 +48,7 @@ def parse_events(prompt: str) -> tuple[ParsedEvent, ...]:
     # Spaces around commas and full stops make them words of their own; decimal points stay.
     text = " ".join(re.sub(r"\s*([,;]|\.(?!\w))", r" \1 ", prompt).split()).strip(" ,;.")
     steps = [_together(step) for step in _steps(text)]
+    steps = [[*step[:-1], AT_ONCE.sub("", step[-1])] if len(step) > 1 else step for step in steps]
     return tuple(
         _marked(ParsedEvent(event, number)) for number, step in enumerate(steps) for event in step
     )
@@ -92,7 +93,7 @@ ORDER = re.compile(
     rf"(?:(?<= )|^)(?:[,;.] )?(?:"
     rf"(?P<before>{_HOW}before(?! and after))"
     rf"|(?P<after>{_HOW}(?<!before and )after(?! (?:another|the other|one|which|that)\b))"
-    rf"|(?P<noun>{_LINK}{_HOW}(?:followed|proceeded|succeeded) (?:quickly )?{_HOW}by"
+    rf"|(?P<noun>{_LINK}{_HOW}(?:followed|proceeded|succeeded) (?:quickly |briefly )?{_HOW}by"
     rf"|(?:and |which )?(?:ending|ends) (?:with|in)|(?:which )?(?:leading|leads) (?:up )?to)"
     rf"|after which|after that|at which point|until"
     rf"|(?P<then>(?:and |but )?then(?: (?:finally|eventually|later))?)"
@@ -190,14 +191,17 @@ def _with_subject(step: str, previous: str, link: re.Match[str]) -> str:
 TOGETHER = re.compile(
     r"(?:(?<= )|^)(?:[,;.] )?(?:and |but |all )?(?:"
     r"(?P<clause>(?<!a )while|whilst|as(?! if| well| though| a result)(?: meanwhile)?)"
-    r"|(?P<always>(?:is |are |being )?(?:accompanied by|(?:punctuated|interspersed|mixed|combined) (?:by|with))"
-    r"|along with|together with"
+    r"|(?P<always>(?:is |are |being )?(?:accompanied|punctuated|interspersed|mixed) (?:by|with)"
+    r"|along with|together with|as well as"
     r"|during which|(?:all )?the while|meanwhile|at the same time(?: as)?|simultaneously with)"
     r"|(?P<sound>(?<!over and )over(?! and over)|above|amid|amidst|among|amongst|alongside|during)"
     r"|(?P<manner>with)"
     r")(?: ,)?(?: |$)",
     re.IGNORECASE,
 )
+
+
+AT_ONCE = re.compile(r"(?: ,)?(?: all)? (?:at the same time|simultaneously)$", re.IGNORECASE)
 
 
 def _together(step: str) -> list[str]:
@@ -225,19 +229,20 @@ def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
     phrase = Phrase.of(_listed(scope)[0] if scope else right)
     before = Phrase.of(_listed(left)[-1])
     if match["clause"]:
-        if phrase.kind is Kind.VERBAL:  # a man talks while typing
-            return phrase.tags[0] is Tag.ING and known.base_of(phrase.lower[0]) is not None
+        if phrase.kind is Kind.VERBAL:  # while typing; but: while cooking
+            heard = any(known.names_a_sound(word) for word in phrase.lower)
+            return phrase.tags[0] is Tag.ING and heard
         if phrase.kind is not Kind.CLAUSE and match["clause"].lower() == "as":
             return False
         return phrase.lower[0] not in ("it", "its")
     if not (phrase.sounds and before.sounds) or phrase.kind is Kind.OTHER:
         return False
-    own_clause = phrase.kind is Kind.CLAUSE
-    if match["sound"]:
-        return own_clause or phrase.head.lower[-1] not in known.DEVICES
-    if own_clause:
+    if re.split(" (?:and|,)(?: |$)| in ", scope)[0].split()[-1].lower() in known.DEVICES:
+        return False
+    if match["sound"] or phrase.kind is Kind.CLAUSE:
         return phrase.lower[0] not in ("its", "it")
-    if phrase.lower[0] in known.POSSESSIVES or phrase.has(known.MANNER_NOUNS):
+    manner = phrase.has(known.MANNER_NOUNS) and not phrase.has(known.PEOPLE, known.ANIMALS)
+    if phrase.lower[0] in known.POSSESSIVES or manner:
         return bool(BACKGROUND.search(scope) or DISTANT.search(scope))
     # "with a splash" says how the sound before it ends, not that a second source splashes.
     modifiers = {Tag.DETERMINER, Tag.ADJECTIVE, Tag.ADVERB}
@@ -259,9 +264,7 @@ def _listed(clause: str) -> list[str]:
                 parts.append(slice(begin, at))
             begin = at + 1
     for at in range(len(parts) - 2, 0, -1):  # a man speaks, a woman and a child laugh
-        if phrase[parts[at + 1]].kind is Kind.CLAUSE and _is_subject(
-            phrase, parts[at], parts[at + 1]
-        ):
+        if _is_subject(phrase, parts[at], parts[at + 1]):
             parts[at : at + 2] = [slice(parts[at].start, parts[at + 1].stop)]
     events: list[str] = []
     event = parts[0] if parts else slice(0, len(phrase))
@@ -277,8 +280,10 @@ def _listed(clause: str) -> list[str]:
 
 def _is_subject(phrase: Phrase, part: slice, clause: slice) -> bool:
     """Whether a part of a list shares the verb of the part after it."""
-    noun = phrase[part].predicate is None and phrase[part].kind in (Kind.NOUN, Kind.VERBAL)
-    return noun and not _is_new_clause(phrase[part], phrase[clause])
+    left, right = phrase[part], phrase[clause]
+    by_and = phrase.lower[part.stop : clause.start] == ("and",)
+    noun = left.kind is Kind.NOUN or (left.kind is Kind.VERBAL and by_and and len(left) == 1)
+    return noun and right.kind is Kind.CLAUSE and not _is_new_clause(left, right)
 
 
 def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool) -> bool:
@@ -313,6 +318,8 @@ def _is_new_clause(left: Phrase, right: Phrase) -> bool:
     if left.predicate is not None or left.finite or at is None:
         return True
     subject = right[:at]
+    if len(left) == 1 and "of" in subject.lower and subject.tags[0] is not Tag.DETERMINER:
+        return False  # horns and sirens of a firetruck blare
     if right.tags[at] not in FINITE:  # rain and a dog barking; but: a man and a dog barking
         return left.sounds
     verb = right.lower[at]
@@ -366,8 +373,8 @@ def _has_object(phrase: Phrase) -> bool:
 
 BACKGROUND = re.compile(r" ?\b(?:far )?[io]n (?:the |a )?background\b(?! of)", re.IGNORECASE)
 DISTANT = re.compile(
-    r" ?\b(?:(?:(?<!go )(?<!goes )(?<!going )off )?in the (?:far )?distance|(?:from|at) (?:a|the) distance|from afar"
-    r"|(?:from )?far away|far off)\b(?! from)",
+    r" ?\b(?:(?:(?<!go )(?<!goes )(?<!going )off )?in the (?:far )?distance"
+    r"|(?:from|at) (?:a|the) distance|from afar|(?:from )?far away|far off)\b(?! from)",
     re.IGNORECASE,
 )
 REPEATS = re.compile(
