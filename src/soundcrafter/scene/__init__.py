@@ -1,1 +1,1 @@
-"""Scenes: several sounds at once, and in order."""
+"""A scene: the events of a prompt on a timeline, each its own sound, mixed into one."""

@@ -1,0 +1,426 @@
+"""Split a sound prompt into its events: which sounds, which of them together, in which order.
+
+A prompt is split at words of order into steps, a step at words such as "while" into clauses, and
+a clause at "and" and commas into events, where the grammar says that both sides are sounds of
+their own. In doubt, one event stays one. Nested prompts are read from left to right.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from soundcrafter.scene import words as known
+from soundcrafter.scene.grammar import FINITE, Kind, Phrase, Tag, is_plural
+
+BACKGROUND_GAIN = -8.0  # LU
+DISTANT_GAIN = -12.0  # LU
+
+
+@dataclass(frozen=True)
+class ParsedEvent:
+    """One sound of a prompt.
+
+    text: its words as the prompt has them; a subject carried over is added in front.
+    step: events of one step sound together; steps follow each other: 0, 1, ...
+    gain: LU relative to the other events.
+    repeats: how often it sounds; None for an unstated number ("repeatedly").
+    throughout: it lasts through all steps.
+    """
+
+    text: str
+    step: int
+    gain: float = 0.0
+    repeats: int | None = 1
+    throughout: bool = False
+
+
+def parse_events(prompt: str) -> tuple[ParsedEvent, ...]:
+    """The events of a prompt, in the order of their steps; at least one.
+
+    Also reads lists such as `<dog barking& start> <rain& all>`, with start, mid, end or all
+    (Make-An-Audio 2). Raises ValueError for a prompt without words.
+    """
+    if not re.search(r"\w", prompt):
+        raise ValueError("a prompt needs at least one word")
+    tagged = TAGGED.findall(prompt)
+    if tagged and not TAGGED.sub("", prompt).strip(" ,;."):
+        return _tagged_events(tagged)
+    # Spaces around commas and full stops make them words of their own; decimal points stay.
+    text = " ".join(re.sub(r"\s*([,;]|\.(?!\w))", r" \1 ", prompt).split()).strip(" ,;.")
+    steps = [_together(step) for step in _steps(text)]
+    steps = [[*step[:-1], AT_ONCE.sub("", step[-1])] if len(step) > 1 else step for step in steps]
+    return tuple(
+        _marked(ParsedEvent(event, number)) for number, step in enumerate(steps) for event in step
+    )
+
+
+def events_notation(events: Iterable[ParsedEvent]) -> str:
+    """One line that shows events, steps and marks: `a dog barks x2 + rain ~ | thunder ^`."""
+    steps: dict[int, list[str]] = {}
+    for event in events:
+        mark = {BACKGROUND_GAIN: " ~", DISTANT_GAIN: " ^"}.get(event.gain, "")
+        times = "" if event.repeats == 1 else f" x{event.repeats or '*'}"
+        steps.setdefault(event.step, []).append(event.text + mark + times)
+    return " | ".join(" + ".join(steps[step]) for step in sorted(steps))
+
+
+# --- the list of Make-An-Audio 2 ---
+
+TAGGED = re.compile(r"<([^<>&]*\w[^<>&]*)&\s*(start|mid|end|all)\s*>", re.IGNORECASE)
+
+
+def _tagged_events(tagged: list[tuple[str, str]]) -> tuple[ParsedEvent, ...]:
+    order = [when for when in ("start", "mid", "end") if any(t.lower() == when for _, t in tagged)]
+    events = [
+        _marked(
+            ParsedEvent(
+                " ".join(text.split()),
+                0 if when.lower() == "all" else order.index(when.lower()),
+                throughout=when.lower() == "all",
+            )
+        )
+        for text, when in tagged
+    ]
+    return tuple(sorted(events, key=lambda event: event.step))
+
+
+# --- steps ---
+
+# Connectives match whole words of a text in which spaces separate words and commas.
+_LINK = r"(?:(?:and|but|which|that|it|is|are|was|were|being|then|afterwards?) )*"
+_HOW = r"(?:(?:closely|shortly|immediately|soon|directly|just|right|then) )*"
+ORDER = re.compile(
+    rf"(?:(?<= )|^)(?:[,;.] )?(?:"
+    rf"(?P<before>{_HOW}before(?! and after))"
+    rf"|(?P<after>{_HOW}(?<!before and )after(?! (?:another|the other|one|which|that)\b))"
+    rf"|(?P<noun>{_LINK}{_HOW}(?:followed|proceeded|succeeded) (?:quickly |briefly )?{_HOW}by"
+    rf"|(?:and |which )?(?:ending|ends) (?:with|in)|(?:which )?(?:leading|leads) (?:up )?to)"
+    rf"|after which|after that|at which point|until"
+    rf"|(?P<then>(?:and |but )?then(?: (?:finally|eventually|later))?)"
+    rf"|(?:and |but )?(?:finally|eventually|afterwards?)|(?:and|,) (?:later(?: on)?|next)(?= )"
+    rf")(?: ,)?(?: |$)",
+    re.IGNORECASE,
+)
+OPENING = re.compile(r"^(?:at first|firstly|first|initially|to begin with)(?: ,)? ", re.IGNORECASE)
+AT_FIRST = re.compile(r" (?:,  )?(?:at first|initially)$", re.IGNORECASE)
+
+
+def _steps(text: str) -> list[str]:
+    """The texts of the steps, in the order in which they sound."""
+    leading = re.match(r"(?:shortly )?(after|before) (.+?) , (.+)$", text, re.IGNORECASE)
+    if leading and Phrase.of(leading[2]).sounds:
+        word, first, second = leading.groups()
+        text = f"{first} then {second}" if word.lower() == "after" else f"{second} then {first}"
+    steps: list[str] = []
+    for link, step in _in_order(text):
+        if link and steps and not link["noun"]:
+            step = _with_subject(step, _together(steps[-1])[-1], link)
+        at = len(steps) - 1 if link and link["after"] else len(steps)
+        steps.insert(at, step)
+    if len(steps) > 1:
+        steps = [AT_FIRST.sub("", OPENING.sub("", step)) for step in steps]
+    return steps
+
+
+def _in_order(text: str) -> list[tuple[re.Match[str] | None, str]]:
+    """The steps as the text has them, each with the word of order in front of it."""
+    found: list[tuple[re.Match[str] | None, str]] = []
+    link = None  # the word of order in front of `text`
+    match = ORDER.search(text)
+    while match:
+        left, right = text[: match.start()].strip(), text[match.end() :].strip()
+        if not right or not _separates(match, left, right):
+            match = ORDER.search(text, match.end())
+            continue
+        if match["then"] and (moved := _moved_then(left, right)):
+            left, right = moved
+        if left:
+            found.append((link, left))
+        text, link = right, match
+        match = ORDER.search(text)
+    return [*found, (link, text)]
+
+
+def _separates(match: re.Match[str], left: str, right: str) -> bool:
+    """Whether a word of order has a sound on either side; most need not be looked at."""
+    if not (match["before"] or match["after"]):
+        return True
+    following = ORDER.search(right)
+    right = right[: following.start()] if following else right
+    return Phrase.of(left).sounds and Phrase.of(right).sounds
+
+
+def _moved_then(left: str, right: str) -> tuple[str, str] | None:
+    """Put "then" in front of its clause: in "rain and a man then laughs", "a man" is no sound."""
+    match = re.match(r"(.+?) (?:, and|and|[,;.]) ((?:(?!and\b|,).)+)$", left, re.IGNORECASE)
+    if not match or Phrase.of(right).tags[0] not in (*FINITE, Tag.MAYBE_VERB, Tag.PAST):
+        return None
+    subject = Phrase.of(match[2])
+    bare = subject.kind is Kind.NOUN and subject.tags[0] is Tag.DETERMINER
+    unfinished = subject.lower[-1] in known.BE
+    return (match[1], f"{match[2]} {right}") if bare or unfinished else None
+
+
+def _with_subject(step: str, previous: str, link: re.Match[str]) -> str:
+    """A step that begins with its verb, with the subject of the clause before it in front."""
+    phrase, before = Phrase.of(_together(step)[0]), Phrase.of(previous)
+    at = before.predicate
+    if at is None or phrase.kind is not Kind.VERBAL:
+        return step
+    subject = before[:at]
+    if subject.tags[0] is Tag.PREPOSITION and "," in subject.words:  # in a hall, a dog barks
+        subject = subject[len(subject) - subject.words[::-1].index(",") :]
+    while subject and subject.tags[-1] is Tag.ADVERB:
+        subject = subject[:-1]
+    verbs = [tag for tag in phrase.tags if tag is not Tag.ADVERB]
+    form = verbs[0]
+    if form is Tag.MAYBE_VERB:  # barks: a verb if one dog barked before it, a noun after two
+        plural = is_plural(subject.lower[-1]) or "and" in subject.lower
+        third = phrase.lower[phrase.tags.index(form)] in known.THIRD_PERSON
+        carried = before.tags[at] in FINITE and third is not plural
+    elif form is Tag.ING:  # not: rustling leaves
+        alike = Tag.ING in before.tags[at:] or not link["then"]  # speaks before coughing
+        carried = alike and verbs[1:2] not in ([Tag.NOUN], [Tag.ING])
+    else:
+        carried = True
+    return f"{subject} {step}" if carried else step
+
+
+# --- clauses that sound together ---
+
+TOGETHER = re.compile(
+    r"(?:(?<= )|^)(?:[,;.] )?(?:and |but |all )?(?:"
+    r"(?P<clause>(?<!a )while|whilst|as(?! if| well| though| a result)(?: meanwhile)?)"
+    r"|(?P<always>(?:is |are |being )?(?:accompanied|punctuated|interspersed|mixed) (?:by|with)"
+    r"|along with|together with|as well as"
+    r"|during which|(?:all )?the while|meanwhile|at the same time(?: as)?|simultaneously with)"
+    r"|(?P<sound>(?<!over and )over(?! and over)|above|amid|amidst|among|amongst|alongside|during)"
+    r"|(?P<manner>with)"
+    r")(?: ,)?(?: |$)",
+    re.IGNORECASE,
+)
+
+
+AT_ONCE = re.compile(r"(?: ,)?(?: all)? (?:at the same time|simultaneously)$", re.IGNORECASE)
+
+
+def _together(step: str) -> list[str]:
+    """The texts of the events of a step."""
+    leading = re.match(
+        r"(?:while|whilst|as) (.+?(?: ,|in the background)) (.+)$", step, re.IGNORECASE
+    )
+    if leading and Phrase.of(leading[1].rstrip(" ,")).kind is Kind.CLAUSE:
+        return _together(leading[1].rstrip(" ,")) + _together(leading[2])
+    match = TOGETHER.search(step)
+    while match:
+        left, right = step[: match.start()].strip(), step[match.end() :].strip()
+        if left and right and _is_apart(match, left, right):
+            return _listed(left) + _together(right)
+        match = TOGETHER.search(step, match.end())
+    return _listed(step)
+
+
+def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
+    """Whether what follows a word of simultaneity is a sound of its own."""
+    if match["always"]:
+        return True
+    following = TOGETHER.search(right)
+    scope = right[: following.start()].strip() if following else right
+    phrase = Phrase.of(_listed(scope)[0] if scope else right)
+    before = Phrase.of(_listed(left)[-1])
+    if match["clause"]:
+        if phrase.kind is Kind.VERBAL:  # while typing; but: while cooking
+            heard = any(known.names_a_sound(word) for word in phrase.lower)
+            return phrase.tags[0] is Tag.ING and heard
+        if phrase.kind is not Kind.CLAUSE and match["clause"].lower() == "as":
+            return False
+        return phrase.lower[0] not in ("it", "its")
+    if not (phrase.sounds and before.sounds) or phrase.kind is Kind.OTHER:
+        return False
+    if re.split(" (?:and|,)(?: |$)| in ", scope)[0].split()[-1].lower() in known.DEVICES:
+        return False
+    if match["sound"] or phrase.kind is Kind.CLAUSE:
+        return phrase.lower[0] not in ("its", "it")
+    manner = phrase.has(known.MANNER_NOUNS) and not phrase.has(known.PEOPLE, known.ANIMALS)
+    if phrase.lower[0] in known.POSSESSIVES or manner:
+        return bool(BACKGROUND.search(scope) or DISTANT.search(scope))
+    # "with a splash" says how the sound before it ends, not that a second source splashes.
+    modifiers = {Tag.DETERMINER, Tag.ADJECTIVE, Tag.ADVERB}
+    splash = phrase.lower[0] in ("a", "an") and set(phrase.tags[:-1]) <= modifiers
+    return not (splash and phrase.lower[-1] in known.SOUND_VERBS and scope == str(phrase))
+
+
+# --- lists: events joined by "and" and commas ---
+
+
+def _listed(clause: str) -> list[str]:
+    """Split a clause at "and" and commas where both sides are sounds of their own."""
+    phrase = Phrase.of(clause)
+    parts: list[slice] = []
+    begin = 0
+    for at, tag in enumerate((*phrase.tags, Tag.BREAK)):
+        if tag is Tag.BREAK:
+            if at > begin:
+                parts.append(slice(begin, at))
+            begin = at + 1
+    for at in range(len(parts) - 2, 0, -1):  # a man speaks, a woman and a child laugh
+        if _is_subject(phrase, parts[at], parts[at + 1]):
+            parts[at : at + 2] = [slice(parts[at].start, parts[at + 1].stop)]
+    events: list[str] = []
+    event = parts[0] if parts else slice(0, len(phrase))
+    for number, part in enumerate(parts[1:], start=2):
+        following = phrase[parts[number]] if number < len(parts) else None
+        by_and = phrase.lower[part.start - 1] == "and"
+        if _is_new(phrase[event], phrase[part], following, by_and):
+            events.append(str(phrase[event]))
+            event = part
+        event = slice(event.start, part.stop)
+    return [*events, str(phrase[event])]
+
+
+def _is_subject(phrase: Phrase, part: slice, clause: slice) -> bool:
+    """Whether a part of a list shares the verb of the part after it."""
+    left, right = phrase[part], phrase[clause]
+    by_and = phrase.lower[part.stop : clause.start] == ("and",)
+    noun = left.kind is Kind.NOUN or (left.kind is Kind.VERBAL and by_and and len(left) == 1)
+    return noun and right.kind is Kind.CLAUSE and not _is_new_clause(left, right)
+
+
+def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool) -> bool:
+    """Whether a part of a list is a sound of its own, or belongs to the event before it."""
+    pair = frozenset((left.lower[-1], right.lower[0]))
+    if pair in known.PAIRS or len(pair) == 1 or not (left.sounds or _is_source(left)):
+        return False
+    if right.kind is Kind.CLAUSE:
+        return _is_new_clause(left, right)
+    if right.kind is Kind.OTHER or (_is_noise(left) and _is_noise(right) and _is_plain(right)):
+        return False
+    if right.kind is Kind.VERBAL:
+        return _is_new_verb(left, right, by_and)
+    if left.kind is not Kind.NOUN:
+        return right.sounds and not _has_object(left)
+    if (
+        following
+        and following.kind in (Kind.CLAUSE, Kind.NOUN)
+        and not (left.sounds or right.sounds)
+    ):
+        return False  # a dog, a cat and a bird make noise
+    bare = len(left) == 1 and "of" in right.lower  # the pop and fizz of a can
+    return not bare and (right.sounds or _is_source(right))
+
+
+def _is_new_clause(left: Phrase, right: Phrase) -> bool:
+    """Whether a part with its own subject and verb is new: not so in "a man and a woman talk"."""
+    first = right.lower[0]
+    if first == "it" or (first in known.POSSESSIVES and right.has(known.MANNER_NOUNS)):
+        return False
+    at = right.predicate
+    if left.predicate is not None or left.finite or at is None:
+        return True
+    subject = right[:at]
+    if len(left) == 1 and "of" in subject.lower and subject.tags[0] is not Tag.DETERMINER:
+        return False  # horns and sirens of a firetruck blare
+    if right.tags[at] not in FINITE:  # rain and a dog barking; but: a man and a dog barking
+        return left.sounds
+    verb = right.lower[at]
+    if verb in known.THIRD_PERSON or verb in ("is", "was"):
+        return left.sounds or not left.has(known.PEOPLE, known.ANIMALS)
+    return left.sounds and subject.has(known.PEOPLE, known.ANIMALS)
+
+
+def _is_new_verb(left: Phrase, right: Phrase, by_and: bool) -> bool:
+    """Whether a part that begins with a verb is a noun of its own: a man speaks and rustling."""
+    first = next(tag for tag in right.tags if tag is not Tag.ADVERB)
+    if len(right) == 1 and right.lower[0] in known.SOUND_VERBS and not by_and:
+        return False  # a clock, tick
+    if left.kind is Kind.NOUN:
+        noise = _is_noise(left) or known.base_of(left.head.lower[-1]) in known.SOUND_VERBS
+        return left.sounds and first in (Tag.ING, Tag.MAYBE_VERB) and not noise
+    if first is Tag.ING:
+        return by_and and left.finite and not {Tag.ING, Tag.PAST} & set(left.tags)
+    return right.sounds and first is Tag.MAYBE_VERB and not left.finite
+
+
+def _is_source(phrase: Phrase) -> bool:
+    """Whether a noun is a source of sound: a dog, a truck. A person alone is none."""
+    return phrase.kind is Kind.NOUN and phrase.head.has(known.ANIMALS, known.MACHINES)
+
+
+def _is_noise(phrase: Phrase) -> bool:
+    """Whether a phrase names noises without their source: loud bangs, clicking."""
+    nouns = [
+        word
+        for word, tag in zip(phrase.lower, phrase.tags, strict=True)
+        if tag in (Tag.NOUN, Tag.MAYBE_VERB, Tag.ING)
+    ]
+    return phrase.kind is not Kind.CLAUSE and all(
+        known.base_of(noun) in known.SOUND_VERBS or noun in known.NOISES for noun in nouns
+    )
+
+
+def _is_plain(phrase: Phrase) -> bool:
+    """Whether a phrase is one noun with nothing of its own before it: clicks, clicking noises."""
+    return len(phrase) - (phrase.lower[-1] in known.NOISES) <= 1
+
+
+def _has_object(phrase: Phrase) -> bool:
+    """Whether a verb that takes sounds as its object ends a phrase: plays the drums."""
+    bases = [known.base_of(word) for word in phrase.lower]
+    return any(base in ("play", "imitate", "hear", "use") for base in bases[:-1])
+
+
+# --- marks: how loud, how far, how often ---
+
+BACKGROUND = re.compile(r" ?\b(?:far )?[io]n (?:the |a )?background\b(?! of)", re.IGNORECASE)
+DISTANT = re.compile(
+    r" ?\b(?:(?:(?<!go )(?<!goes )(?<!going )off )?in the (?:far )?distance"
+    r"|(?:from|at) (?:a|the) distance|from afar|(?:from )?far away|far off)\b(?! from)",
+    re.IGNORECASE,
+)
+REPEATS = re.compile(
+    rf" ?\b(?:(twice)|(thrice)|(\d+|{'|'.join(known.NUMBERS)}) times|repeatedly"
+    r"|(?:several|many|multiple|numerous|some|a few|a couple(?: of)?|a number of) times"
+    r"|over and over(?: again)?|again and again)\b",
+    re.IGNORECASE,
+)
+
+
+def _marked(event: ParsedEvent) -> ParsedEvent:
+    """Take the marks out of the text of an event; "distant thunder" keeps its adjective."""
+    text, gain, repeats = event.text, 0.0, event.repeats
+    for pattern, value in ((BACKGROUND, BACKGROUND_GAIN), (DISTANT, DISTANT_GAIN)):
+        if not pattern.search(text):
+            continue
+        without = re.sub(r" (?:is|are|was|were)$", "", pattern.sub("", text).strip(" ,;."))
+        if without:
+            text, gain = without, value
+    if match := REPEATS.search(text):
+        without = (text[: match.start()] + text[match.end() :]).strip(" ,;.")
+        if without:
+            text, repeats = without, _number(match)
+    for word in _leading_adjectives(text):
+        gain = min(gain, {"background": BACKGROUND_GAIN, "distant": DISTANT_GAIN}.get(word, 0.0))
+    text = re.sub(
+        r"^(?:and |but )+|(?: and| but|[,;. ])+$", "", text.strip(" ,;."), flags=re.IGNORECASE
+    )
+    text = re.sub(r" (?=[,;.])", "", text)
+    return replace(event, text=text, gain=gain, repeats=repeats)
+
+
+def _number(match: re.Match[str]) -> int | None:
+    twice, thrice, number = match.groups()
+    if twice or thrice:
+        return 2 if twice else 3
+    if number:
+        return known.NUMBERS.get(number.lower()) or int(number)
+    return None
+
+
+def _leading_adjectives(text: str) -> list[str]:
+    phrase = Phrase.of(text)
+    found = []
+    for word, tag in zip(phrase.lower, phrase.tags, strict=True):
+        if tag not in (Tag.DETERMINER, Tag.ADJECTIVE, Tag.ADVERB, Tag.BREAK):
+            break
+        found.append(word)
+    return found
