@@ -35,6 +35,8 @@ from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress, step_counter
+from soundcrafter.scene.render import Mix, render
+from soundcrafter.scene.text import scene_from_text
 from soundcrafter.version import __version__
 
 SECONDS = 10.0  # of every sound: room for two events
@@ -83,7 +85,7 @@ def evaluate_composition(
     log = ResultLog(out / "composition.jsonl", identity)
     results = SceneResults(tagger, _thresholds(tagger, data, log), log)
     advance = step_counter(
-        progress, seeds * (3 * len(scenes) + sum(map(_batches, _prompts(scenes))))
+        progress, seeds * (4 * len(scenes) + sum(map(_batches, _prompts(scenes))))
     )
     for own in range(seed, seed + seeds):
         folder = out / "generated" / str(own)
@@ -269,7 +271,7 @@ def _measure_generated(
     folder: Path,
     advance: Callable[[int], None],
 ) -> None:
-    """Log the plain prompts, and single generations combined by hand."""
+    """Log the prompts in one pass and composed, and single generations combined by hand."""
     plain, singles = _prompts(scenes)
     for prompts, name in ((plain, "prompt"), (singles, "single")):
         generate_prompts(
@@ -287,9 +289,23 @@ def _measure_generated(
             wave = read_audio(folder / "prompt" / f"{scene.name}.wav", rate)
             results.add_sound("prompt", scene, seed, wave, rate)
         advance(1)
+        if not results.has("composed", scene, seed):
+            mix = render(scene_from_text(scene.text, seconds=SECONDS, seed=seed), model)
+            file = folder / "composed" / f"{scene.name}.wav"
+            make_folder(file.parent)
+            write_audio(file, mix.wave, rate)
+            results.add_sound("composed", scene, seed, mix.wave, rate, _starts(mix, scene))
+        advance(1)
         if not results.has("singles", scene, seed):
             pair = read_audio(files[scene.first], rate), read_audio(files[scene.second], rate)
             layers, starts = _layers(scene, pair, rate)
             mixed = _save(layers, folder / "singles" / f"{scene.name}.wav", rate)
             results.add_sound("singles", scene, seed, mixed, rate, starts)
         advance(1)
+
+
+def _starts(mix: Mix, scene: CompositionPrompt) -> tuple[float, float] | None:
+    """Where the two sources of an ordered scene begin, if it was composed of two sounds."""
+    if scene.kind != "order" or len(mix.sounds) != 2:
+        return None
+    return mix.sounds[0].start, mix.sounds[1].start

@@ -14,12 +14,13 @@ BASELINES = {
     "apart": "two real recordings, each measured alone (ceiling)",
     "real": "two real recordings, by hand",
     "singles": "two single generations, by hand",
-    "prompt": "the plain prompt",
+    "composed": "the prompt, composed of its events",
+    "prompt": "the plain prompt, in one pass",
     "alone": "one real recording, measured for both (floor)",
     "reversed": "the reversed prompt, measured as the plain one (floor)",
 }
 _ROWS_OF = {"alone": ("first alone", "second alone"), "reversed": ("prompt",)}
-MADE = ("real", "singles", "prompt")  # sounds that should contain both sources
+MADE = ("real", "singles", "composed", "prompt")  # sounds that should contain both sources
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

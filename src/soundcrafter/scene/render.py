@@ -71,11 +71,11 @@ def render(
     Each take begins at its start, at most 3 ms before its onset, with the loudness LEVEL + gain
     (BS.1770, pauses left out), or less where its peak would exceed PEAK. The mix is scaled down
     where its peak would. Files are relative to `folder`. `seconds` bounds events without a length
-    of their own; by default they share the scene's length among its steps, or have the model's.
+    of their own; by default those that others wait for share the scene's length among its steps.
     `options` are those of `SoundCrafter.generate`. Raises ValueError as that does, and for a file
     that cannot be read.
     """
-    takes = _plan(scene, seconds or _longest(scene, model))
+    takes = _plan(scene, {t.name: seconds or _longest(scene, t, model) for t in scene.tracks})
     _generate(takes, model, options, progress)
     for take in takes:
         if take.event.file:
@@ -84,14 +84,16 @@ def render(
     return _mix(scene, takes, model.sample_rate)
 
 
-def _longest(scene: Scene, model: SoundCrafter) -> float:
-    """Seconds of an event that has no length of its own."""
+def _longest(scene: Scene, track: Track, model: SoundCrafter) -> float:
+    """Seconds of the track's events that have no length of their own."""
     if scene.seconds is None:
         return model.sampling.seconds
-    return max(0.2, scene.seconds / scene.steps - GAP * (scene.steps > 1))
+    followed = any(track.name in event.after for t in scene.tracks for event in t.events)
+    # nothing waits for the last sounds: they may fill the scene, and are cut where it ends
+    return max(0.2, scene.seconds / scene.steps - GAP) if followed else scene.seconds
 
 
-def _plan(scene: Scene, longest: float) -> list[_Take]:
+def _plan(scene: Scene, longest: Mapping[str, float]) -> list[_Take]:
     takes: list[_Take] = []
     jitter = np.random.default_rng(scene.seed)
     for track in scene.tracks:
@@ -99,7 +101,7 @@ def _plan(scene: Scene, longest: float) -> list[_Take]:
             first = scene.seed + len(takes) if event.seed is None else event.seed
             for number in range(event.repeats):
                 shift = float(jitter.uniform(-event.jitter, event.jitter)) if number else 0.0
-                shared = longest if event.interval is not None else longest / event.repeats
+                shared = longest[track.name] / (1 if event.interval is not None else event.repeats)
                 length = max(0.2, event.seconds or shared)
                 takes.append(_Take(track, event, number, first + number, length, shift))
     return takes
@@ -184,7 +186,7 @@ def _mix(scene: Scene, takes: Sequence[_Take], rate: int) -> Mix:
         placed.append((take, start))
     seconds = scene.seconds or max(max(ends.values()), 0.2)
     stems = _stems(scene, placed, round(seconds * rate), rate)
-    wave = np.sum(list(stems.values()), axis=0, dtype=np.float32)
+    wave: NDArray[np.float32] = np.sum(np.stack(list(stems.values())), axis=0)
     scale = np.float32(min(1.0, PEAK / max(float(np.abs(wave).max(initial=0.0)), 1e-9)))
     sounds = tuple(
         PlacedSound(

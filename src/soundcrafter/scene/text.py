@@ -21,6 +21,7 @@ def scene_from_text(prompt: str, *, seconds: float | None = None, seed: int = 0)
         before = steps[parsed.step - 1] if parsed.step else []
         event = Event(
             prompt=parsed.text,
+            seconds=seconds if parsed.throughout else None,
             start=GAP if before else 0.0,
             after=tuple(before),
             gain=parsed.gain,
@@ -28,7 +29,8 @@ def scene_from_text(prompt: str, *, seconds: float | None = None, seed: int = 0)
         )
         name = _new_name(slug(parsed.text), {track.name for track in tracks})
         tracks.append(Track(name=name, events=(event,)))
-        steps[parsed.step].append(name)
+        if not parsed.throughout:  # the next step need not wait for it
+            steps[parsed.step].append(name)
     return Scene(tracks=tuple(tracks), seconds=seconds, seed=seed)
 
 
