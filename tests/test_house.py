@@ -35,6 +35,7 @@ LAYERS = (
     ("convert",),
     ("hub",),
     ("pipeline",),
+    ("scene",),
     ("data", "evaluate", "prompt_file"),
     ("train", "reports", "listening"),
     ("bench",),
