@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cached_property
 
 from soundcrafter.scene import words as known
 
@@ -67,11 +68,11 @@ class Phrase:
     def __str__(self) -> str:
         return " ".join(self.words)
 
-    @property
+    @cached_property
     def lower(self) -> tuple[str, ...]:
         return tuple(word.lower() for word in self.words)
 
-    @property
+    @cached_property
     def predicate(self) -> int | None:
         """Where the verb of the subject begins; None where no verb has a subject."""
         subject = False
@@ -99,7 +100,7 @@ class Phrase:
     def finite(self) -> bool:
         return any(tag in FINITE for tag in self.tags)
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         tags = [tag for tag in self.tags if tag is not Tag.ADVERB]
         if not tags:
@@ -110,6 +111,8 @@ class Phrase:
             return Kind.CLAUSE
         if tags[0] is Tag.PREPOSITION or self.lower[0] in known.SUBORDINATORS:
             return Kind.OTHER
+        if tags[0] is Tag.ING and len(tags) > 1 and self.lower[-1] in known.NOISES:
+            return Kind.NOUN  # clanging sounds
         if tags[0] in (Tag.ING, Tag.MAYBE_VERB):
             return Kind.VERBAL
         nouns = (*SUBJECTS, Tag.ING)
@@ -163,7 +166,9 @@ def _tag(word: str, before: list[str], tags: Sequence[Tag], after: str) -> Tag:
         modifies = after in known.PEOPLE or after in known.SOUND_NOUNS
         return Tag.ADJECTIVE if modifies else Tag.NOUN
     if word in known.THIRD_PERSON and word not in known.AUXILIARIES:
-        return _third_person(word, before, tags, last)
+        return _third_person(word, before, tags, last, after)
+    if word == "there" and after in known.BE:
+        return Tag.PRONOUN
     if word in known.PRONOUNS and word not in known.DETERMINERS:
         return Tag.PRONOUN
     if word in known.DETERMINERS:
@@ -186,7 +191,20 @@ def _tag(word: str, before: list[str], tags: Sequence[Tag], after: str) -> Tag:
     if word in known.PAST or (word.endswith("ed") and len(word) > 4):
         verb = last in (Tag.AUXILIARY, *SUBJECTS) or (last is Tag.BREAK and after in COMPLETES)
         return Tag.PAST if verb else Tag.ADJECTIVE
+    if _is_unlisted_verb(word, before, tags, after):
+        return Tag.VERB if last in SUBJECTS else Tag.MAYBE_VERB
     return Tag.NOUN if any(letter.isalpha() for letter in word) else Tag.OTHER
+
+
+def _is_unlisted_verb(word: str, before: list[str], tags: Sequence[Tag], after: str) -> bool:
+    """A word in -s is a verb in "a snake squirms", and before a noun's article: refills the gun."""
+    if not is_plural(word) or _in_clause(tags):
+        return False
+    if not tags or tags[-1] is Tag.BREAK:
+        return after in ("a", "an", "the", "its", "his", "her")
+    start = max((at for at, tag in enumerate(tags) if tag is Tag.BREAK), default=-1) + 1
+    few = {"few", "couple", "dozen"} & set(before)
+    return before[start] in ("a", "an", "another") and tags[-1] is Tag.NOUN and not few
 
 
 def _in_clause(tags: Sequence[Tag]) -> bool:
@@ -195,10 +213,11 @@ def _in_clause(tags: Sequence[Tag]) -> bool:
     return any(tag in FINITE for tag in tags[breaks[-1] if breaks else 0 :])
 
 
-def _third_person(word: str, before: list[str], tags: Sequence[Tag], last: Tag) -> Tag:
+def _third_person(word: str, before: list[str], tags: Sequence[Tag], last: Tag, after: str) -> Tag:
     """A verb with -s: barks. Most are plural nouns too."""
     if last is Tag.BREAK:
-        return Tag.NOUN if word in known.ANIMALS else Tag.MAYBE_VERB
+        insects = word in known.ANIMALS and after not in known.PARTICLES  # flies by
+        return Tag.NOUN if insects else Tag.MAYBE_VERB
     if last is Tag.DETERMINER:
         return Tag.VERB if before[-1] in known.PRONOUNS else Tag.NOUN  # another laughs
     if last not in (*SUBJECTS, Tag.ING, Tag.PAST) or _in_clause(tags):
@@ -211,7 +230,7 @@ def _third_person(word: str, before: list[str], tags: Sequence[Tag], last: Tag) 
 def _base_form(word: str, before: list[str], tags: Sequence[Tag], at: int, after: str) -> Tag:
     """A verb without an ending: bark. Most are nouns too. at: of the last word but adverbs."""
     if at < 0 or tags[at] is Tag.BREAK:
-        if after in COMPLETES and word not in known.SOUND_NOUNS:
+        if (after in COMPLETES or after.endswith("ly")) and word not in known.SOUND_NOUNS:
             return Tag.MAYBE_VERB
         return Tag.ADJECTIVE if word in known.ADJECTIVES else Tag.NOUN
     if tags[at] is Tag.PRONOUN or before[at] in ("to", "do", "can", "will"):

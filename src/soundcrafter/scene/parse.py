@@ -87,8 +87,8 @@ def _tagged_events(tagged: list[tuple[str, str]]) -> tuple[ParsedEvent, ...]:
 # --- steps ---
 
 # Connectives match whole words of a text in which spaces separate words and commas.
-_LINK = r"(?:(?:and|but|which|that|it|is|are|was|were|being|then|afterwards?) )*"
-_HOW = r"(?:(?:closely|shortly|immediately|soon|directly|just|right|then) )*"
+_LINK = r"(?:(?:and|but|which|that|it|is|are|was|were|being|then|afterwards?) ){0,4}"
+_HOW = r"(?:(?:closely|shortly|immediately|soon|directly|just|right|then) ){0,4}"
 ORDER = re.compile(
     rf"(?:(?<= )|^)(?:[,;.] )?(?:"
     rf"(?P<before>{_HOW}before(?! and after))"
@@ -143,11 +143,11 @@ def _in_order(text: str) -> list[tuple[re.Match[str] | None, str]]:
 
 def _separates(match: re.Match[str], left: str, right: str) -> bool:
     """Whether a word of order has a sound on either side; most need not be looked at."""
-    if not (match["before"] or match["after"]):
-        return True
     following = ORDER.search(right)
-    right = right[: following.start()] if following else right
-    return Phrase.of(left).sounds and Phrase.of(right).sounds
+    after = Phrase.of(right[: following.start()] if following else right)
+    if match["before"] or match["after"]:
+        return Phrase.of(left).sounds and after.sounds
+    return not (match["then"] and after and after.kind is Kind.OTHER)  # loudly then softly
 
 
 def _moved_then(left: str, right: str) -> tuple[str, str] | None:
@@ -201,23 +201,34 @@ TOGETHER = re.compile(
 )
 
 
+LEADING = re.compile(  # while it rains, a man speaks
+    r"(?:while|whilst|as) (.+?(?: in the background)?)(?: ,|(?<=in the background)) (.+)$",
+    re.IGNORECASE,
+)
 AT_ONCE = re.compile(r"(?: ,)?(?: all)? (?:at the same time|simultaneously)$", re.IGNORECASE)
 
 
 def _together(step: str) -> list[str]:
     """The texts of the events of a step."""
-    leading = re.match(
-        r"(?:while|whilst|as) (.+?(?: ,|in the background)) (.+)$", step, re.IGNORECASE
-    )
-    if leading and Phrase.of(leading[1].rstrip(" ,")).kind is Kind.CLAUSE:
-        return _together(leading[1].rstrip(" ,")) + _together(leading[2])
+    events: list[str] = []
+    while (leading := LEADING.match(step)) and Phrase.of(leading[1]).kind is Kind.CLAUSE:
+        events += _apart(leading[1])
+        step = leading[2]
+    return events + _apart(step)
+
+
+def _apart(step: str) -> list[str]:
+    """Split a text at words such as "while" that do not open it."""
+    events: list[str] = []
     match = TOGETHER.search(step)
     while match:
         left, right = step[: match.start()].strip(), step[match.end() :].strip()
         if left and right and _is_apart(match, left, right):
-            return _listed(left) + _together(right)
-        match = TOGETHER.search(step, match.end())
-    return _listed(step)
+            events += _listed(left)
+            step, match = right, TOGETHER.search(right)
+        else:
+            match = TOGETHER.search(step, match.end())
+    return events + _listed(step)
 
 
 def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
@@ -232,9 +243,8 @@ def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
         if phrase.kind is Kind.VERBAL:  # while typing; but: while cooking
             heard = any(known.names_a_sound(word) for word in phrase.lower)
             return phrase.tags[0] is Tag.ING and heard
-        if phrase.kind is not Kind.CLAUSE and match["clause"].lower() == "as":
-            return False
-        return phrase.lower[0] not in ("it", "its")
+        kinds = (Kind.CLAUSE,) if match["clause"].lower() == "as" else (Kind.CLAUSE, Kind.NOUN)
+        return phrase.kind in kinds and phrase.lower[0] not in ("it", "its")
     if not (phrase.sounds and before.sounds) or phrase.kind is Kind.OTHER:
         return False
     if re.split(" (?:and|,)(?: |$)| in ", scope)[0].split()[-1].lower() in known.DEVICES:
@@ -291,8 +301,12 @@ def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool)
     pair = frozenset((left.lower[-1], right.lower[0]))
     if pair in known.PAIRS or len(pair) == 1 or not (left.sounds or _is_source(left)):
         return False
+    if right.tags[0] is Tag.MAYBE_VERB and not right.finite and left.finite:
+        return False  # a baby coos and laughs at a woman speaking
     if right.kind is Kind.CLAUSE:
         return _is_new_clause(left, right)
+    if len(left) == 1 and "of" in right.lower and right.tags[0] in (Tag.NOUN, Tag.ING):
+        return False  # the humming and vibrations of a machine
     if right.kind is Kind.OTHER or (_is_noise(left) and _is_noise(right) and _is_plain(right)):
         return False
     if right.kind is Kind.VERBAL:
@@ -305,8 +319,7 @@ def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool)
         and not (left.sounds or right.sounds)
     ):
         return False  # a dog, a cat and a bird make noise
-    bare = len(left) == 1 and "of" in right.lower  # the pop and fizz of a can
-    return not bare and (right.sounds or _is_source(right))
+    return right.sounds or _is_source(right)
 
 
 def _is_new_clause(left: Phrase, right: Phrase) -> bool:
@@ -348,13 +361,13 @@ def _is_source(phrase: Phrase) -> bool:
 
 def _is_noise(phrase: Phrase) -> bool:
     """Whether a phrase names noises without their source: loud bangs, clicking."""
-    nouns = [
-        word
+    shared = phrase.lower[-1] in known.NOISES  # a mixing sound
+    return phrase.kind is not Kind.CLAUSE and all(
+        known.base_of(word) in known.SOUND_VERBS
+        or word in known.NOISES
+        or (tag is Tag.ING and shared)
         for word, tag in zip(phrase.lower, phrase.tags, strict=True)
         if tag in (Tag.NOUN, Tag.MAYBE_VERB, Tag.ING)
-    ]
-    return phrase.kind is not Kind.CLAUSE and all(
-        known.base_of(noun) in known.SOUND_VERBS or noun in known.NOISES for noun in nouns
     )
 
 
