@@ -14,6 +14,7 @@ from soundcrafter.scene.grammar import FINITE, Kind, Phrase, Tag, is_plural
 
 BACKGROUND_GAIN = -8.0  # LU
 DISTANT_GAIN = -12.0  # LU
+MAX_LENGTH = 1000  # letters; longer prompts are not split, because long lists take seconds
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ def parse_events(prompt: str) -> tuple[ParsedEvent, ...]:
     """
     if not re.search(r"\w", prompt):
         raise ValueError("a prompt needs at least one word")
+    if len(prompt) > MAX_LENGTH:
+        return (ParsedEvent(prompt, 0),)
     tagged = TAGGED.findall(prompt)
     if tagged and not TAGGED.sub("", prompt).strip(" ,;."):
         return _tagged_events(tagged)
