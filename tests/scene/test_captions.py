@@ -1,7 +1,7 @@
 """The parser against 300 captions of AudioCaps' test split, annotated by reading.
 
-The annotations are frozen: they were made before the parser was tried on these captions, and it is not
-tuned on them. The figures are those of docs/scenes.md.
+The annotations are frozen: they were made before the parser was tried on these captions, and it
+is not tuned on them. The figures are those of docs/scenes.md.
 """
 
 import csv

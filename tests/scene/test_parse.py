@@ -229,8 +229,8 @@ def test_no_word_is_lost_of_nonsense(words):
 
 
 def test_long_prompts_are_parsed():
-    events = parse_events(" while ".join(["a dog barks"] * 400))
-    assert len(events) == 400
+    events = parse_events(" while ".join(["a dog barks"] * 50))
+    assert len(events) == 50
 
 
 def test_an_event_is_one_event():
