@@ -14,6 +14,7 @@ from soundcrafter.files import (
     locked,
     make_folder,
     read_json,
+    read_json_lines,
     replacing,
     to_json,
     write_json,
@@ -191,3 +192,10 @@ for _ in range(100):
     for process in processes:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize("content", [b"[]\n", b"5\n", b"\xff\n", b"[" * 10**5 + b"\n"])
+def test_json_lines_that_are_no_objects_name_the_file(tmp_path, content):
+    (tmp_path / "log.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"log\.jsonl: not JSON Lines"):
+        read_json_lines(tmp_path / "log.jsonl")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from soundcrafter import cli
 from soundcrafter.audio import sound_end, trim_end
@@ -118,7 +119,8 @@ def test_a_template_of_names(generate: Run, tmp_path: Path) -> None:
         ("{slug.__class__}", "unknown field"),
         ("{slug", "name: got '{slug'"),
         ("../{slug}", "allowed: a file name without folders"),
-        ("{seed:>300}", "at most 240 bytes"),
+        ("{index:999999999}", "a width of 999999999; at most 999"),
+        ("{seed:>300}", "at most 236 bytes"),
         (".", "allowed: a file name"),
     ],
 )
@@ -136,8 +138,24 @@ def test_options_that_do_not_go_together(generate: Run, tmp_path: Path) -> None:
     assert "--name needs a folder" in refused(named)
     (tmp_path / "dog.png").mkdir()
     blocked = generate("dog", "-o", tmp_path / "dog.wav", "--plot", *SHORT)
-    assert "dog.png: cannot write: it is a folder" in refused(blocked)
+    assert "dog.png: cannot write: it is there, and no file" in refused(blocked)
     assert names(tmp_path) == ["dog.png"]
+
+
+def test_what_stands_beside_a_sound_is_not_overwritten(generate: Run, tmp_path: Path) -> None:
+    (tmp_path / "rain-0.png").write_text("mine")
+    (tmp_path / "wind-0.wav").symlink_to(tmp_path / "nowhere.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert generate("rain", "-o", tmp_path, "--plot", *SHORT).code == 0
+    assert generate("wind", "-o", tmp_path, *SHORT).code == 0
+    assert (tmp_path / "rain-0.png").read_text() == "mine"
+    assert (tmp_path / "wind-0.wav").is_symlink()
+    made = ["rain-0-2.png", "rain-0-2.wav", "wind-0-2.wav"]
+    assert [name for name in names(tmp_path) if "-2" in name] == made
+    into_pipe = generate("rain", "-o", tmp_path / "pipe.wav", *SHORT)
+    assert "pipe.wav: cannot write: it is there, and no file" in refused(into_pipe)
+    too_long = generate("rain", "-o", tmp_path / f"{'b' * 250}.wav", *SHORT)
+    assert "a name of more than 240 bytes" in refused(too_long)
 
 
 # --- prompt files ---
@@ -185,6 +203,7 @@ def test_rows_of_jsonl_and_comments_in_text(generate: Run, tmp_path: Path) -> No
         ("prompt,seed\nrain,1\n,2\n", "row 2: its prompt is empty"),
         ("prompt,name\nrain,a/b\n", "allowed: a file name without folders"),
         ("prompt\n", "no prompt in it"),
+        ("prompt,prompt\nrain,wind\n", "two columns are called 'prompt'"),
     ],
 )
 def test_prompt_files_that_are_refused(
@@ -225,6 +244,7 @@ def test_every_seed_of_64_bits_works(generate: Run, tmp_path: Path) -> None:
         (("--count", 2**63), "count: got 9223372036854775808; allowed: 1 to 10000"),
         (("--batch-size", 10**6), "batch_size: got 1000000; allowed: 1 to 1024"),
         (("--candidates", 10**6), "candidates: got 1000000; allowed: 1 to 100"),
+        (("--guidance", 1e300), "guidance: got 1e+300; allowed: 0 to 1000"),
         (("--steps", 5000), "steps: got 5000; allowed: 1 to 1000"),
     ],
 )
@@ -314,7 +334,9 @@ def test_a_pipe_gets_the_same_bytes_as_a_file(
     assert names(tmp_path) == ["rain.wav"]
 
 
-@pytest.mark.parametrize("options", [("--count", "2"), ("--plot",), ("--json",)])
+@pytest.mark.parametrize(
+    "options", [("--count", "2"), ("--plot",), ("--json",), ("--skip-existing",)]
+)
 def test_what_a_pipe_cannot_take(generate: Run, options: tuple[str, ...]) -> None:
     assert "output: - takes" in refused(generate("rain", "-o", "-", *options, *SHORT))
 
@@ -386,6 +408,23 @@ def test_a_seed_for_each_prompt(tiny_model: Path) -> None:
     assert np.array_equal(alone.wave, several[3].wave)
     with pytest.raises(ValueError, match="seed: got 3 for 2 prompts"):
         model.generate(["rain", "wind"], seed=[1, 2, 3])
+
+
+def test_values_of_numpy_and_torch_and_what_is_no_noise(tiny_model: Path) -> None:
+    model = SoundCrafter.from_pretrained(tiny_model, "cpu")
+    options = {"seconds": 0.2, "steps": 1, "candidates": 1}
+    for seed in (np.array(3), torch.tensor(3), np.array([3]), (s for s in [3])):
+        assert model.generate("rain", seed=seed, **options)[0].seed == 3  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="seed: expected int, got b'5'"):
+        model.generate("rain", seed=b"5")
+    noise = model.noise(0, 0.2)
+    wrong = ("x", [1], noise > 0, torch.full_like(noise, torch.nan))
+    for each in wrong:
+        with pytest.raises(ValueError, match="noise: "):
+            model.generate("rain", noise=each, **options)  # type: ignore[arg-type]
+    for seed, seconds in ((-1, 1.0), (2**64, 1.0), (0, 0.0), (0, 1e12), (0, float("nan"))):
+        with pytest.raises(ValueError, match="allowed: 0"):
+            model.noise(seed, seconds)
 
 
 FORK = """

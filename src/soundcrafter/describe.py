@@ -19,7 +19,7 @@ def describe(target: str | None, overrides: Sequence[str] = ()) -> dict[str, Any
 
     Ready for JSON; `parameters` counts each part that is there. ValueError where it is neither.
     """
-    if target is not None and (Path(target).is_file() or target.endswith(".toml")):
+    if target is not None and not Path(target).is_dir() and _is_recipe(target):
         # imported here: only recipes need the training code
         from soundcrafter.train.recipe import read_recipe
 
@@ -27,6 +27,13 @@ def describe(target: str | None, overrides: Sequence[str] = ()) -> dict[str, Any
     if overrides:
         raise ValueError("--set changes a recipe, not a model")
     return _describe_folder(open_folder(find_model(target)))
+
+
+def _is_recipe(target: str) -> bool:
+    """Whether this is a recipe's file, or the name of one that the package ships."""
+    shipped = Path(__file__).with_name("recipes") / f"{target}.toml"
+    is_name = Path(target).name == target and shipped.is_file()
+    return Path(target).is_file() or target.endswith(".toml") or is_name
 
 
 def _describe_folder(folder: ModelFolder) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """Names of the files that sounds are written to."""
 
+import os
+import re
 import string
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 FIELDS = ("index", "slug", "seed", "take", "name")
+MAX_BYTES = 240  # of a file name; most file systems allow 255, and temporary names are longer
 _SLUG_LETTERS = 60
-_SLUG_BYTES = 180  # most file systems allow 255 bytes to a name
+_SLUG_BYTES = 180
 
 
 def slug(text: str) -> str:
@@ -27,9 +30,11 @@ def expand_name(template: str, **fields: object) -> str:
     no plain file name.
     """
     try:
-        for _, field, _, _ in string.Formatter().parse(template):
+        for _, field, width, _ in string.Formatter().parse(template):
             if field is not None and field not in FIELDS:  # attributes and indices too
                 raise ValueError(f"unknown field {{{field}}}")
+            if re.search(r"\d{4}", width or ""):
+                raise ValueError(f"a width of {width}; at most 999")
         name = template.format(**fields)
     except (ValueError, KeyError, IndexError) as error:
         allowed = ", ".join(f"{{{field}}}" for field in FIELDS)
@@ -40,18 +45,32 @@ def expand_name(template: str, **fields: object) -> str:
 
 def check_name(name: str) -> None:
     """Raise ValueError for what cannot be the name of a file in a folder."""
-    unusable = not name.strip(" .") or name.startswith(".") or len(name.encode()) > 240
+    unusable = (
+        not name.strip(" .")
+        or name.startswith(".")
+        or len(name.encode(errors="replace")) > MAX_BYTES - 4
+    )
     if unusable or any(c in '/\\:*?"<>|' or unicodedata.category(c) == "Cc" for c in name):
         raise ValueError(
             f"name: got {name!r}; allowed: a file name without folders, without a suffix, of at "
-            "most 240 bytes"
+            "most 236 bytes"
         )
 
 
-def free_path(path: Path, taken: Collection[Path], *, on_disk: bool) -> Path:
-    """The path, or the first of NAME-2, NAME-3, ... that is not taken, nor there `on_disk`."""
+def free_path(
+    path: Path, taken: Collection[Path], *, on_disk: bool, suffixes: Sequence[str]
+) -> Path:
+    """The path, or the first of NAME-2, NAME-3, ... that is free.
+
+    A name is free if it is not in `taken` and, with `on_disk`, if there is nothing under it with
+    its own suffix or one of `suffixes`, not even a broken link.
+    """
     number, free = 1, path
-    while free in taken or (on_disk and free.exists()):
+    while free in taken or (on_disk and _is_taken(free, suffixes)):
         number += 1
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return free
+
+
+def _is_taken(path: Path, suffixes: Sequence[str]) -> bool:
+    return any(os.path.lexists(path.with_suffix(suffix)) for suffix in (path.suffix, *suffixes))

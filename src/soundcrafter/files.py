@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -112,6 +113,9 @@ def try_lock(descriptor: int, *, wait: bool = False) -> bool:
 def _open_locked(file: Path, wait: bool) -> TextIO | None:
     """The file, opened and locked; None where another process holds it."""
     while True:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(file).st_mode):  # opening a pipe would wait for a reader
+                raise ValueError(f"{file}: cannot write: it is there, and no file")
         try:
             stream = open(file, "a", encoding="utf-8")  # noqa: SIM115  # open as long as locked
         except OSError as error:
@@ -184,11 +188,16 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
     path = Path(path)
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     try:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        entries = [json.loads(line) for line in lines if line.endswith("\n")]
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON Lines: {error}") from None
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{path}: not JSON Lines: every line must be an object")
+    return entries
 
 
 def append_json_line(path: str | os.PathLike[str], entry: Any) -> None:

@@ -17,7 +17,7 @@ from soundcrafter.config import latent_frames
 from soundcrafter.cpu.memory import limit_heap, trim_heap, tune_malloc
 from soundcrafter.cpu.optimize import optimize
 from soundcrafter.device import choose_device
-from soundcrafter.diffusion.sample import SamplingConfig, sample
+from soundcrafter.diffusion.sample import MAX_SEED, SECONDS_RANGE, SamplingConfig, sample
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.diffusion.windows import blend_windows
 from soundcrafter.hub import find_model
@@ -290,8 +290,12 @@ class SoundCrafter:
 
     def _check_noise(self, noise: torch.Tensor, request: GenerateRequest) -> None:
         wanted = (len(request.jobs()), *self._latent_shape(request.seconds))
+        if not (isinstance(noise, torch.Tensor) and noise.is_floating_point()):
+            raise ValueError(f"noise: got {type(noise).__name__}; allowed: a tensor of floats")
         if tuple(noise.shape) != wanted:
             raise ValueError(f"noise: got the shape {tuple(noise.shape)}; allowed: {wanted}")
+        if not noise.isfinite().all():
+            raise ValueError("noise: it contains NaN or infinity")
         if request.candidates > 1:
             raise ValueError(f"candidates: got {request.candidates} with noise; allowed: 1")
 
@@ -466,7 +470,12 @@ class SoundCrafter:
     def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:
         """The initial noises [count, C, T/d, F/d] of a seed, the same on every device, in any
         batch, and for any larger count."""
-        shape = self._latent_shape(seconds)
+        if not 0 <= seed <= MAX_SEED:
+            raise ValueError(f"seed: got {seed}; allowed: 0 to {MAX_SEED}")
+        low, high = SECONDS_RANGE
+        if not low <= seconds <= high:
+            raise ValueError(f"seconds: got {seconds}; allowed: {low:g} to {high:g}")
+        seed, shape = int(seed), self._latent_shape(seconds)
         generator = torch.Generator().manual_seed(seed)
         return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
 from soundcrafter.settings import check_range, from_dict
@@ -88,8 +89,7 @@ def resolve(
     Raises ValueError, saying what is allowed, for a wrong type or value.
     """
     given = {name: _plain(value) for name, value in options.items() if value is not None}
-    seeds: Iterable[Any] = seed if isinstance(seed, Iterable) else [seed]
-    given["seeds"] = [_drawn(_plain(each)) for each in seeds]
+    given["seeds"] = [_drawn(_plain(each)) for each in _listed(seed)]
     if given.get("sampler", "ddim") != "ddim":
         given["end"] = "clean"  # the other samplers know no other end
     if isinstance(negative, str):
@@ -109,9 +109,16 @@ def _texts(name: str, given: str | Iterable[str]) -> tuple[str, ...]:
     raise ValueError(f"{name}: got {given!r}; allowed: a string, or a list of strings")
 
 
+def _listed(seed: Any) -> Iterable[Any]:
+    """Seeds as given, or one seed as a list. Strings and arrays without dimensions are no lists."""
+    is_list = isinstance(seed, Iterable) and not isinstance(seed, str | bytes)
+    return seed if is_list and getattr(seed, "ndim", 1) > 0 else [seed]
+
+
 def _plain(value: Any) -> Any:
-    """A number of numpy's as one of Python's; anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
+    """A number of numpy's or torch's as one of Python's; anything else as it is."""
+    is_number = isinstance(value, np.generic | np.ndarray | torch.Tensor) and np.ndim(value) == 0
+    return value.item() if is_number else value
 
 
 def _drawn(seed: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+_MOST_BASES = 20
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
@@ -107,11 +108,14 @@ def _read_with_base(
 ) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ValueError(f"{path}: its chain of bases is circular")
+    if len(seen) > _MOST_BASES:
+        raise ValueError(f"{path}: more than {_MOST_BASES} recipes name each other as base")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+        above = f" (the base of {seen[-1]})" if seen else ""
+        raise ValueError(f"{path}: {error.strerror}{above}") from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not TOML: {error}") from None
     for setting in paths:
         section, _, name = setting.partition(".")
@@ -121,9 +125,11 @@ def _read_with_base(
     base = data.pop("base", None)
     if base is None:
         return data
-    file = path.parent / str(base)
+    if not isinstance(base, str) or not base or "\0" in base:
+        raise ValueError(f"{path}: base: got {base!r}; allowed: the name of a recipe")
+    file = path.parent / base
     if shipped is not None and not file.is_file():
-        file = next((f for f in _named(str(base), shipped) if f.is_file()), file)
+        file = next((f for f in _named(base, shipped) if f.is_file()), file)
     return merge(_read_with_base(file, paths, shipped, (*seen, path.resolve())), data)
 
 

@@ -21,7 +21,7 @@ class Sound:
     # Cosine of the prompt's and the sound's CLAP embeddings, in [-1, 1]; None where the model has
     # no audio tower.
     score: float | None
-    latent: np.ndarray | None = None  # [C, T, F] float32, which `SoundCrafter.decode` takes
+    latent: np.ndarray | None = None  # [C, T, F] float32, which the VAE decoded to this sound
 
     @property
     def seconds(self) -> float:

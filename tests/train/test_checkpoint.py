@@ -5,7 +5,13 @@ import torch
 from safetensors import SafetensorError
 
 from soundcrafter.train import checkpoint
-from soundcrafter.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from soundcrafter.train.checkpoint import (
+    IDENTITY,
+    list_checkpoints,
+    load_checkpoint,
+    read_identity,
+    save_checkpoint,
+)
 
 
 def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:
@@ -69,3 +75,27 @@ def test_a_damaged_checkpoint_says_what_to_delete(file, tmp_path):
     (place / file).write_bytes((place / file).read_bytes()[:7])
     with pytest.raises(ValueError, match=rf"step-00000002: damaged; delete it .*{file}"):
         load_checkpoint(place)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "5", '{"step": "x"}', "[" * 10**5])
+def test_a_state_that_is_none_is_damaged(tmp_path, content):
+    place = save_checkpoint(tmp_path, 2, tensors(1), {}, keep=1)
+    (place / "state.json").write_text(content)
+    with pytest.raises(ValueError, match=r"step-00000002: damaged; delete it .*state\.json"):
+        load_checkpoint(place)
+
+
+def test_a_checkpoint_that_lost_a_file(tmp_path):
+    place = save_checkpoint(tmp_path, 2, tensors(1), {}, keep=1)
+    (place / "optimizer.safetensors").unlink()
+    assert set(load_checkpoint(place)[0]) == {"weights"}
+    with pytest.raises(ValueError, match=r"damaged; delete it .*optimizer\.safetensors: missing"):
+        load_checkpoint(place, ["weights", "optimizer"])
+
+
+@pytest.mark.parametrize("content", [None, "[]", "null", "{}", '{"stage": 5}', "{"])
+def test_a_run_without_an_identity_says_what_to_do(tmp_path, content):
+    if content is not None:
+        (tmp_path / IDENTITY).write_text(content)
+    with pytest.raises(ValueError, match=r"identity\.json.*delete the folder to train anew"):
+        read_identity(tmp_path)

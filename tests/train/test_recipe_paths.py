@@ -11,6 +11,7 @@ import pytest
 
 from soundcrafter import cli
 from soundcrafter.data.latents import Latents
+from soundcrafter.describe import describe
 from soundcrafter.files import read_json
 from soundcrafter.train import build_stage, read_recipe
 from soundcrafter.train.encode import encode_data
@@ -123,3 +124,21 @@ def test_encoded_data_serves_the_same_recipe_elsewhere(
     assert (out / "latents-00000.safetensors").stat().st_mtime_ns == before
     assert read_json(out / "index.json")["entries"]
     assert len(Latents(out, seed=0)) == 12
+
+
+def test_bases_without_end_and_nested_toml_are_refused(tmp_path):
+    for number in range(30):
+        (tmp_path / f"r{number}.toml").write_text(f'base = "r{number + 1}.toml"\n')
+    with pytest.raises(ValueError, match="more than 20 recipes name each other as base"):
+        read_recipe(tmp_path / "r0.toml")
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 5000)
+    with pytest.raises(ValueError, match=r"deep\.toml: not TOML"):
+        read_recipe(tmp_path / "deep.toml")
+    (tmp_path / "number.toml").write_text("base = 5\n")
+    with pytest.raises(ValueError, match=r"base: got 5; allowed: the name of a recipe"):
+        read_recipe(tmp_path / "number.toml")
+
+
+def test_info_takes_the_name_of_a_shipped_recipe():
+    assert describe("tiny")["kind"] == "recipe"
+    assert describe("tiny", ["vae.steps=3"])["kind"] == "recipe"

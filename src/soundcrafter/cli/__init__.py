@@ -62,7 +62,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         _fail(str(error))
     except MemoryError as error:
-        _fail(f"out of memory: {error}")
+        _fail(f"out of memory: {error}".rstrip(": "))
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -113,6 +113,7 @@ def generate(
         raise ValueError("stems: these are of one sound, of a prompt with several events")
     if output == STDOUT:
         given = {"--plot": plot, "--json": as_json, "--name": name, "--stems": stems}
+        given |= {"--overwrite": overwrite, "--skip-existing": skip_existing}
         check_pipe(jobs, [option for option, there in given.items() if there])
     else:
         jobs = assign_files(

@@ -2,11 +2,13 @@
 
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soundcrafter.filenames import MAX_BYTES
 from soundcrafter.progress import Progress
 
 if TYPE_CHECKING:  # imported late, so that --help is instant
@@ -137,6 +139,8 @@ def check_pipe(jobs: Sequence[Job], others: Sequence[str]) -> None:
         raise ValueError(f"output: - takes one sound, not {len(jobs)}; name a folder")
     if others:
         raise ValueError(f"output: - takes a sound alone; leave {', '.join(others)} out")
+    if sys.stdout is None:
+        raise ValueError("output: - is closed; redirect it into a file or a pipe")
     if os.isatty(1):
         raise ValueError("output: - is a terminal; redirect it into a file or a pipe")
 
@@ -175,7 +179,8 @@ def assign_files(
     assigned: list[Job] = []
     taken: set[Path] = set()
     for job, file in zip(jobs, files, strict=True):
-        file = free_path(file, taken, on_disk=not (named or overwrite or skip_existing))
+        on_disk = not (named or overwrite or skip_existing)
+        file = free_path(file, taken, on_disk=on_disk, suffixes=[".png"] if plot else [])
         taken.add(file)
         if not (skip_existing and file.is_file()):
             assigned.append(replace(job, file=file))
@@ -219,8 +224,10 @@ def _file_name(job: Job, template: str | None, index: int, width: int) -> str:
 
 def _check_target(file: Path, *, may_be_new: bool) -> None:
     """Raise ValueError where a file cannot be written. `may_be_new`: its folder can be made."""
-    if file.is_dir():
-        raise ValueError(f"{file}: cannot write: it is a folder")
+    if os.path.lexists(file) and not file.is_file():
+        raise ValueError(f"{file}: cannot write: it is there, and no file")
+    if len(file.name.encode(errors="replace")) > MAX_BYTES:
+        raise ValueError(f"{file}: cannot write: a name of more than {MAX_BYTES} bytes")
     folder = file.parent
     if may_be_new:  # which takes a folder above it
         folder = next(place for place in file.absolute().parents if place.exists())

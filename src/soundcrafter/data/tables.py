@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ def read_table(path: Path) -> tuple[set[str], list[Row]]:
                 raise ValueError("every line must be a JSON object")
             return {column for row in rows for column in row}, _split_captions(rows)
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        twice = [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]
+        if twice:
+            raise ValueError(f"two columns are called {twice[0]!r}")
         rows = []
         for row in reader:
             if None in row:
@@ -35,7 +39,7 @@ def read_table(path: Path) -> tuple[set[str], list[Row]]:
             rows.append(row)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
-    except (ValueError, csv.Error) as error:
+    except (ValueError, csv.Error, RecursionError) as error:
         raise ValueError(f"{path}: not a {path.suffix or 'csv'} table: {error}") from None
     return set(reader.fieldnames or ()), rows
 

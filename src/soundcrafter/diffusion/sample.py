@@ -12,12 +12,13 @@ from soundcrafter.diffusion.samplers import SAMPLERS, Denoise, Noise
 from soundcrafter.diffusion.schedule import Schedule, Spacing
 from soundcrafter.diffusion.windows import windowed, with_batch_limit
 from soundcrafter.progress import Progress
-from soundcrafter.settings import check_at_least, check_range
+from soundcrafter.settings import check_range
 
 SECONDS_RANGE = (0.2, 600.0)
 MAX_SEED = 2**64 - 1  # the largest that torch's generators take
 MAX_STEPS = 10_000
 MAX_CANDIDATES = 100
+MAX_GUIDANCE = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class SamplingConfig:
             raise ValueError(f"sampler: got {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
         check_range(self, 1, MAX_STEPS, "steps", "draft_steps", "reuse")
         check_range(self, 1, MAX_CANDIDATES, "candidates")
-        check_at_least(self, 0, "guidance")
+        check_range(self, 0, MAX_GUIDANCE, "guidance")
         if self.end == "first_step" and self.sampler != "ddim":
             raise ValueError(f"end: got {self.end} with sampler {self.sampler}; allowed with ddim")
         if self.reuse > 1 and SAMPLERS[self.sampler].evaluations > 1:

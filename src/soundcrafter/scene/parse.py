@@ -39,11 +39,11 @@ def parse_events(prompt: str) -> tuple[ParsedEvent, ...]:
     """The events of a prompt, in the order of their steps; at least one.
 
     Also reads lists such as `<dog barking& start> <rain& all>`, with start, mid, end or all
-    (Make-An-Audio 2). Raises ValueError for a prompt without words.
+    (Make-An-Audio 2). Raises ValueError for an empty prompt.
     """
-    if not re.search(r"\w", prompt):
+    if not prompt.strip():
         raise ValueError("a prompt needs at least one word")
-    if len(prompt) > MAX_LENGTH:
+    if len(prompt) > MAX_LENGTH or not re.search(r"\w", prompt):
         return (ParsedEvent(prompt, 0),)
     tagged = TAGGED.findall(prompt)
     if tagged and not TAGGED.sub("", prompt).strip(" ,;."):

@@ -103,7 +103,7 @@ def _plan(scene: Scene, longest: Mapping[str, float]) -> list[_Take]:
                 shift = float(jitter.uniform(-event.jitter, event.jitter)) if number else 0.0
                 shared = longest[track.name] / (1 if event.interval is not None else event.repeats)
                 length = max(0.2, event.seconds or shared)
-                takes.append(_Take(track, event, number, first + number, length, shift))
+                takes.append(_Take(track, event, number, (first + number) % 2**64, length, shift))
     return takes
 
 

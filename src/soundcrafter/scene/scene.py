@@ -78,7 +78,7 @@ class Scene:
     def __post_init__(self) -> None:
         if self.seconds is not None:
             check_range(self, 0.2, MAX_SECONDS, "seconds")
-        check_range(self, 0, 2**63 - 1, "seed")
+        check_range(self, 0, 2**64 - 1, "seed")
         events = sum(len(track.events) for track in self.tracks)
         if not 1 <= len(self.tracks) <= MAX_TRACKS or events > MAX_EVENTS:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,20 +60,44 @@ def checkpoint_step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """The tensors by file and the state of a checkpoint. Raises ValueError if it is damaged."""
+def load_checkpoint(
+    path: Path, needed: Sequence[str] = ()
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """The tensors by file and the state of a checkpoint.
+
+    Raises ValueError if it is damaged or lacks one of the files `needed`.
+    """
     tensors = {}
     file = path / "state.json"
     try:
         state = read_json(file)
         for file in sorted(path.glob("*.safetensors")):
             tensors[file.stem] = load_file(file)
+        file = path / "state.json"
+        if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+            raise ValueError("it names no step")
+        for name in needed:
+            file = path / f"{name}.safetensors"
+            if name not in tensors:
+                raise ValueError("missing")
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f"{path}: damaged; delete it to resume from the checkpoint before it "
             f"({file.name}: {error})"
         ) from None
     return tensors, state
+
+
+def read_identity(run: Path) -> dict[str, Any]:
+    """What must be unchanged for a run to resume. Raises ValueError if its file is damaged."""
+    file, advice = run / IDENTITY, "delete the folder to train anew"
+    try:
+        data = read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{error}; {advice}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("stage"), dict):
+        raise ValueError(f"{file}: damaged: it holds no settings; {advice}")
+    return data
 
 
 def _write(folder: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:

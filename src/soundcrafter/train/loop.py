@@ -24,6 +24,7 @@ from soundcrafter.train.checkpoint import (
     IDENTITY,
     list_checkpoints,
     load_checkpoint,
+    read_identity,
     run_folder,
     save_checkpoint,
 )
@@ -282,7 +283,7 @@ def settle_precision(stage: Stage, place: Path, device: str) -> None:
     when the run began, whatever the machine; for a new run, what the device has."""
     if stage.config.precision == "auto":
         if list_checkpoints(place):
-            precision = read_json(place / IDENTITY)["stage"]["precision"]
+            precision = read_identity(place)["stage"]["precision"]
         else:
             precision = choose_precision("auto", choose_device(device))
         stage.config = replace(stage.config, precision=precision)
@@ -299,7 +300,7 @@ def _check_options(stage: Stage, options: RunOptions) -> None:
 
 
 def _resume(checkpoint: Path, stage: Stage, engine: Engine, ema: Ema) -> int:
-    tensors, state = load_checkpoint(checkpoint)
+    tensors, state = load_checkpoint(checkpoint, ("weights", "optimizer", "ema"))
     engine.load_weights(tensors["weights"])
     engine.load_optimizer_state(tensors["optimizer"])
     engine.load_scaler_state(state["scaler"])
@@ -321,7 +322,7 @@ def _write_skipped(place: Path, stage: Stage, start: int) -> None:
 
 
 def _check_identity(place: Path, stage: Stage) -> None:
-    found = _flatten(read_json(place / IDENTITY))
+    found = _flatten(read_identity(place))
     before = {k: v for k, v in found.items() if k not in RETIRED or v != RETIRED[k]}
     now = _flatten(stage.identity())
     # a run that was begun before a setting existed had what is now its default
