@@ -131,12 +131,12 @@ def test_templates_that_are_refused(
 
 def test_options_that_do_not_go_together(generate: Run, tmp_path: Path) -> None:
     both = generate("dog", "-o", tmp_path, "--overwrite", "--skip-existing", *SHORT)
-    assert "give one of them" in refused(both)
+    assert "cannot be combined" in refused(both)
     named = generate("dog", "-o", tmp_path / "dog.wav", "--name", "{slug}", *SHORT)
     assert "--name needs a folder" in refused(named)
     (tmp_path / "dog.png").mkdir()
     blocked = generate("dog", "-o", tmp_path / "dog.wav", "--plot", *SHORT)
-    assert "dog.png: cannot write: it is a folder" in refused(blocked)
+    assert "dog.png: cannot write: is a folder" in refused(blocked)
     assert names(tmp_path) == ["dog.png"]
 
 
@@ -182,9 +182,9 @@ def test_rows_of_jsonl_and_comments_in_text(generate: Run, tmp_path: Path) -> No
         ("prompt,seed\nrain,1\nwind,1.5\n", "row 2: seed: got '1.5'; expected a whole number"),
         ("prompt,seconds\nrain,nan\n", "row 1: seconds: got 'nan'"),
         ("prompt,seconds\nrain,1\nwind,1000\n", "prompt 2: seconds: got 1000; allowed"),
-        ("prompt,seed\nrain,1\n,2\n", "row 2: its prompt is empty"),
+        ("prompt,seed\nrain,1\n,2\n", "row 2: the prompt is empty"),
         ("prompt,name\nrain,a/b\n", "allowed: a file name without folders"),
-        ("prompt\n", "no prompt in it"),
+        ("prompt\n", "contains no prompts"),
     ],
 )
 def test_prompt_files_that_are_refused(
@@ -241,7 +241,7 @@ def test_numbers_out_of_range(
 @pytest.mark.parametrize("prompt", ["caf\udce9 door", "a\x1b[31m dog", "bell\a", "nul\x00"])
 def test_a_prompt_that_is_no_text(generate: Run, tmp_path: Path, prompt: str) -> None:
     message = refused(generate(prompt, "-o", tmp_path, *SHORT))
-    assert "which is not text; allowed: UTF-8" in message
+    assert "which is not allowed; use UTF-8" in message
     assert "not text" in refused(generate("rain", "--negative", prompt, "-o", tmp_path, *SHORT))
 
 
@@ -249,7 +249,7 @@ def test_bytes_that_are_not_utf_8_in_a_process(tiny_model: Path, tmp_path: Path)
     command = [sys.executable, "-m", "soundcrafter", "generate", b"caf\xe9 door"]
     done = subprocess.run([*command, "--model", tiny_model], cwd=tmp_path, capture_output=True)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"error: prompt: it holds U+DCE9")
+    assert done.stderr.startswith(b"error: prompt: contains U+DCE9")
 
 
 def test_a_terminal_that_cannot_show_a_prompt(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One call of `generate`: what the caller asks for, over the model's own sampling settings."""
+"""One call of `generate`: the caller's options, with the model's settings as defaults."""
 
 import secrets
 import unicodedata
@@ -11,7 +11,7 @@ import numpy as np
 from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
 from soundcrafter.settings import check_range, from_dict
 
-RANDOM_SEED = -1  # stands for a seed drawn anew
+RANDOM_SEED = -1  # draw a random seed
 MAX_COUNT = 10_000
 MAX_BATCH_SIZE = 1024
 
@@ -26,10 +26,10 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest(SamplingConfig):
-    """The model's settings with those that the caller gave in their place, all checked."""
+    """The model's settings, overridden by the caller's, all checked."""
 
     prompts: tuple[str, ...]
-    negatives: tuple[str, ...] = ()  # one per prompt; where there are none, `negative` for all
+    negatives: tuple[str, ...] = ()  # one per prompt; if empty, `negative` for all
     count: int = 1  # sounds per prompt
     seeds: tuple[int, ...] = (0,)  # of the first sound of each prompt; one for all, or one each
     batch_size: int = 4  # sounds made at once, each with its candidates
@@ -38,7 +38,7 @@ class GenerateRequest(SamplingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
-            raise ValueError("prompt: it is empty; say what should be heard")
+            raise ValueError("prompt: must not be empty; describe the sound")
         for prompt in self.prompts:
             _check_text("prompt", prompt)
         for negative in (self.negative, *self.negatives):
@@ -60,7 +60,7 @@ class GenerateRequest(SamplingConfig):
 
     @property
     def drafted(self) -> int:
-        """Sampling steps spent on drafts: none where there is no choice."""
+        """Sampling steps spent on drafts; 0 if there is only one candidate."""
         return self.draft_steps if self.candidates > 1 else 0
 
     def jobs(self) -> list[Job]:
@@ -82,8 +82,8 @@ def resolve(
     negative: str | Iterable[str] | None = None,
     **options: float | str | None,
 ) -> GenerateRequest:
-    """The request that a call makes of a model with these settings; None takes the model's, and
-    seeds of -1 are drawn.
+    """Build a validated request: None falls back to the model's setting; a seed of -1 becomes
+    random.
 
     Raises ValueError, saying what is allowed, for a wrong type or value.
     """
@@ -91,7 +91,7 @@ def resolve(
     seeds: Iterable[Any] = seed if isinstance(seed, Iterable) else [seed]
     given["seeds"] = [_drawn(_plain(each)) for each in seeds]
     if given.get("sampler", "ddim") != "ddim":
-        given["end"] = "clean"  # the other samplers know no other end
+        given["end"] = "clean"  # the other samplers support only 'clean'
     if isinstance(negative, str):
         given["negative"] = negative
     elif negative is not None:
@@ -110,12 +110,12 @@ def _texts(name: str, given: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy's as one of Python's; anything else as it is."""
+    """Convert a NumPy scalar to Python; return anything else as it is."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _drawn(seed: Any) -> Any:
-    """A seed, drawn where it is -1. 32 bits are enough, and can be copied by hand."""
+    """Check a seed and replace -1 by a random one. 32 bits are enough, and easy to copy by hand."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ValueError(f"seed: expected int, got {seed!r}")
     if not RANDOM_SEED <= seed <= MAX_SEED:
@@ -124,10 +124,10 @@ def _drawn(seed: Any) -> Any:
 
 
 def _check_text(name: str, text: str) -> None:
-    """Raise ValueError for what no text holds: bytes that are not UTF-8, control characters."""
+    """Raise ValueError for invalid characters: bytes that are not UTF-8, control characters."""
     for character in text:
         if unicodedata.category(character) in ("Cs", "Cc") and not character.isspace():
             raise ValueError(
-                f"{name}: it holds U+{ord(character):04X}, which is not text; "
-                "allowed: UTF-8 text without control characters"
+                f"{name}: contains U+{ord(character):04X}, which is not allowed; "
+                "use UTF-8 text without control characters"
             )

@@ -86,7 +86,7 @@ def test_a_prompt_of_one_event_is_unchanged_to_the_bit(run: Run, tmp_path: Path)
         assert "composed" not in done.err
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
     stems = run("generate", prompt, "-o", tmp_path / "c.wav", "--stems", tmp_path / "s", *FAST)
-    assert "stems: these are of one sound" in refused(stems)
+    assert "stems: requires a single sound" in refused(stems)
 
 
 def test_a_scene_from_text_is_saved_edited_and_rendered(run: Run, tmp_path: Path) -> None:

@@ -171,7 +171,9 @@ def test_the_command_line_reports_a_nan_in_one_line(
 )
 def test_other_settings_are_refused_by_name(override, key, trained_copy, go):
     before = (run_folder(trained_copy, "vae") / "identity.json").read_bytes()
-    with pytest.raises(ValueError, match=rf"other settings \({key}: .* there, .* here\)"):
+    with pytest.raises(
+        ValueError, match=rf"different settings \({key} is .* in that run, .* now\)"
+    ):
         go("vae", trained_copy, override)
     assert (run_folder(trained_copy, "vae") / "identity.json").read_bytes() == before
 
@@ -184,7 +186,9 @@ def test_settings_that_are_gone_do_not_block_a_resume(trained_copy, go):
     assert go("vocoder", trained_copy) == []
     identity["stage"]["discriminator_every"] = 2
     file.write_text(json.dumps(identity))
-    with pytest.raises(ValueError, match=r"other settings \(vocoder.discriminator_every: 2 there"):
+    with pytest.raises(
+        ValueError, match=r"different settings \(vocoder.discriminator_every is 2 in that"
+    ):
         go("vocoder", trained_copy)
 
 

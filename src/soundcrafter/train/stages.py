@@ -89,8 +89,8 @@ def train(
         others = [name for name in read_parts(out) if name != "adapter"]
         if others:  # beside another U-Net an adapter would make the folder unreadable
             raise ValueError(
-                f"{out}: holds {', '.join(others)}, and an adapter has a folder of its own; "
-                "use another --out"
+                f"{out}: contains {', '.join(others)}, but an adapter needs a folder of its own; "
+                "choose a different output folder"
             )
     kind = AdapterStage if lora is not None else stage_class(stage)
     start = base if lora is None else None  # an adapter is attached to the U-Net of `base`
