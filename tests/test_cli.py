@@ -347,7 +347,7 @@ def test_train_prints_json_lines(run, clips, tiny_recipe, tmp_path):
         (["dog", "-o", "dog.mp3"], "cannot write '.mp3'; allowed: .wav, .flac, .ogg"),
         (["dog", "-o", "dog.xyz"], "cannot write '.xyz'"),
         (["dog", "-o", "no/such/dog.wav"], "no/such: the folder does not exist or is not writable"),
-        (["dog", "-o", "prompts.txt/dog.wav"], "prompts.txt: no such folder"),
+        (["dog", "-o", "prompts.txt/dog.wav"], "prompts.txt: the folder does not exist"),
         (["dog", "-o", "prompts.txt/sounds"], "the folder does not exist or is not writable"),
         (["dog", "-o", "new", "--model", "nowhere"], "nowhere: no such model folder"),
         (["dog", "--bogus"], "No such option: --bogus"),
@@ -447,7 +447,7 @@ def test_info_refuses_a_damaged_model(run, model_copy, damage):
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--set", "vae.learning_rate=-1e-4"], "learning_rate: got -0.0001; it must be above 0"),
+        (["--set", "vae.learning_rate=-1e-4"], "learning_rate: got -0.0001; must be above 0"),
         (["--set", "vae.learning_rate=nan"], "vae.learning_rate: got nan"),
         (["--set", "vae.learning_rat=1"], "did you mean learning_rate?"),
         (["--set", "flavour=1"], "flavour: unknown setting"),
@@ -617,4 +617,4 @@ def test_train_scores_and_plot(run, tiny_model, clips, tiny_recipe, tmp_path):
     facts = json.loads(run("plot", model, "--out", tmp_path / "p", "--json").out)
     assert len(facts["pictures"]) == 3
     assert set(listing(tmp_path / "p")) >= {"losses.png", "scores.png", "samples.png", "report.md"}
-    assert "holds no training" in one_line(run("plot", tmp_path / "p"))
+    assert "contains no training run" in one_line(run("plot", tmp_path / "p"))

@@ -105,7 +105,7 @@ def test_a_saved_model_makes_the_same_sounds(model, tmp_path):
     saved = SoundCrafter.from_pretrained(path, "cpu")
     assert np.array_equal(make(saved)[0].wave, make(model)[0].wave)
     assert saved.training_ids == model.training_ids
-    with pytest.raises(ValueError, match="holds a model already"):
+    with pytest.raises(ValueError, match="already contains a model"):
         model.save_pretrained(path)
 
 

@@ -111,7 +111,7 @@ def test_a_scene_from_text_is_saved_edited_and_rendered(run: Run, tmp_path: Path
         (("none.toml", "-o", "a.wav"), "none.toml: No such file"),
         (("scene.toml", "-o", "a.mp3"), "cannot write '.mp3'; allowed: .wav"),
         (("scene.toml", "-o", "no/a.wav"), "no/a.wav: cannot write"),
-        (("scene.toml", "-o", "a.wav", "--seed", "3"), "these go with --text"),
+        (("scene.toml", "-o", "a.wav", "--seed", "3"), "--seconds and --seed require --text"),
         (("--text", "rain", "--save", "a.yaml"), "allowed: .toml, .json"),
         (("--text", " ", "-o", "a.wav"), "at least one word"),
         (("bad.toml", "-o", "a.wav"), r"start: got -1.0; allowed: 0 to 3600"),

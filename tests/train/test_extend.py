@@ -28,7 +28,9 @@ def test_a_run_is_extended_by_more_steps(stage, done, go, make_recipe, tmp_path)
     for entry in rest:
         assert entry["learning_rate"] == learning_rate(entry["step"] - 1, config)
     assert [e["step"] for e in read_log(run_folder(tmp_path, stage))] == [1, 2, 3, 4]
-    with pytest.raises(ValueError, match=rf"{stage}\.steps: 4 there, 3 here\); a run can be exten"):
+    with pytest.raises(
+        ValueError, match=rf"{stage}\.steps is 4 in that run, 3 now\); a run can be exten"
+    ):
         go(stage, tmp_path, f"{stage}.steps=3")
 
 
@@ -130,7 +132,7 @@ def test_an_unfinished_encoding_says_what_to_do(make_recipe, clips, tiny_model, 
     (cut / "index.json").unlink()  # as a kill leaves it in the last phase, and before it
     for _ in range(2):
         with pytest.raises(
-            ValueError, match=r"encoding was interrupted; .* `soundcrafter data enc"
+            ValueError, match=r"the encoding was interrupted; run the same `soundcrafter data enc"
         ):
             build_stage("diffusion", recipe, cut, tiny_model)
         (cut / "latents-00000.safetensors").unlink(missing_ok=True)

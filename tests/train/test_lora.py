@@ -337,7 +337,7 @@ def test_the_command_line(
     assert sound(f"{tmp_path / 'dogs'}:0") == sound()
     assert sound(*[f"{tmp_path / 'dogs'}:0.25"] * 2) == half
     refused = {
-        "lora: goes with diffusion and init": [*make, "--lora", 2, "--out", tmp_path / "x"],
+        "lora: requires the stage diffusion": [*make, "--lora", 2, "--out", tmp_path / "x"],
         "rank: got 0": [*make, "--init", base, "--lora", 0, "--out", tmp_path / "x"],
         "fsdp: supported only when training the U-Net": [
             *(*make, "--init", base, "--lora", 2, "--out", tmp_path / "x", "--fsdp"),

@@ -66,14 +66,14 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name in ("log_steps", "checkpoint_minutes", "keep"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; it must be above 0")
+                raise ValueError(f"{name}: got {getattr(self, name)}; must be above 0")
         for name in ("workers", "sample_steps", "checkpoint_steps"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+                raise ValueError(f"{name}: got {getattr(self, name)}; must not be negative")
         if self.workers > 256:
             raise ValueError(f"workers: got {self.workers}; allowed: up to 256")
         if self.max_minutes is not None and not self.max_minutes > 0:
-            raise ValueError(f"max_minutes: got {self.max_minutes}; it must be above 0")
+            raise ValueError(f"max_minutes: got {self.max_minutes}; must be above 0")
 
 
 class TrainingInterrupted(KeyboardInterrupt):
