@@ -318,12 +318,12 @@ def test_train_prints_json_lines(run, clips, tiny_recipe, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        ([""], "prompt: it is empty"),
-        (["  \n "], "prompt: it is empty"),
+        ([""], "prompt: must not be empty"),
+        (["  \n "], "prompt: must not be empty"),
         ([], "prompt: give one prompt, or --prompts FILE"),
         (["dog", "--prompts", "prompts.txt"], "prompt: give one prompt"),
         (["--prompts", "none.txt"], "none.txt: cannot read"),
-        (["--prompts", "blank.txt"], "blank.txt: no prompt in it"),
+        (["--prompts", "blank.txt"], "blank.txt: contains no prompts"),
         (["--prompts", "latin.txt"], "latin.txt: cannot read"),
         (["dog", "--seconds", "0"], "seconds: got 0; allowed: 0.2 to 600"),
         (["dog", "--seconds", "-1"], "seconds: got -1"),
@@ -346,9 +346,9 @@ def test_train_prints_json_lines(run, clips, tiny_recipe, tmp_path):
         (["dog", "--model", "prompts.txt"], "no such model folder"),
         (["dog", "-o", "dog.mp3"], "cannot write '.mp3'; allowed: .wav, .flac, .ogg"),
         (["dog", "-o", "dog.xyz"], "cannot write '.xyz'"),
-        (["dog", "-o", "no/such/dog.wav"], "no/such: no such folder, or it cannot be written"),
-        (["dog", "-o", "prompts.txt/dog.wav"], "prompts.txt: no such folder"),
-        (["dog", "-o", "prompts.txt/sounds"], "no such folder, or it cannot be written"),
+        (["dog", "-o", "no/such/dog.wav"], "no/such: the folder does not exist or is not writable"),
+        (["dog", "-o", "prompts.txt/dog.wav"], "prompts.txt: the folder does not exist"),
+        (["dog", "-o", "prompts.txt/sounds"], "the folder does not exist or is not writable"),
         (["dog", "-o", "new", "--model", "nowhere"], "nowhere: no such model folder"),
         (["dog", "--bogus"], "No such option: --bogus"),
         (["dog", "cat"], "unexpected extra argument"),
@@ -389,7 +389,7 @@ def _flip_a_byte(folder: Path) -> str:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 4
     file.write_bytes(data)
-    return "unet.safetensors: its sha256 is not the one in config.json"
+    return "unet.safetensors: its sha256 does not match config.json"
 
 
 def _add_a_key(folder: Path) -> str:
@@ -410,7 +410,7 @@ def _exchange_the_vae(folder: Path) -> str:
 
 def _lose_the_config(folder: Path) -> str:
     (folder / "config.json").unlink()
-    return "it has no config.json"
+    return "no config.json"
 
 
 def _break_the_config(folder: Path) -> str:
@@ -447,7 +447,7 @@ def test_info_refuses_a_damaged_model(run, model_copy, damage):
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--set", "vae.learning_rate=-1e-4"], "learning_rate: got -0.0001; it must be above 0"),
+        (["--set", "vae.learning_rate=-1e-4"], "learning_rate: got -0.0001; must be above 0"),
         (["--set", "vae.learning_rate=nan"], "vae.learning_rate: got nan"),
         (["--set", "vae.learning_rat=1"], "did you mean learning_rate?"),
         (["--set", "flavour=1"], "flavour: unknown setting"),
@@ -617,4 +617,4 @@ def test_train_scores_and_plot(run, tiny_model, clips, tiny_recipe, tmp_path):
     facts = json.loads(run("plot", model, "--out", tmp_path / "p", "--json").out)
     assert len(facts["pictures"]) == 3
     assert set(listing(tmp_path / "p")) >= {"losses.png", "scores.png", "samples.png", "report.md"}
-    assert "holds no training" in one_line(run("plot", tmp_path / "p"))
+    assert "contains no training run" in one_line(run("plot", tmp_path / "p"))

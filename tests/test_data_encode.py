@@ -202,7 +202,7 @@ def test_files_the_manifest_left_out_are_listed_too(manifest, tmp_path):
 )
 def test_other_settings_do_not_mix_into_a_folder(manifest, tmp_path, change, config, name):
     run(sounds(manifest), tmp_path / "out")
-    with pytest.raises(ValueError, match=f"encoded with another {name};"):
+    with pytest.raises(ValueError, match=f"encoded with a different {name};"):
         run(sounds(manifest, **config), tmp_path / "out", **change)
     run(sounds(manifest, cache_gb=0.0), tmp_path / "out")  # memory decides nothing
 
@@ -231,10 +231,12 @@ def test_refuses(manifest, tmp_path):
         run(sounds(manifest, variants=0), tmp_path / "out")
     with pytest.raises(ValueError, match="dtype: got 'bfloat16'; allowed: float32, float16"):
         run(sounds(manifest), tmp_path / "out", dtype="bfloat16")
-    with pytest.raises(ValueError, match=r"mean: NaN or infinity in float32 for one of .*\.wav"):
+    with pytest.raises(
+        ValueError, match=r"mean: contains NaN or infinity \(float32\) in a batch with .*\.wav"
+    ):
         run(sounds(manifest), tmp_path / "out", posterior=lambda w: (posterior(w)[0] / 0, w))
     bare = Recording(file=manifest.root / "0.wav", seconds=0.5)
-    with pytest.raises(ValueError, match=r"recordings without a caption: 1; .*0\.wav"):
+    with pytest.raises(ValueError, match=r"1 recordings have no caption \(first: .*0\.wav"):
         run(sounds(Manifest(root=manifest.root, recordings=(bare,))), tmp_path / "out")
     for recording in manifest.recordings:
         recording.file.write_bytes(b"broken")

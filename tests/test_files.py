@@ -149,7 +149,7 @@ def neighbour():
 
 def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path, neighbour):
     process = neighbour(tmp_path / "a" / "b")
-    pattern = rf"b: process {process.pid} \(since \d{{4}}-\d\d-\d\d \d\d:.*\) is writing into it"
+    pattern = rf"b: process {process.pid} \(since \d{{4}}-\d\d-\d\d \d\d:.*\) is writing to it"
     with pytest.raises(ValueError, match=pattern), locked(tmp_path / "a" / "b"):
         pass
     assert (tmp_path / "a" / "b" / ".lock").exists()  # a refusal takes nothing away

@@ -69,9 +69,13 @@ def test_every_value_of_a_config_may_be_hostile(model_copy: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "fault"),
     [
-        (("parts", "unet", "config", "time_dim"), 10**6, "ask for more than|cannot be built"),
+        (("parts", "unet", "config", "time_dim"), 10**6, "would create more than|cannot build"),
         (("parts", "unet", "config", "time_dim"), 10**30, "a number of 31 digits; too large"),
-        (("parts", "clap_audio", "config", "depths", 0), 10**6, "ask for more than .* parameters"),
+        (
+            ("parts", "clap_audio", "config", "depths", 0),
+            10**6,
+            "would create more than .* parameters",
+        ),
         (("parts", "vae", "config", "res_blocks"), 10**9, "res_blocks: got 1000000000; allowed"),
         (("parts", "clap_audio", "config", "max_seconds"), 1e308, "max_seconds: got 1e"),
         (("sampling", "candidates"), 10**6, "candidates: got 1000000; allowed: 1 to 100"),

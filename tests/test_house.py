@@ -40,7 +40,7 @@ LAYERS = (
     ("data", "evaluate", "prompt_file"),
     ("train", "reports", "listening"),
     ("bench",),
-    ("describe", "cli", "web", "__init__", "__main__"),
+    ("describe", "cli", "__init__", "__main__"),
 )
 APART = ({"models", "diffusion"}, {"train", "reports"}, {"train", "listening"})
 CPU_USERS = {"pipeline", "evaluate", "bench"}  # nothing else depends on cpu/

@@ -207,7 +207,7 @@ def test_an_unknown_part_is_an_error(model_copy):
 @pytest.mark.parametrize("number", [0, 2, "1", None])
 def test_another_format_is_an_error(model_copy, number):
     write_json(model_copy / "config.json", {**read_config(model_copy), "format": number})
-    with pytest.raises(ValueError, match="format is not 1"):
+    with pytest.raises(ValueError, match="this version reads format 1"):
         open_folder(model_copy)
 
 
@@ -237,7 +237,7 @@ def test_a_unet_beside_another_vae_is_refused(model_copy):
     folder = open_folder(model_copy)
     ids = {name: entry.training_id for name, entry in folder.parts.items()}
     new = save_again(model_copy, "vae", changed(folder.load("vae")))
-    fault = f"unet was trained against vae {ids['vae']}, but this folder holds vae {new}"
+    fault = f"unet was trained against vae {ids['vae']}, but this folder contains vae {new}"
     with pytest.raises(ValueError, match=fault):
         open_folder(model_copy)
 

@@ -14,9 +14,9 @@ _SLUG_BYTES = 180
 
 
 def slug(text: str) -> str:
-    """A text as part of a file name: letters and digits of any script, "-" for all else.
+    """Turn a text into part of a file name: letters and digits of any script, "-" for all else.
 
-    "sound" for a text without any.
+    Falls back to "sound".
     """
     kept = [c if unicodedata.category(c)[0] in "LNM" else " " for c in text.lower()]
     words = "-".join("".join(kept).split())[:_SLUG_LETTERS]
@@ -24,10 +24,10 @@ def slug(text: str) -> str:
 
 
 def expand_name(template: str, **fields: object) -> str:
-    """A template such as "{index:03}-{slug}-{seed}" with its fields filled in.
+    """Fill in a template such as "{index:03}-{slug}-{seed}".
 
     Raises ValueError for a field that is not in FIELDS, a malformed template, and a result that is
-    no plain file name.
+    not a plain file name.
     """
     try:
         for _, field, width, _ in string.Formatter().parse(template):
@@ -44,7 +44,7 @@ def expand_name(template: str, **fields: object) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError for what cannot be the name of a file in a folder."""
+    """Raise ValueError unless `name` is a plain file name that every operating system allows."""
     unusable = (
         not name.strip(" .")
         or name.startswith(".")
@@ -52,18 +52,18 @@ def check_name(name: str) -> None:
     )
     if unusable or any(c in '/\\:*?"<>|' or unicodedata.category(c) == "Cc" for c in name):
         raise ValueError(
-            f"name: got {name!r}; allowed: a file name without folders, without a suffix, of at "
-            "most 236 bytes"
+            f"name: got {name!r}; allowed: no folders, no leading dot, none of "
+            '\\ : * ? " < > |, at most 236 bytes'
         )
 
 
 def free_path(
     path: Path, taken: Collection[Path], *, on_disk: bool, suffixes: Sequence[str]
 ) -> Path:
-    """The path, or the first of NAME-2, NAME-3, ... that is free.
+    """Return the path, or the first of NAME-2, NAME-3, ... that is free.
 
-    A name is free if it is not in `taken` and, with `on_disk`, if there is nothing under it with
-    its own suffix or one of `suffixes`, not even a broken link.
+    A name is free if it is not in `taken` and, with `on_disk`, if nothing exists under it with its
+    own suffix or one of `suffixes`, not even a broken link.
     """
     number, free = 1, path
     while free in taken or (on_disk and _is_taken(free, suffixes)):

@@ -18,14 +18,11 @@ from typing import Any, TextIO
 if sys.platform != "win32":
     import fcntl
 
-LOCK = ".lock"  # in a folder that a process holds, see `locked`
+LOCK = ".lock"  # in a folder that a process has locked, see `locked`
 
 
 def one_line(error: object, width: int = 300) -> str:
-    """The text of an error for one line: without line breaks, "..." after the last word that fits.
-
-    The name of its class where it has no text.
-    """
+    """Format an error as one line, truncated to `width`; its class name if it has no message."""
     text = shorten(str(error), width, placeholder=" ...")
     return text or type(error).__name__
 
@@ -64,12 +61,11 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def locked(folder: str | os.PathLike[str], *, wait: bool = False) -> Iterator[Path]:
-    """Hold a folder, made if need be, for this process alone: no two processes write into it.
+    """Lock a folder (created if needed) so that only this process writes to it.
 
-    The lock is the operating system's, on a file `.lock` in the folder: it ends with the process,
-    however that ends. At the end the file is removed, and the folder too where it was made here and
-    is empty. Where another process holds the lock, `wait` for it; without, ValueError at once, with
-    the id of that process and when it began.
+    The lock is released when the process exits, even if it is killed. If another process holds it:
+    wait if `wait`, else raise ValueError with its id and start time. On release the lock file is
+    removed, and the folder too if it was created here and is empty.
     """
     folder = Path(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -78,8 +74,8 @@ def locked(folder: str | os.PathLike[str], *, wait: bool = False) -> Iterator[Pa
         stream = _open_locked(file, wait)
         if stream is None:
             raise ValueError(
-                f"{folder}: {_holder(file)} is writing into it; wait until it ends, or use "
-                "another --out"
+                f"{folder}: {_holder(file)} is writing to it; wait until it ends, or choose a "
+                "different output folder"
             )
         with stream:
             began = datetime.now().astimezone().isoformat(" ", "seconds")
@@ -97,8 +93,10 @@ def locked(folder: str | os.PathLike[str], *, wait: bool = False) -> Iterator[Pa
 
 
 def try_lock(descriptor: int, *, wait: bool = False) -> bool:
-    """Lock an open file or folder until it is closed; False where another process holds it. Where
-    locks are not supported (Windows, some network disks), every process gets one."""
+    """Lock an open file or folder until it is closed; returns False if another process holds it.
+
+    On systems without locks (Windows, some network disks) every process succeeds.
+    """
     if sys.platform == "win32":
         return True
     try:
@@ -111,11 +109,11 @@ def try_lock(descriptor: int, *, wait: bool = False) -> bool:
 
 
 def _open_locked(file: Path, wait: bool) -> TextIO | None:
-    """The file, opened and locked; None where another process holds it."""
+    """Open and lock a file; returns None if another process holds it."""
     while True:
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(os.lstat(file).st_mode):  # opening a pipe would wait for a reader
-                raise ValueError(f"{file}: cannot write: it is there, and no file")
+                raise ValueError(f"{file}: cannot write: it exists and is not a file")
         try:
             stream = open(file, "a", encoding="utf-8")  # noqa: SIM115  # open as long as locked
         except OSError as error:
@@ -137,7 +135,7 @@ def _holder(file: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """The folder for downloaded and converted models, in XDG's cache folder. It may not exist."""
+    """Return the folder for downloaded and converted models, which may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "soundcrafter"
 
@@ -180,7 +178,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
-    """The entries of a JSON Lines file; none if the file does not exist.
+    """Read the entries of a JSON Lines file; none if the file does not exist.
 
     A last line without a line end was cut short by an interruption and is skipped. Raises
     ValueError if any other line is not JSON.
@@ -215,7 +213,7 @@ def append_json_line(path: str | os.PathLike[str], entry: Any) -> None:
 def same_file(one: str, other: str) -> bool:
     """Whether two paths, perhaps on different machines, mean the same file or folder.
 
-    They do if they are equal, or if their last parts are and, where both exist, their contents.
+    They do if they are equal, or if their last parts and, if both exist, their contents are equal.
     """
     first, second = Path(one), Path(other)
     if one == other or first.name != second.name or not (first.exists() and second.exists()):
@@ -226,6 +224,6 @@ def same_file(one: str, other: str) -> bool:
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """Return the sha256 of a file, in hex."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

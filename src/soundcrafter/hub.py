@@ -36,7 +36,8 @@ def find_model(name: str | os.PathLike[str] | None, revision: str | None = None)
     if not _is_hub_name(name):
         if path.suffix in CHECKPOINTS or (path / "model_index.json").is_file():
             raise ValueError(
-                f"{path}: not a model folder; soundcrafter import {path} --out DIR makes one"
+                f"{path}: not a model folder; create one with "
+                f"`soundcrafter import {path} --out DIR`"
             )
         return path
     at = "" if revision is None else f"--at--{revision}"

@@ -1,4 +1,4 @@
-"""From prompt to sound: one straight line over the parts of a model folder."""
+"""From prompt to sound: runs the parts of a model folder in sequence."""
 
 import math
 import os
@@ -36,7 +36,7 @@ from soundcrafter.request import GenerateRequest, Job, resolve
 from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, copy_parts, open_folder, save_part
 
-# What is computed at once, so that memory stays flat. Longer sounds go through the VAE and the
+# Limits that bound memory. Longer sounds go through the VAE and the
 # vocoder in pieces; on a CPU the U-Net takes at most this many such sounds of a batch at once.
 PIECE_SECONDS = 10.24
 PIECES_AT_ONCE = 8
@@ -87,19 +87,19 @@ class SoundCrafter:
 
         Args:
             model: a model folder, a hub name, or None for the bundled model.
-            device: "cpu", "cuda", "mps", or "auto" for the GPU where there is one.
+            device: "cpu", "cuda", "mps", or "auto" for the GPU if there is one.
             adapters: folders of adapters (LoRA) trained for this model's U-Net, and their weights.
-            precision: "fp32", "bf16", "fp16", or "auto" for bf16 where the device supports it.
+            precision: "fp32", "bf16", "fp16", or "auto" for bf16 if the device supports it.
             revision: branch, tag or commit of a hub model; None for the latest.
 
-        Raises ValueError where the model, an adapter or the device is missing, damaged, or does
-        not fit.
+        Raises ValueError if the model or an adapter is missing, damaged or incompatible, or the
+        device is unavailable.
         """
         folder = open_folder(find_model(model, revision))
         return cls(folder, choose_device(device), adapters, precision)
 
     def to(self, device: str | torch.device) -> "SoundCrafter":
-        """Move this model to a device ("auto": the GPU where there is one), and return it.
+        """Move this model to a device ("auto": the GPU if there is one), and return it.
 
         The parts are loaded again, because on a CPU they are rearranged for speed.
         """
@@ -116,49 +116,49 @@ class SoundCrafter:
         """Use these adapters (LoRA) with the U-Net, in place of those used so far.
 
         `adapters` maps a folder to a weight; their changes add up, and {} removes all. Raises
-        ValueError for one that is missing or made for another U-Net, and then changes nothing.
+        ValueError for one that is missing or made for a different U-Net, and then changes nothing.
         """
         unet = self._merged_unet(adapters).to(self.device)
         self._speed_up(unet)
         self.unet, self.adapters = unet, dict(adapters)
         self.training_ids = {name: part.training_id for name, part in self.folder.parts.items()}
         for path, weight in adapters.items():
-            # evaluation identifies sounds by these ids: the adapted model's are not the model's
+            # evaluation identifies sounds by these ids, so an adapted model needs its own
             name = f"adapter {open_folder(path).parts['adapter'].training_id}"
             self.training_ids[name] = str(float(self.training_ids.get(name, 0)) + weight)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
         """Write this model as a model folder, its adapters merged into the U-Net, and return it.
 
-        Raises ValueError where the folder cannot be written or already holds a model.
+        Raises ValueError if the folder cannot be written or already contains a model.
         """
         path = Path(path)
         if (path / "config.json").exists():
-            raise ValueError(f"{path}: it holds a model already; name another folder")
+            raise ValueError(f"{path}: already contains a model; choose another folder")
         parts = self.folder.parts
         if not self.adapters:
             copy_parts(self.folder, path, tuple(parts))
             return path
         merged = self._merged_unet(self.adapters)
-        # whatever fails leaves no folder that passes for the adapted model
+        # on failure, leave nothing that could be mistaken for the adapted model
         copy_parts(self.folder, path, [name for name in parts if name not in ("unet", "adapter")])
         entry = parts["unet"]
         save_part(path, "unet", merged, entry.config, trained_against=entry.trained_against)
         return path
 
     def _merged_unet(self, adapters: Mapping[str, float]) -> UNet:
-        """The U-Net in float32 on the CPU, with these adapters merged into its weights."""
+        """Load the U-Net in float32 on the CPU and merge these adapters into its weights."""
         unet, wanted = cast(UNet, self.folder.load("unet")), self.folder.parts["unet"].training_id
         for path, weight in adapters.items():
             folder = open_folder(path)
             folder.require("adapter")
             if not math.isfinite(weight):
-                raise ValueError(f"adapter: got the weight {weight}; allowed: a finite number")
+                raise ValueError(f"adapter weight: got {weight}; must be finite")
             trained_for = folder.parts["adapter"].trained_against["unet"]
             if trained_for != wanted:
                 raise ValueError(
-                    f"{path}: this adapter is for the unet {trained_for}, "
-                    f"but this model's is {wanted}"
+                    f"{path}: this adapter was trained for U-Net {trained_for}, "
+                    f"but this model has U-Net {wanted}"
                 )
             cast(Adapter, folder.load("adapter")).merge(unet, weight)
         return unet
@@ -195,31 +195,31 @@ class SoundCrafter:
         """Make sounds for one prompt or several, `count` for each, in the order of the prompts.
 
         Sound k of a prompt uses seed + k. The same call gives the same samples on one machine with
-        the same number of threads. In another batch or with other threads sums are rounded
-        differently: latents agree to 1e-3, but where a vocoder finds its phases by iteration,
-        the wave may differ while it sounds the same. With batch_size 1 every sound is exactly
-        what its seed gives alone. None takes the model's own setting (`SamplingConfig`).
+        the same number of threads. A different batch or thread count changes rounding: latents
+        agree to 1e-3; with a vocoder that recovers phase iteratively the waveform may differ but
+        sounds the same. With batch_size 1 a sound does not depend on the others of the call. None
+        falls back to the model's setting (`SamplingConfig`).
 
         Args:
-            prompts: what should be heard, one string or several.
+            prompts: description of the sound, one string or several.
             seconds: length of each sound, 0.2 to 600.
             count: sounds per prompt, 1 to 10,000. Default 1.
             seed: of the first sound of each prompt, 0 to 2**64 - count; one for all prompts or one
-                per prompt; -1 for a random one, which `Sound.seed` tells. Default 0.
-            steps: sampling steps, 1 to what the model was trained with; more take longer and get
+                per prompt; -1 for a random one, reported in `Sound.seed`. Default 0.
+            steps: sampling steps, 1 to the number of training steps; more are slower but sound
                 better.
             guidance: strength of the prompt, at least 0; 1 turns guidance off.
-            negative: what should not be heard, one string for all prompts or one per prompt; ""
-                for nothing. It needs guidance other than 1.
+            negative: description of sounds to avoid, one string for all prompts or one per prompt;
+                "" for none. Requires guidance other than 1.
             sampler: a key of `diffusion.samplers.SAMPLERS`, such as "ddim" or "dpmpp".
             candidates: initial noises drafted for each sound, 1 to 100; CLAP chooses one.
             draft_steps: sampling steps of each draft, at least 1.
             reuse: steps that share the U-Net's inner levels, at least 1: faster and rougher. 1
                 turns it off.
             batch_size: sounds made at once, 1 to 1024. Default 4.
-            trim: cut the silence after the end of a sound, by default where `seconds` is not given.
+            trim: cut the silence after the end of a sound, by default if `seconds` is not given.
             noise: initial noise [sounds, C, T, F] for all sounds, instead of drawing it from the
-                seeds; see the method `noise`. It needs candidates 1.
+                seeds; see the method `noise`. Requires candidates=1.
             progress: called with (steps done, all steps) after every sampling step.
 
         Raises ValueError for a wrong type or a value out of range, before any sound is made.
@@ -282,7 +282,7 @@ class SoundCrafter:
         if request.candidates > 1 and not self.clap.has_audio:
             raise ValueError(
                 f"candidates: got {request.candidates}; "
-                "allowed: 1, since without clap_audio there is nothing to choose by"
+                "allowed: 1, since this model has no clap_audio to rank candidates"
             )
         if noise is not None:
             self._check_noise(noise, request)
@@ -293,9 +293,9 @@ class SoundCrafter:
         if not (isinstance(noise, torch.Tensor) and noise.is_floating_point()):
             raise ValueError(f"noise: got {type(noise).__name__}; allowed: a tensor of floats")
         if tuple(noise.shape) != wanted:
-            raise ValueError(f"noise: got the shape {tuple(noise.shape)}; allowed: {wanted}")
+            raise ValueError(f"noise: got shape {tuple(noise.shape)}; allowed: {wanted}")
         if not noise.isfinite().all():
-            raise ValueError("noise: it contains NaN or infinity")
+            raise ValueError("noise: contains NaN or infinity")
         if request.candidates > 1:
             raise ValueError(f"candidates: got {request.candidates} with noise; allowed: 1")
 
@@ -349,7 +349,7 @@ class SoundCrafter:
             yield Sound(samples, self.sample_rate, job.prompt, job.seed, score, found)
 
     def _embed_negative(self, text: str) -> torch.Tensor:
-        """What guidance leads away from, [E]: a prompt, or the null condition for none."""
+        """Embed a negative prompt, [E]; an empty one becomes the null condition."""
         return self.clap.embed_text([text])[0] if text else self.unet.null_cond
 
     @torch.inference_mode()
@@ -359,8 +359,8 @@ class SoundCrafter:
         with self._keeping_little(self.vae):
             if frames <= window:
                 return self.vae.decode(latent)
-            # the decoder's group norms and attention see all of a window: without an overlap the
-            # windows would not meet
+            # the decoder's group norms and attention depend on the whole window; without overlap
+            # there would be seams
             return blend_windows(
                 lambda span: self.vae.decode(latent[:, :, span]),
                 frames,
@@ -373,7 +373,7 @@ class SoundCrafter:
     def vocode(self, mel: torch.Tensor) -> torch.Tensor:
         """log-mel [B, 1, T, F] -> wave [B, N], float32."""
         config = self.vocoder.config.mel
-        # a vocoder of convolutions transforms its filters for each piece; a spectral one has none
+        # convolutional vocoders redo filter setup per piece, so use fewer, longer pieces
         pieces = 2 if isinstance(self.vocoder, SpectralVocoder) else 1
         frames = round(PIECE_SECONDS / pieces * config.sample_rate / config.hop)
         with self._keeping_little(self.vocoder):
@@ -457,19 +457,24 @@ class SoundCrafter:
     def _similarity(self, samples: np.ndarray, cond: torch.Tensor) -> float:
         """Cosine of cond [E] and the CLAP embedding of samples [N]."""
         if self.device.type == "cpu":
-            trim_heap()  # the vocoder's maps: the audio encoder's have other sizes
+            trim_heap()  # free the vocoder's activations; the encoder cannot reuse them
         return float(self.clap.embed_audio(samples, self.sample_rate)[0] @ cond)
 
     @torch.inference_mode()
     def score(self, wave: np.ndarray, prompt: str) -> float | None:
-        """Cosine of the CLAP embeddings of wave [N] and a prompt; None without an audio tower."""
+        """Return the cosine similarity of the CLAP embeddings of wave [N] and a prompt.
+
+        Returns None if the model has no audio tower.
+        """
         if not self.clap.has_audio:
             return None
         return self._similarity(wave, self.clap.embed_text([prompt])[0])
 
     def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:
-        """The initial noises [count, C, T/d, F/d] of a seed, the same on every device, in any
-        batch, and for any larger count."""
+        """Return the initial noises [count, C, T/d, F/d] of a seed.
+
+        They are the same on every device, in any batch, and for any larger count.
+        """
         if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed: got {seed}; allowed: 0 to {MAX_SEED}")
         low, high = SECONDS_RANGE
@@ -491,21 +496,23 @@ class SoundCrafter:
 
 @cache
 def _allow_forks() -> None:
-    """Let processes that are forked from this one use its models, with one thread each: OpenMP's
-    threads are not there after a fork, and waiting for them would never end."""
+    """Let forked processes use the models of this one, with one thread each.
+
+    OpenMP's threads do not survive fork(), so a child that waits for them would hang.
+    """
     if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def vocode_in_pieces(vocoder: Vocoder, mel: torch.Tensor, frames: int) -> torch.Tensor:
-    """log-mel [B, 1, T, F] -> wave [B, T * hop], by pieces of about `frames`.
+    """log-mel [B, 1, T, F] -> wave [B, T * hop], in pieces of about `frames`.
 
-    Each piece sees as far to both sides as the vocoder reaches (`config.context`), so the wave is
-    that of the whole, except for rounding.
+    Each piece is padded by the receptive field (`config.context`), so the result equals that of
+    the whole mel, except for rounding.
     """
     count, config = mel.shape[2], vocoder.config
     context, hop = config.context, config.mel.hop
-    frames = max(frames, 6 * context)  # or too much of a piece would be made twice
+    frames = max(frames, 6 * context)  # or too much of a piece would be computed twice
     if count <= frames + context:
         return vocoder(mel)
     phases = PhaseStream(config.mel) if isinstance(vocoder, SpectralVocoder) else None
@@ -518,5 +525,5 @@ def vocode_in_pieces(vocoder: Vocoder, mel: torch.Tensor, frames: int) -> torch.
         extra = () if phases is None else (phases.between(low, high + 2),)
         wave = vocoder(mel[:, :, low:high], *extra)
         out[:, start * hop : end * hop] = wave[:, (start - low) * hop : (end - low) * hop]
-        trim_heap()  # what pieces of several sizes leave would add up
+        trim_heap()  # freed here, or memory fragments
     return out

@@ -27,7 +27,7 @@ _COLUMNS = ("prompt", "name", *OPTIONS, *_IGNORED)
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt with its own options, which replace those of the command."""
+    """A prompt with its own options, which override those of the command line."""
 
     prompt: str
     name: str = ""  # of its file
@@ -35,12 +35,12 @@ class PromptRow:
 
 
 def read_prompt_file(path: Path) -> list[PromptRow]:
-    """The prompts of a file, at least one.
+    """Read the prompts of a file, at least one.
 
-    A csv or jsonl file has a column `prompt`, and optionally `name` and those in OPTIONS; an empty
-    cell means the command's own option. Any other file is text: one prompt per line, # starts a
-    comment. Raises ValueError for a file that cannot be read, an unknown column, a value of the
-    wrong type and a row without a prompt.
+    A csv or jsonl file has a column `prompt`, and optionally `name` and those in OPTIONS. An empty
+    cell falls back to the command-line option. Any other file is text: one prompt per line; #
+    starts a comment. Raises ValueError for a file that cannot be read, an unknown column, a value
+    of the wrong type and a row without a prompt.
     """
     if path.suffix.lower() not in (".csv", ".jsonl"):
         rows = [PromptRow(line) for line in read_prompt_lines(path)]
@@ -51,12 +51,12 @@ def read_prompt_file(path: Path) -> list[PromptRow]:
             raise ValueError(f"{path}: {column}: unknown column{closest(column, _COLUMNS)}")
         rows = [_row(row, f"{path}: row {number}") for number, row in enumerate(table, 1)]
     if not rows:
-        raise ValueError(f"{path}: no prompt in it")
+        raise ValueError(f"{path}: contains no prompts")
     return rows
 
 
 def read_prompt_lines(path: Path) -> list[str]:
-    """The prompts of a text file, one per line, without empty lines and comments (#)."""
+    """Read a text file with one prompt per line; empty lines and comments (#) are skipped."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -70,7 +70,7 @@ def _row(cells: Mapping[str, Any], where: str) -> PromptRow:
         if not isinstance(given.get(column, ""), str):
             raise ValueError(f"{where}: {column}: got {given[column]!r}; expected a string")
     if "prompt" not in given:
-        raise ValueError(f"{where}: its prompt is empty")
+        raise ValueError(f"{where}: the prompt is empty")
     options = {
         key: _value(given[key], kind, f"{where}: {key}")
         for key, kind in OPTIONS.items()
@@ -80,7 +80,7 @@ def _row(cells: Mapping[str, Any], where: str) -> PromptRow:
 
 
 def _value(cell: Any, kind: type, where: str) -> Any:
-    """A cell as a value of its column's type; in a csv file every cell is text."""
+    """Convert a cell to its column's type; in a csv file every cell is text."""
     value: Any = cell
     if isinstance(cell, str) and kind is not str:
         try:

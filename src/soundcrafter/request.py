@@ -1,4 +1,4 @@
-"""One call of `generate`: what the caller asks for, over the model's own sampling settings."""
+"""One call of `generate`: the caller's options, with the model's settings as defaults."""
 
 import secrets
 import unicodedata
@@ -12,7 +12,7 @@ import torch
 from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
 from soundcrafter.settings import check_range, from_dict
 
-RANDOM_SEED = -1  # stands for a seed drawn anew
+RANDOM_SEED = -1  # draw a random seed
 MAX_COUNT = 10_000
 MAX_BATCH_SIZE = 1024
 
@@ -27,10 +27,10 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest(SamplingConfig):
-    """The model's settings with those that the caller gave in their place, all checked."""
+    """The model's settings, overridden by the caller's, all checked."""
 
     prompts: tuple[str, ...]
-    negatives: tuple[str, ...] = ()  # one per prompt; where there are none, `negative` for all
+    negatives: tuple[str, ...] = ()  # one per prompt; if empty, `negative` for all
     count: int = 1  # sounds per prompt
     seeds: tuple[int, ...] = (0,)  # of the first sound of each prompt; one for all, or one each
     batch_size: int = 4  # sounds made at once, each with its candidates
@@ -39,7 +39,7 @@ class GenerateRequest(SamplingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
-            raise ValueError("prompt: it is empty; say what should be heard")
+            raise ValueError("prompt: must not be empty; describe the sound")
         for prompt in self.prompts:
             _check_text("prompt", prompt)
         for negative in (self.negative, *self.negatives):
@@ -61,7 +61,7 @@ class GenerateRequest(SamplingConfig):
 
     @property
     def drafted(self) -> int:
-        """Sampling steps spent on drafts: none where there is no choice."""
+        """Sampling steps spent on drafts; 0 if there is only one candidate."""
         return self.draft_steps if self.candidates > 1 else 0
 
     def jobs(self) -> list[Job]:
@@ -83,15 +83,15 @@ def resolve(
     negative: str | Iterable[str] | None = None,
     **options: float | str | None,
 ) -> GenerateRequest:
-    """The request that a call makes of a model with these settings; None takes the model's, and
-    seeds of -1 are drawn.
+    """Build a validated request: None falls back to the model's setting; a seed of -1 becomes
+    random.
 
     Raises ValueError, saying what is allowed, for a wrong type or value.
     """
     given = {name: _plain(value) for name, value in options.items() if value is not None}
     given["seeds"] = [_drawn(_plain(each)) for each in _listed(seed)]
     if given.get("sampler", "ddim") != "ddim":
-        given["end"] = "clean"  # the other samplers know no other end
+        given["end"] = "clean"  # the other samplers support only 'clean'
     if isinstance(negative, str):
         given["negative"] = negative
     elif negative is not None:
@@ -116,13 +116,13 @@ def _listed(seed: Any) -> Iterable[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy's or torch's as one of Python's; anything else as it is."""
+    """Convert a NumPy or torch scalar to Python; return anything else as it is."""
     is_number = isinstance(value, np.generic | np.ndarray | torch.Tensor) and np.ndim(value) == 0
     return value.item() if is_number else value
 
 
 def _drawn(seed: Any) -> Any:
-    """A seed, drawn where it is -1. 32 bits are enough, and can be copied by hand."""
+    """Check a seed and replace -1 by a random one. 32 bits are enough, and easy to copy by hand."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ValueError(f"seed: expected int, got {seed!r}")
     if not RANDOM_SEED <= seed <= MAX_SEED:
@@ -131,10 +131,10 @@ def _drawn(seed: Any) -> Any:
 
 
 def _check_text(name: str, text: str) -> None:
-    """Raise ValueError for what no text holds: bytes that are not UTF-8, control characters."""
+    """Raise ValueError for invalid characters: bytes that are not UTF-8, control characters."""
     for character in text:
         if unicodedata.category(character) in ("Cs", "Cc") and not character.isspace():
             raise ValueError(
-                f"{name}: it holds U+{ord(character):04X}, which is not text; "
-                "allowed: UTF-8 text without control characters"
+                f"{name}: contains U+{ord(character):04X}, which is not allowed; "
+                "use UTF-8 text without control characters"
             )

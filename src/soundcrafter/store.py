@@ -82,13 +82,13 @@ class ModelFolder:
         return Tokenizer.load(file)
 
     def check_against(self, name: str, trained_against: Mapping[str, str]) -> None:
-        """Raise ValueError if `name` was trained against other parts than those in this folder."""
+        """Raise ValueError if `name` was trained against parts different from this folder's."""
         for other, wanted in trained_against.items():
             if other in self.parts and self.parts[other].training_id != wanted:
                 found = self.parts[other].training_id
                 raise ValueError(
                     f"{self.path}: {name} was trained against {other} {wanted}, "
-                    f"but this folder holds {other} {found}"
+                    f"but this folder contains {other} {found}"
                 )
 
 
@@ -103,7 +103,7 @@ def open_folder(path: str | os.PathLike[str], *, allow_mismatch: bool = False) -
     if not path.is_dir():
         raise ValueError(f"{path}: no such model folder")
     if not (path / "config.json").is_file():
-        raise ValueError(f"{path}: not a model folder: it has no config.json")
+        raise ValueError(f"{path}: not a model folder: no config.json")
     folder = _parse(path, read_json(path / "config.json"))
     for name in folder.parts:
         if not (path / f"{name}.safetensors").is_file():
@@ -118,7 +118,7 @@ def open_folder(path: str | os.PathLike[str], *, allow_mismatch: bool = False) -
 
 
 def read_parts(path: str | os.PathLike[str]) -> Mapping[str, PartEntry]:
-    """The entries of `config.json`; none if there is no such file.
+    """Read the entries of `config.json`; none if there is no such file.
 
     Unlike `open_folder`, this does not check that the parts belong together.
     """
@@ -168,7 +168,7 @@ def save_part(
         weights = files.enter_context(replacing(path / f"{name}.safetensors"))
         try:
             save_file({key: _cast(value, dtype) for key, value in state.items()}, weights)
-        except SafetensorError as error:  # such as a full disk; users know the file's other name
+        except SafetensorError as error:  # such as a full disk; report the final name
             raise ValueError(f"{path / name}.safetensors: cannot write: {error}") from None
         data = _read_or_create(path)
         data["parts"][name] = {
@@ -213,18 +213,19 @@ def copy_parts(source: ModelFolder, path: str | os.PathLike[str], names: Sequenc
 
 
 def count_parameters(name: str, config: Any, most: int = MOST_PARAMETERS) -> int:
-    """The number of parameters of a part with these settings; nothing is allocated.
+    """Count the parameters of a part with these settings, without allocating them.
 
-    Raises ValueError where it would be above `most`, as soon as that is clear, and for settings
-    that torch cannot build.
+    Raises ValueError as soon as the count exceeds `most`, and for settings that torch cannot build.
     """
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in _build(name, config, most).parameters())
 
 
 def _build(name: str, config: Any, most: int) -> nn.Module:
-    """The network of a part, counted while it is built: ValueError as soon as it has more than
-    `most` parameters, before their memory is touched."""
+    """Build the network of a part, counting its parameters.
+
+    Raises ValueError as soon as there are more than `most`, before their memory is touched.
+    """
     counted, tensors, thread = 0, 0, threading.get_ident()
     on_meta = torch.get_default_device().type == "meta"
     most_counted = 3 * most  # weight normalisation replaces a parameter by two
@@ -237,21 +238,27 @@ def _build(name: str, config: Any, most: int) -> nn.Module:
         if not parameter.is_meta or on_meta:  # an adapter looks at its U-Net on meta
             counted += parameter.numel()
         if counted > most_counted:
-            raise ValueError(f"{name}: its settings ask for more than {most:,} parameters")
+            raise ValueError(f"{name}: its settings would create more than {most:,} parameters")
         if tensors > MOST_TENSORS:
-            raise ValueError(f"{name}: its settings ask for more than {MOST_TENSORS:,} tensors")
+            raise ValueError(
+                f"{name}: its settings would create more than {MOST_TENSORS:,} tensors"
+            )
 
     hook = register_module_parameter_registration_hook(count)
     try:
         return PARTS[name].build(config)
     except (RuntimeError, TypeError, OverflowError, ZeroDivisionError, MemoryError) as error:
-        raise ValueError(f"{name}: its settings cannot be built: {one_line(error)}") from None
+        reason = one_line(error)
+        raise ValueError(f"{name}: cannot build a network from these settings: {reason}") from None
     finally:
         hook.remove()
 
 
 def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
-    """The training id: 16 hex digits of a hash of the weights' names, shapes and fp32 values."""
+    """Compute the training id: 16 hex digits of a hash of the weights' names, shapes and values.
+
+    The values are hashed in fp32, so the stored dtype does not matter.
+    """
     digest = hashlib.sha256()
     for key in sorted(state):
         value = state[key].detach().cpu().float().contiguous()
@@ -264,7 +271,9 @@ def _verify(file: Path, sha256: str) -> None:
     if not file.is_file():
         raise ValueError(f"{file}: the file is missing")
     if file_sha256(file) != sha256:
-        raise ValueError(f"{file}: its sha256 is not the one in config.json: damaged or replaced")
+        raise ValueError(
+            f"{file}: its sha256 does not match config.json; the file is damaged or was replaced"
+        )
 
 
 def _cast(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -288,7 +297,7 @@ def _read_or_create(path: Path) -> dict[str, Any]:
 def _parse(path: Path, data: Any) -> ModelFolder:
     where = str(path / "config.json")
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ValueError(f"{where}: its format is not {FORMAT}, the one that this version reads")
+        raise ValueError(f"{where}: unsupported format; this version reads format {FORMAT}")
     _exact_keys(where, data, ("format", "parts", "diffusion", "sampling", "tokenizer_sha256"))
     parts = {}
     for name, entry in _table(f"{where}: parts", data["parts"]).items():

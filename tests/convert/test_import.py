@@ -303,7 +303,7 @@ def test_a_unet_is_trained_beside_an_imported_clap(
     (sound,) = SoundCrafter.from_pretrained(tmp_path / "model", "cpu").generate(PROMPT, seconds=1)
     assert sound.score is not None
     for override, difference in (
-        ("model.vae.channels=4", "its vae .*: model.vae.channels is 8 there, 4 here"),
+        ("model.vae.channels=4", "vae .*: model.vae.channels is 8 there, 4 here"),
         ("model.clap_audio.mel.fmin=0", "clap_audio.mel.fmin is 50.0 there, 0.0 here"),
     ):
         other = read_recipe(tiny_recipe, [*sets, override])

@@ -90,7 +90,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 @pytest.mark.parametrize("sampler", ["ddpm", "lcm"])
 def test_seeds_choose_the_noise_that_is_added(sampler):
     assert not torch.allclose(make(sampler=sampler), make(sampler=sampler, seeds=(5, 7)))
-    with pytest.raises(ValueError, match="seeds: got 0 for 2 samples; allowed: one each"):
+    with pytest.raises(ValueError, match="seeds: got 0 for 2 samples; expected one per sample"):
         make(sampler=sampler, seeds=())
 
 

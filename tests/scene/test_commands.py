@@ -86,7 +86,7 @@ def test_a_prompt_of_one_event_is_unchanged_to_the_bit(run: Run, tmp_path: Path)
         assert "composed" not in done.err
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
     stems = run("generate", prompt, "-o", tmp_path / "c.wav", "--stems", tmp_path / "s", *FAST)
-    assert "stems: these are of one sound" in refused(stems)
+    assert "stems: requires a single sound" in refused(stems)
 
 
 def test_a_scene_from_text_is_saved_edited_and_rendered(run: Run, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_scene_from_text_is_saved_edited_and_rendered(run: Run, tmp_path: Path
         (("none.toml", "-o", "a.wav"), "none.toml: No such file"),
         (("scene.toml", "-o", "a.mp3"), "cannot write '.mp3'; allowed: .wav"),
         (("scene.toml", "-o", "no/a.wav"), "no/a.wav: cannot write"),
-        (("scene.toml", "-o", "a.wav", "--seed", "3"), "these go with --text"),
+        (("scene.toml", "-o", "a.wav", "--seed", "3"), "--seconds and --seed require --text"),
         (("--text", "rain", "--save", "a.yaml"), "allowed: .toml, .json"),
         (("--text", " ", "-o", "a.wav"), "at least one word"),
         (("bad.toml", "-o", "a.wav"), r"start: got -1.0; allowed: 0 to 3600"),

@@ -43,7 +43,7 @@ def test_toml_holds_no_defaults() -> None:
         ("tracks = 3", "tracks: expected a list"),
         ('[[tracks]]\nname = "a"', r"tracks\[0\].events: this setting is required"),
         ('[[tracks]]\nname = "a"\nevents = []', "a: this track has no events"),
-        ('[[tracks]]\nname = "a/b"\nevents = [{prompt = "x"}]', "a file name without folders"),
+        ('[[tracks]]\nname = "a/b"\nevents = [{prompt = "x"}]', "allowed: no folders"),
         ('[[tracks]]\nname = "a"\nevents = [{}]', "needs either a prompt or a file"),
         ('[[tracks]]\nname = "a"\nevents = [{prompt = " "}]', "needs either a prompt or a file"),
         (
@@ -57,7 +57,7 @@ def test_toml_holds_no_defaults() -> None:
         ('[[tracks]]\nname = "a"\nevents = [{prompt = "x", gain = nan}]', "expected a finite"),
         ('[[tracks]]\nname = "a"\nevents = [{prompt = "x", pan = 2.0}]', "pan: got 2.0"),
         ('[[tracks]]\nname = "a"\nevents = [{prompt = "x", repeats = 0}]', "repeats: got 0"),
-        ('[[tracks]]\nname = "a"\nevents = [{prompt = "x", after = ["b"]}]', "'b' is no track"),
+        ('[[tracks]]\nname = "a"\nevents = [{prompt = "x", after = ["b"]}]', "'b' is not a track"),
         (
             'seconds = 5.0\n[[tracks]]\nname = "a"\nevents = [{prompt = "x", start = 5.0}]',
             "start: got 5; the scene ends at 5 s",

@@ -168,7 +168,7 @@ def test_encoded_phases_of_another_vae_are_refused(make_recipe, clips, tiny_mode
     contents = read_json(index)
     contents["metadata"]["vae"] = "another"
     write_json(index, contents)
-    with pytest.raises(ValueError, match="phase-1: was encoded with another VAE or CLAP"):
+    with pytest.raises(ValueError, match="phase-1: was encoded with a different VAE or CLAP"):
         build_stage("diffusion", recipe, tmp_path, tiny_model)
 
 

@@ -153,7 +153,9 @@ def test_it_resumes_with_the_losses_of_an_uninterrupted_run(
     rest = tuned(tiny_model, tmp_path / "parts", clips, *short, lora=2)
     assert [entry["step"] for entry in rest] == [3, 4]
     assert [e["denoising"] for e in rest] == pytest.approx([e["denoising"] for e in whole[2:]])
-    with pytest.raises(ValueError, match=r"other settings \(adapter.rank: 2 there, 3 here\)"):
+    with pytest.raises(
+        ValueError, match=r"different settings \(adapter.rank is 2 in that run, 3 now\)"
+    ):
         tuned(tiny_model, tmp_path / "parts", clips, *short, lora=3)
 
 
@@ -211,19 +213,19 @@ def test_wrong_adapters_are_refused(model_copy: Path, adapter: Path, tmp_path: P
     config = read_json(model_copy / "config.json")
     config["parts"]["unet"]["training_id"] = "0123456789abcdef"
     write_json(model_copy / "config.json", config)
-    with pytest.raises(ValueError, match=r"this adapter is for the unet .* is 0123456789abcdef"):
+    with pytest.raises(ValueError, match=r"was trained for U-Net .* has U-Net 0123456789abcdef"):
         SoundCrafter.from_pretrained(model_copy, "cpu", {str(adapter): 1.0})
     with pytest.raises(ValueError, match="no such model folder"):
         SoundCrafter.from_pretrained(adapters={str(tmp_path / "none"): 1.0})
     with pytest.raises(ValueError, match="has no adapter yet"):
         SoundCrafter.from_pretrained(adapters={str(model_copy): 1.0})
-    with pytest.raises(ValueError, match="got the weight nan"):
+    with pytest.raises(ValueError, match="adapter weight: got nan"):
         SoundCrafter.from_pretrained(adapters={str(adapter): float("nan")})
 
 
 def test_an_adapter_gets_a_folder_of_its_own(model_copy: Path, clips: Path, adapter: Path) -> None:
     before = {file.name: file.read_bytes() for file in model_copy.iterdir()}
-    with pytest.raises(ValueError, match=r"holds clap_audio.*; use another --out"):
+    with pytest.raises(ValueError, match=r"contains clap_audio.*; choose a different"):
         tuned(model_copy, model_copy, clips, *LORA, lora=2)
     assert {file.name: file.read_bytes() for file in model_copy.iterdir()} == before
     assert open_folder(adapter).sampling == open_folder(model_copy).sampling
@@ -232,7 +234,7 @@ def test_an_adapter_gets_a_folder_of_its_own(model_copy: Path, clips: Path, adap
 def test_an_adapter_is_trained_as_its_model_was(
     tiny_model: Path, clips: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="its diffusion has other settings than the recipe's"):
+    with pytest.raises(ValueError, match="the settings of diffusion differ from the recipe's"):
         tuned(tiny_model, tmp_path, clips, *LORA, "model.diffusion.objective=v", lora=2)
 
 
@@ -254,7 +256,7 @@ def test_what_cannot_be_fine_tuned_leaves_nothing(
     assert not out.exists()
     with open(model_copy / "vocoder.safetensors", "ab") as stream:
         stream.write(b"damage")
-    with pytest.raises(ValueError, match="damaged or replaced"):
+    with pytest.raises(ValueError, match="damaged or was replaced"):
         tuned(model_copy, out, clips, *FAST)
     assert not out.exists()
 
@@ -335,9 +337,9 @@ def test_the_command_line(
     assert sound(f"{tmp_path / 'dogs'}:0") == sound()
     assert sound(*[f"{tmp_path / 'dogs'}:0.25"] * 2) == half
     refused = {
-        "lora: goes with diffusion and init": [*make, "--lora", 2, "--out", tmp_path / "x"],
+        "lora: requires the stage diffusion": [*make, "--lora", 2, "--out", tmp_path / "x"],
         "rank: got 0": [*make, "--init", base, "--lora", 0, "--out", tmp_path / "x"],
-        "fsdp: only when training the U-Net": [
+        "fsdp: supported only when training the U-Net": [
             *(*make, "--init", base, "--lora", 2, "--out", tmp_path / "x", "--fsdp"),
         ],
         "write FOLDER or FOLDER:WEIGHT": ["generate", "rain", "--adapter", "dogs:loud"],

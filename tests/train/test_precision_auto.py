@@ -36,7 +36,7 @@ def test_a_run_keeps_the_precision_that_it_began_with(has, chosen, other, go, bf
     bf16(not has)  # as on another machine
     assert [entry["step"] for entry in go("vae", tmp_path, *AUTO, max_minutes=1e-9)] == [2]
     assert saved(tmp_path) == chosen
-    with pytest.raises(ValueError, match=rf"precision: {chosen} there, {other} here"):
+    with pytest.raises(ValueError, match=rf"precision is {chosen} in that run, {other} now"):
         go("vae", tmp_path, "vae.steps=3", f"vae.precision={other}")
     go("vae", tmp_path, "vae.steps=3", f"vae.precision={chosen}")
 

@@ -149,7 +149,9 @@ def test_shared_out_weights_learn_and_resume_the_same(fork_two, both, tiny_recip
 
 @pytest.mark.parametrize("stage", ["vae", "clap"])
 def test_only_the_unet_is_shared_out(stage, go, tmp_path):
-    with pytest.raises(ValueError, match=f"fsdp: only when training the U-Net, got {stage}"):
+    with pytest.raises(
+        ValueError, match=f"fsdp: supported only when training the U-Net, not {stage}"
+    ):
         go(stage, tmp_path / "m", fsdp=True)
     assert not (tmp_path / "m").exists()
 

@@ -123,9 +123,9 @@ def test_what_cannot_be_trained_so_is_refused(
 
 
 def test_a_folder_that_it_would_spoil_is_refused(make_recipe, clips, model_copy, trained_copy):
-    with pytest.raises(ValueError, match="its unet was trained against"):
+    with pytest.raises(ValueError, match="would invalidate unet, which was"):
         run(make_recipe, clips, model_copy, "vae")
-    with pytest.raises(ValueError, match="holds a run with checkpoints"):
+    with pytest.raises(ValueError, match="contains a run with checkpoints"):
         run(make_recipe, clips, trained_copy, "vae")
 
 

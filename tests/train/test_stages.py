@@ -117,7 +117,7 @@ def test_data_encoded_anew_with_other_settings_does_not_resume(
     other = tmp_path / "encoded"  # as many latents, drawn by another seed
     encode_data(make_recipe("diffusion.seed=8"), clips, tiny_model, other, device="cpu")
     go("diffusion", tmp_path / "out", "diffusion.steps=2", data=encoded, max_minutes=1e-9)
-    with pytest.raises(ValueError, match=r"other settings \(data\.sha256"):
+    with pytest.raises(ValueError, match=r"different settings \(data\.sha256"):
         go("diffusion", tmp_path / "out", "diffusion.steps=2", data=other)
 
 
@@ -227,7 +227,7 @@ def test_samples_show_what_the_folder_allows(make_recipe, encoded, tiny_model, t
 
 
 def test_parts_of_other_settings_are_refused(model_copy, go):
-    with pytest.raises(ValueError, match="its vae has other settings"):
+    with pytest.raises(ValueError, match="the settings of vae differ"):
         go("diffusion", model_copy, "model.vae.mel_std=2.0")
 
 
@@ -442,5 +442,5 @@ def test_the_audio_tower_starts_from_a_tagger_that_fits(make_recipe, clips, tmp_
         assert torch.equal(started[name], value) != name.startswith("projection"), name
     other = dataclasses.replace(tagger.config, depths=(*config.depths, 1))
     save_part(tmp_path / "deep", "tagger", Tagger(other), other)
-    with pytest.raises(ValueError, match=r"other settings .*model\.clap_audio\.depths is"):
+    with pytest.raises(ValueError, match=r"differ from .*model\.clap_audio\.depths is"):
         ClapStage(make_recipe(f"clap.audio_init={tmp_path / 'deep'}"), clips, tmp_path)

@@ -22,20 +22,20 @@ SAME_MEL = tuple(f"tagger.network.mel.{k}" for k in ("n_fft=1024", "hop=160", "f
 
 
 @pytest.fixture(scope="module")
-def critic(go, tmp_path_factory):
+def tagger_folder(go, tmp_path_factory):
     """A model folder whose tagger reads the VAE's mel."""
-    folder = tmp_path_factory.mktemp("critic")
+    folder = tmp_path_factory.mktemp("tagger")
     go("tagger", folder, *TAGGER, *SAME_MEL)
     return folder
 
 
-def test_the_terms_are_what_they_say(critic, make_recipe, clips, tmp_path):
-    overrides = (f"vae.perceptual={critic}", "vae.reconstruction_scales=[1,4]")
+def test_the_terms_are_what_they_say(tagger_folder, make_recipe, clips, tmp_path):
+    overrides = (f"vae.perceptual={tagger_folder}", "vae.reconstruction_scales=[1,4]")
     stage = build_stage("vae", make_recipe(*overrides), clips, tmp_path)
     batch = stage.prepare(stage.load_batch(range(2)), torch.device("cpu"))
     with torch.no_grad():
         losses, extras = stage.loss_modules["vae"](batch, 0)
-        tagger = open_folder(critic).load("tagger")
+        tagger = open_folder(tagger_folder).load("tagger")
         mel, decoded = batch["mel"], extras["decoded"]
         expected = perceptual_distance(tagger.maps(mel), tagger.maps(decoded))
     assert len(tagger.maps(mel)) == 3  # stem and two blocks
@@ -43,27 +43,29 @@ def test_the_terms_are_what_they_say(critic, make_recipe, clips, tmp_path):
     expected = multi_scale_l1(mel, decoded, (1, 4))
     assert losses["reconstruction"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert stage.weights(0)["perceptual"] == 1.0
-    assert stage.identity()["perceptual"] == open_folder(critic).parts["tagger"].training_id
+    assert stage.identity()["perceptual"] == open_folder(tagger_folder).parts["tagger"].training_id
 
 
-def test_the_critic_does_not_learn_and_is_not_saved(critic, go, make_recipe, clips, tmp_path):
-    before = open_folder(critic).load("tagger").state_dict()
-    overrides = (f"vae.perceptual={critic}", "vae.steps=3", "vae.learning_rate=0.01")
+def test_the_tagger_does_not_learn_and_is_not_saved(
+    tagger_folder, go, make_recipe, clips, tmp_path
+):
+    before = open_folder(tagger_folder).load("tagger").state_dict()
+    overrides = (f"vae.perceptual={tagger_folder}", "vae.steps=3", "vae.learning_rate=0.01")
     stage = build_stage("vae", make_recipe(*overrides), clips, tmp_path)
-    assert not any(p.requires_grad for p in stage.critic.parameters())
-    assert not any("critic" in name for name, _ in stage.loss_modules["vae"].named_parameters())
+    assert not any(p.requires_grad for p in stage.perceptual.parameters())
+    assert not any("perceptual" in name for name, _ in stage.loss_modules["vae"].named_parameters())
     entries = go("vae", tmp_path, *overrides)
     assert entries[-1]["perceptual"] > 0
-    after = open_folder(critic).load("tagger").state_dict()
+    after = open_folder(tagger_folder).load("tagger").state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert not any("tower" in key for key in open_folder(tmp_path).load("vae").state_dict())
 
 
-def test_a_critic_of_another_mel_is_refused(go, make_recipe, clips, tmp_path):
+def test_a_tagger_of_another_mel_is_refused(go, make_recipe, clips, tmp_path):
     go("tagger", tmp_path / "other", *TAGGER)
     recipe = make_recipe(f"vae.perceptual={tmp_path / 'other'}")
     with pytest.raises(
-        ValueError, match=r"its tagger has other settings .*model\.vae\.mel\.\w+ is"
+        ValueError, match=r"the settings of tagger differ .*model\.vae\.mel\.\w+ is"
     ):
         build_stage("vae", recipe, clips, tmp_path)
 

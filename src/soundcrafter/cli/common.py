@@ -13,7 +13,7 @@ import typer
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 PrecisionOption = Annotated[
-    str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 where the device has it.")
+    str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 if the device supports it.")
 ]
 RecipeOption = Annotated[
     Path, typer.Option(help="Recipe: a TOML file, or one that ships with the package, as mini.")

@@ -40,7 +40,7 @@ RandomValidationOption = Annotated[
     float | None, typer.Option(help="Share of the train clips that becomes dev, as 0.1.")
 ]
 RetryFailedFlag = Annotated[
-    bool, typer.Option("--retry-failed", help="Also try what failures.csv lists.")
+    bool, typer.Option("--retry-failed", help="Also retry the clips in failures.csv.")
 ]
 
 
@@ -91,7 +91,8 @@ def encode(
     recipe: RecipeOption,
     data: DataOption,
     model: Annotated[
-        str, typer.Option(help="Model with VAE and CLAP; also of what [model] leaves out.")
+        str,
+        typer.Option(help="Model with VAE and CLAP; also supplies settings missing from [model]."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for latents and embeddings.")],
     overrides: SetOption = None,
@@ -142,7 +143,7 @@ def audiocaps(
     rate: Annotated[int, typer.Option(help="Hz of fetched clips.")] = 16_000,
     audio_format: Annotated[str, typer.Option("--format", help="wav or flac.")] = "wav",
     per_minute: Annotated[float, typer.Option(help="Tries a minute, at most.")] = 5.0,
-    retries: Annotated[int, typer.Option(help="Further tries where the network fails.")] = 2,
+    retries: Annotated[int, typer.Option(help="Retries after a network failure.")] = 2,
     retry_wait: Annotated[float, typer.Option(help="Seconds before them, doubled each time.")] = 30,
     retry_failed: RetryFailedFlag = False,
     cookies: Annotated[Path | None, typer.Option(help="cookies.txt for yt-dlp.")] = None,

@@ -81,11 +81,11 @@ def find_real(
         raise ValueError("evaluate: give real sounds, --reference DIR or --data with --split")
     if reference is not None:
         if split is not None:
-            raise ValueError("--split: only with --data")
+            raise ValueError("--split requires --data")
         return find_sounds(reference, mixed_rates=mixed_rates)
     assert data is not None
     if mixed_rates:
-        raise ValueError("--mixed-rates: only with --reference")
+        raise ValueError("--mixed-rates requires --reference")
     return find_recordings(data, split or "test")
 
 

@@ -22,7 +22,7 @@ _QUIET_END = 0.5  # seconds of silence after a sound that are worth a warning
 
 
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="What should be heard.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="Description of the sound.")] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -43,13 +43,13 @@ def generate(
     ] = None,
     count: Annotated[int, typer.Option(help="Sounds per prompt; sound k uses seed + k.")] = 1,
     seed: Annotated[
-        int, typer.Option(help="The same seed gives the same sound; -1 draws one.")
+        int, typer.Option(help="The same seed gives the same sound; -1 draws a random one.")
     ] = 0,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Guidance strength; 1 turns it off.")
     ] = None,
-    negative: Annotated[str | None, typer.Option(help="What should not be heard.")] = None,
+    negative: Annotated[str | None, typer.Option(help="Description of sounds to avoid.")] = None,
     candidates: Annotated[
         int | None, typer.Option(help="Drafts of each sound; CLAP chooses one.")
     ] = None,
@@ -105,12 +105,12 @@ def generate(
         "trim": trim,
         "batch_size": batch_size,
     }
-    # whatever no model can do is refused before one is loaded
+    # refuse options that no model supports before one is loaded
     if compose not in ("auto", "off"):
         raise ValueError(f"compose: got {compose!r}; allowed: auto, off")
     jobs = plan_jobs(_read_rows(prompt, prompts), options, prompts, compose=compose == "auto")
     if stems is not None and (len(jobs) != 1 or jobs[0].scene is None):
-        raise ValueError("stems: these are of one sound, of a prompt with several events")
+        raise ValueError("stems: requires a single sound whose prompt has several events")
     if output == STDOUT:
         given = {"--plot": plot, "--json": as_json, "--name": name, "--stems": stems}
         given |= {"--overwrite": overwrite, "--skip-existing": skip_existing}
@@ -137,7 +137,7 @@ def generate(
             if sound.seconds - sound.end > _QUIET_END:
                 print(
                     f"warning: {job.file}: the sound ends at {sound.end:.1f} s of "
-                    f"{sound.seconds:.1f} s, silence follows",
+                    f"{sound.seconds:.1f} s; silence follows",
                     file=sys.stderr,
                 )
     if as_json:
@@ -145,7 +145,7 @@ def generate(
 
 
 def _write(made: Made, stems: Path | None, plot: bool) -> dict[str, object]:
-    """Write a sound, its stems and its picture; returns what was written."""
+    """Write a sound, its stems and its spectrogram; returns the report entry."""
     job, sound = made.job, made.sound
     score = None if sound.score is None else round(sound.score, 4)
     facts: dict[str, object] = {"file": str(job.file), "prompt": sound.prompt}
@@ -169,7 +169,7 @@ def demo(
     out: Annotated[Path, typer.Argument(help="Folder for the sounds.")] = Path("demo"),
     device: DeviceOption = "auto",
 ) -> None:
-    """Three sounds from the bundled model, with their spectrograms."""
+    """Make three sounds with the bundled model, and plot their spectrograms."""
     from soundcrafter.filenames import slug
     from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter
@@ -189,7 +189,7 @@ def demo(
 
 
 def _adapters(given: Sequence[str]) -> dict[str, float]:
-    """Folders and their weights, from FOLDER or FOLDER:WEIGHT; a folder named twice adds up."""
+    """Parse FOLDER or FOLDER:WEIGHT; the weights of a folder given twice are added."""
     weights: dict[str, float] = {}
     for text in given:
         folder, colon, number = text.rpartition(":")

@@ -1,4 +1,4 @@
-"""The sounds that one call of `generate` makes, and the files that they go to."""
+"""The sounds that one call of `generate` makes, and their output files."""
 
 import itertools
 import os
@@ -22,35 +22,35 @@ STDOUT = Path("-")
 
 
 @dataclass(frozen=True)
-class Job:
-    """One sound to be made."""
+class OutputJob:
+    """One sound to be made, and the file it is written to."""
 
     prompt: str
-    negative: str | None  # None: the model's own
+    negative: str | None  # None: the model's default
     seed: int
-    options: dict[str, Any]  # for `generate`; jobs with the same ones share a batch
+    options: dict[str, Any]  # for `generate`; jobs with equal options share a batch
     row: int  # of its prompt, from 1
     take: int  # among the sounds of its prompt, from 1
-    name: str = ""  # of its file, where the prompt file gives one
+    name: str = ""  # of its file, if the prompt file gives one
     file: Path = STDOUT
-    scene: "Scene | None" = None  # where the prompt is composed of several events
+    scene: "Scene | None" = None  # if the prompt has several events
 
 
 @dataclass(frozen=True)
 class Made:
     """A job and its sound."""
 
-    job: Job
+    job: OutputJob
     sound: "Sound"
     mix: "Mix | None" = None  # of a composed sound
 
 
 def plan_jobs(
     rows: "Sequence[PromptRow]", options: dict[str, Any], source: Path | None, *, compose: bool
-) -> list[Job]:
-    """Every sound, prompt by prompt; with `compose`, prompts of several events become scenes.
+) -> list[OutputJob]:
+    """List every sound, prompt by prompt; with `compose`, prompts of several events become scenes.
 
-    Raises ValueError for what no model can do, and names the prompt of the file `source`.
+    Raises ValueError for options that no model supports, naming the prompt of the file `source`.
     """
     from soundcrafter.diffusion.sample import SamplingConfig
     from soundcrafter.request import resolve
@@ -65,7 +65,7 @@ def plan_jobs(
             raise ValueError(f"{where}{error}") from None
         shared = {key: own[key] for key in own if key not in ("seed", "count", "negative")}
         jobs += [
-            Job(
+            OutputJob(
                 each.prompt,
                 own["negative"],
                 each.seed,
@@ -81,7 +81,7 @@ def plan_jobs(
 
 
 def _composed(prompt: str, seconds: float | None, seed: int) -> "Scene | None":
-    """The scene of a prompt with several events; None for a single one."""
+    """Return the scene of a prompt with several events, or None for a single one."""
     from soundcrafter.scene.text import scene_from_text
 
     made = scene_from_text(prompt, seconds=seconds, seed=seed)
@@ -90,10 +90,12 @@ def _composed(prompt: str, seconds: float | None, seed: int) -> "Scene | None":
 
 
 def run_jobs(
-    crafter: "SoundCrafter", jobs: Sequence[Job], advance: Callable[[float, int], None]
+    crafter: "SoundCrafter", jobs: Sequence[OutputJob], advance: Callable[[float, int], None]
 ) -> Iterator[Made]:
-    """Make the sounds of jobs; neighbours with the same options share batches. `advance` is called
-    with (sounds made, all sounds), in parts of a sound."""
+    """Make the sounds of jobs; neighbours with the same options share batches.
+
+    `advance` is called with (done, total) in sounds; `done` may be fractional.
+    """
     done = 0
     for (_, _, composed), group in itertools.groupby(
         jobs, key=lambda job: (job.options, job.negative is None, job.scene is not None)
@@ -108,7 +110,7 @@ def run_jobs(
             done += len(part)
 
 
-def _run(crafter: "SoundCrafter", jobs: Sequence[Job], progress: Progress) -> Iterator[Made]:
+def _run(crafter: "SoundCrafter", jobs: Sequence[OutputJob], progress: Progress) -> Iterator[Made]:
     negatives = [job.negative for job in jobs if job.negative is not None]
     sounds = crafter.stream(
         [job.prompt for job in jobs],
@@ -121,7 +123,9 @@ def _run(crafter: "SoundCrafter", jobs: Sequence[Job], progress: Progress) -> It
         yield Made(job, sound)
 
 
-def _compose(crafter: "SoundCrafter", jobs: Sequence[Job], progress: Progress) -> Iterator[Made]:
+def _compose(
+    crafter: "SoundCrafter", jobs: Sequence[OutputJob], progress: Progress
+) -> Iterator[Made]:
     from soundcrafter.scene.render import render
     from soundcrafter.sound import Sound
 
@@ -133,37 +137,39 @@ def _compose(crafter: "SoundCrafter", jobs: Sequence[Job], progress: Progress) -
         yield Made(job, Sound(mix.wave, mix.sample_rate, job.prompt, job.seed, score), mix)
 
 
-def check_pipe(jobs: Sequence[Job], others: Sequence[str]) -> None:
-    """Raise ValueError where a pipe cannot take what is asked for: it gets one wav file."""
+def check_pipe(jobs: Sequence[OutputJob], others: Sequence[str]) -> None:
+    """Raise ValueError unless a pipe can take the output: exactly one wav file."""
     if len(jobs) != 1:
-        raise ValueError(f"output: - takes one sound, not {len(jobs)}; name a folder")
+        raise ValueError(
+            f"output: '-' (stdout) accepts exactly one sound, got {len(jobs)}; name a folder"
+        )
     if others:
-        raise ValueError(f"output: - takes a sound alone; leave {', '.join(others)} out")
+        raise ValueError(f"output: '-' cannot be combined with {', '.join(others)}")
     if sys.stdout is None:
-        raise ValueError("output: - is closed; redirect it into a file or a pipe")
+        raise ValueError("output: '-' is closed; redirect it to a file or a pipe")
     if os.isatty(1):
-        raise ValueError("output: - is a terminal; redirect it into a file or a pipe")
+        raise ValueError("output: '-' is a terminal; redirect it to a file or a pipe")
 
 
 def assign_files(
-    jobs: Sequence[Job],
+    jobs: Sequence[OutputJob],
     output: Path | None,
     template: str | None,
     *,
     overwrite: bool,
     skip_existing: bool,
     plot: bool,
-) -> list[Job]:
-    """The jobs with their files, without those skipped; nothing is made yet.
+) -> list[OutputJob]:
+    """Assign a file to each job and drop those to skip; nothing is made yet.
 
-    `output` is a file, with numbers where there are several sounds, or a folder, which may be a new
-    one. A file that is named is replaced; in a folder names that are taken get a number, unless
-    they are overwritten or skipped. Raises ValueError for what cannot be written.
+    `output` is a file, numbered if there are several sounds, or a folder, which may not exist yet.
+    An explicitly named file is overwritten; in a folder, names that exist get a number, unless they
+    are overwritten or skipped. Raises ValueError for a file that cannot be written.
     """
     from soundcrafter.filenames import free_path
 
     if overwrite and skip_existing:
-        raise ValueError("--overwrite, --skip-existing: give one of them")
+        raise ValueError("--overwrite and --skip-existing cannot be combined")
     named = output is not None and output.suffix != "" and not output.is_dir()
     if output is not None and named:
         if template is not None:
@@ -176,7 +182,7 @@ def assign_files(
             folder / f"{_file_name(job, template, index, width if several else 0)}.wav"
             for index, job in enumerate(jobs, 1)
         ]
-    assigned: list[Job] = []
+    assigned: list[OutputJob] = []
     taken: set[Path] = set()
     for job, file in zip(jobs, files, strict=True):
         on_disk = not (named or overwrite or skip_existing)
@@ -206,12 +212,12 @@ def _numbered(output: Path, count: int) -> list[Path]:
     ]
 
 
-def _file_name(job: Job, template: str | None, index: int, width: int) -> str:
-    """The name of a file without its suffix. `width`: digits of the prompt's number; 0: none."""
+def _file_name(job: OutputJob, template: str | None, index: int, width: int) -> str:
+    """Build a file name without its suffix. `width`: digits of the prompt's number; 0: none."""
     from soundcrafter.filenames import check_name, expand_name, slug
 
     if template is None:
-        # a name of the user's own is kept as it is
+        # a user-given name is kept as it is
         number = f"{job.row:0{width}d}-" if width and not job.name else ""
         template = f"{number}{{name}}" + ("" if job.name and job.take == 1 else "-{seed}")
     name = job.name or slug(job.prompt)
@@ -223,13 +229,13 @@ def _file_name(job: Job, template: str | None, index: int, width: int) -> str:
 
 
 def _check_target(file: Path, *, may_be_new: bool) -> None:
-    """Raise ValueError where a file cannot be written. `may_be_new`: its folder can be made."""
+    """Raise ValueError if a file cannot be written. `may_be_new`: its folder may be created."""
     if os.path.lexists(file) and not file.is_file():
-        raise ValueError(f"{file}: cannot write: it is there, and no file")
+        raise ValueError(f"{file}: cannot write: it exists and is not a file")
     if len(file.name.encode(errors="replace")) > MAX_BYTES:
-        raise ValueError(f"{file}: cannot write: a name of more than {MAX_BYTES} bytes")
+        raise ValueError(f"{file}: cannot write: the name has more than {MAX_BYTES} bytes")
     folder = file.parent
-    if may_be_new:  # which takes a folder above it
+    if may_be_new:  # needs an existing ancestor
         folder = next(place for place in file.absolute().parents if place.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise ValueError(f"{folder}: no such folder, or it cannot be written")
+        raise ValueError(f"{folder}: the folder does not exist or is not writable")

@@ -56,9 +56,7 @@ def import_model(
 def ship(
     model: Annotated[Path, typer.Argument(help="Trained model folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the copy.")],
-    data: Annotated[
-        Path | None, typer.Option(help="What it was trained on, for the credits.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Training data, for the credits.")] = None,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32.")] = "float16",
     figures: Annotated[Path | None, typer.Option(help="JSON of measurements for the card.")] = None,
     notes: Annotated[Path | None, typer.Option(help="Text for the card: limits, terms.")] = None,

@@ -47,11 +47,11 @@ def scene(
     if (file is None) == (text is None):
         raise ValueError("scene: give a FILE, or --text PROMPT")
     if file is not None and (seconds is not None or seed):
-        raise ValueError("--seconds, --seed: these go with --text; the file has its own")
+        raise ValueError("--seconds and --seed require --text; a scene file sets its own")
     if output is None and save is None:
         raise ValueError("output: give -o FILE for the sound, or --save FILE for the scene")
     if output is None and (stems is not None or plot):
-        raise ValueError("--stems, --plot: these need -o FILE")
+        raise ValueError("--stems and --plot require -o FILE")
     if text is not None:
         made = scene_from_text(text, seconds=seconds, seed=seed)
     else:
@@ -88,7 +88,7 @@ def check_outputs(output: Path, stems: Path | None, plot: bool) -> None:
         raise ValueError(f"{output}: cannot write {output.suffix!r}; allowed: {allowed}")
     for file in (output, *([output.with_suffix(".png")] if plot else [])):
         if file.is_dir() or not file.parent.is_dir():
-            raise ValueError(f"{file}: cannot write: a folder, or in no folder")
+            raise ValueError(f"{file}: cannot write: is a folder, or its folder does not exist")
     if stems is not None and stems.is_file():
         raise ValueError(f"{stems}: not a folder")
 

@@ -32,7 +32,7 @@ class StageName(StrEnum):
 
 
 def train(
-    stage: Annotated[StageName, typer.Argument(help="What to train.")],
+    stage: Annotated[StageName, typer.Argument(help="Part to train.")],
     recipe: RecipeOption,
     data: DataOption,
     out: Annotated[Path, typer.Option(help="Model folder, one for all stages.")],

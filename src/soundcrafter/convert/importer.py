@@ -131,7 +131,7 @@ def _add_audio_tower(out: Path, clap: ImportedModel) -> None:
     if config != text_config or not same:
         raise ValueError(
             f"{out}: its clap_text is not the text tower of this CLAP, so the audio tower would "
-            "not share its embedding space; use another --out"
+            "not share its embedding space; choose a different output folder"
         )
     audio, audio_config = clap.parts["clap_audio"]
     save_part(out, "clap_audio", audio, audio_config, adopt=True)

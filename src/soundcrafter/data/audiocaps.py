@@ -119,7 +119,7 @@ def read_entries(tables: Sequence[Path]) -> tuple[list[CaptionEntry], list[str]]
         entries += _read_csv(table, broken) if is_csv else read_layout(table)
     if not entries:
         first = f"; the first: {broken[0]}" if broken else ""
-        raise ValueError(f"{tables[0]}: it has no captions ({len(broken)} broken rows{first})")
+        raise ValueError(f"{tables[0]}: contains no captions ({len(broken)} broken rows{first})")
     return entries, broken
 
 

@@ -19,7 +19,7 @@ class DistortionConfig:
     def __post_init__(self) -> None:
         for name in ("tilt", "band_shift"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+                raise ValueError(f"{name}: got {getattr(self, name)}; must not be negative")
         for name in ("time_mask", "band_mask"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")

@@ -45,8 +45,8 @@ def encode_latents(
     JSON) identifies the models, for instance by their training ids. `progress` is called after each
     batch. An interrupted run is resumed by the same call: finished shards are kept. Recordings that
     the manifest left out or that cannot be decoded are listed in the index. Raises ValueError if
-    `sounds` has no variants, a caption is missing for `embed_text`, `out` holds data with other
-    settings, or an encoder returns NaN or infinity.
+    `sounds` has no variants, a caption is missing for `embed_text`, `out` contains data encoded
+    with different settings, or an encoder returns NaN or infinity.
     """
     encoder = _Encoder(
         sounds=sounds,
@@ -100,19 +100,20 @@ class _Encoder:
         sounds, shard_size = self.sounds, self.settings["shard_size"]
         if not sounds.config.variants:
             raise ValueError(
-                "data.variants: got 0; must be 1 or more, because encoded data is finite, as with "
-                "--set data.variants=1, here and for the training on it"
+                "data.variants: got 0 (unlimited), but encoded data is finite; pass e.g. "
+                "--set data.variants=1 here and when training on it"
             )
         if self.batch_size < 1 or shard_size < 1:
             raise ValueError(
-                f"got batch_size {self.batch_size}, shard_size {shard_size}; 1 or more"
+                f"got batch_size {self.batch_size}, shard_size {shard_size}; "
+                "both must be at least 1"
             )
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: got {self.dtype!r}; allowed: {', '.join(DTYPES)}")
         bare = [r for r in sounds.manifest.recordings if r.caption is None]
         if self.embed_text is not None and bare:
             name = sounds.manifest.name(bare[0])
-            raise ValueError(f"recordings without a caption: {len(bare)}; the first: {name}")
+            raise ValueError(f"{len(bare)} recordings have no caption (first: {name})")
 
     def report_progress(self, job: tuple[int, int]) -> None:
         """Report that all jobs up to this (recording, variant) are done."""
@@ -159,7 +160,9 @@ class _Encoder:
         for name, tensor in stored.items():
             if not bool(torch.isfinite(tensor).all()):
                 files = ", ".join(draw.files[0] for draw in draws)
-                raise ValueError(f"{name}: NaN or infinity in {self.dtype} for one of {files}")
+                raise ValueError(
+                    f"{name}: contains NaN or infinity ({self.dtype}) in a batch with {files}"
+                )
         return stored
 
 
@@ -187,7 +190,7 @@ def _settings(
 
 
 def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The entries of an existing shard; None if it does not exist."""
+    """Read the entries of an existing shard; returns None if it does not exist."""
     if not file.exists():
         return None
     try:
@@ -202,8 +205,8 @@ def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if made_by != settings:
         other = ", ".join(key for key in settings if made_by.get(key) != settings[key])
         raise ValueError(
-            f"{file.parent}: contains data encoded with another {other or 'format'}; "
-            "choose an empty folder or delete it"
+            f"{file.parent}: contains data encoded with a different {other or 'format'}; "
+            "choose an empty folder, or delete this one"
         )
     assert isinstance(contents, dict)
     return contents

@@ -126,7 +126,7 @@ class Latents:
 def _load(file: Path, sha256: str, verify: bool) -> dict[str, Tensor]:
     try:
         if verify and file_sha256(file) != sha256:
-            raise ValueError(f"{file}: its sha256 is not the index's: damaged; encode again")
+            raise ValueError(f"{file}: its sha256 does not match the index; damaged, encode again")
         return load_file(file)
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror or error}") from None

@@ -73,7 +73,7 @@ def _split_off(entries: Sequence[CaptionEntry], share: float, seed: int) -> list
     if splits["dev"] or not splits["train"]:
         raise ValueError(
             f"random_validation: the tables have {dict(splits)} captions; "
-            "it needs a train table and no validation table"
+            "requires a train table and no validation table"
         )
     return [
         replace(entry, split="dev")

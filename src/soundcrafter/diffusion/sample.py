@@ -48,13 +48,13 @@ class SamplingConfig:
         check_range(self, 1, MAX_CANDIDATES, "candidates")
         check_range(self, 0, MAX_GUIDANCE, "guidance")
         if self.end == "first_step" and self.sampler != "ddim":
-            raise ValueError(f"end: got {self.end} with sampler {self.sampler}; allowed with ddim")
+            raise ValueError(f"end: 'first_step' requires sampler ddim, got {self.sampler}")
         if self.reuse > 1 and SAMPLERS[self.sampler].evaluations > 1:
             raise ValueError(f"reuse: got {self.reuse} with sampler {self.sampler}; allowed: 1")
         if not 0 <= self.guidance_from < self.guidance_until <= 1:
             raise ValueError(
                 f"guidance_from, guidance_until: got {self.guidance_from}, {self.guidance_until}; "
-                "allowed: two rising numbers from 0 to 1"
+                "allowed: 0 <= guidance_from < guidance_until <= 1"
             )
         low, high = SECONDS_RANGE
         if not low <= self.seconds <= high:
@@ -132,7 +132,9 @@ def step_noise(seeds: Sequence[int], like: Tensor) -> Noise:
     there is one seed per sample.
     """
     if len(seeds) != len(like):
-        raise ValueError(f"seeds: got {len(seeds)} for {len(like)} samples; allowed: one each")
+        raise ValueError(
+            f"seeds: got {len(seeds)} for {len(like)} samples; expected one per sample"
+        )
 
     def noise(step: int) -> Tensor:
         rows = []
@@ -154,10 +156,7 @@ def _denoiser(
     window: int | None,
     batch_limit: int | None,
 ) -> Denoise:
-    """The guided batch [2B, C, T, F] is split into windows, and each window into smaller batches.
-
-    Both are joined again before guidance.
-    """
+    """Build the guided denoiser; windowing and the batch limit apply inside guidance."""
     if batch_limit is not None:
         model = with_batch_limit(model, batch_limit)
     if window is not None:

@@ -96,7 +96,7 @@ class Scene:
     def _check_event(self, track: Track, event: Event, above: set[str]) -> None:
         unknown = [name for name in event.after if name not in above]
         if unknown:
-            raise ValueError(f"{track.name}: after: {unknown[0]!r} is no track above this one")
+            raise ValueError(f"{track.name}: after: {unknown[0]!r} is not a track above this one")
         if self.seconds is not None and event.start >= self.seconds:
             raise ValueError(
                 f"{track.name}: start: got {event.start:g}; the scene ends at {self.seconds:g} s"

@@ -18,7 +18,7 @@ IDENTITY = "identity.json"  # in a run's folder: what must be unchanged for it t
 
 
 def run_folder(folder: Path, stage: str) -> Path:
-    """Where a stage keeps checkpoints and logs, beside the model folder's parts."""
+    """Return the folder of a stage's checkpoints and logs, inside the model folder."""
     return folder / "training" / stage
 
 
@@ -34,16 +34,20 @@ def save_checkpoint(
     target = run / "checkpoints" / f"step-{step:08d}"
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     for stale in target.parent.glob(".step-*.tmp"):
-        with _held(stale) as free:
+        with _try_lock_folder(stale) as free:
             if free:  # its process was killed
                 shutil.rmtree(stale)
     try:
         make_folder(temporary)
-        with _held(temporary):  # as long as this process lives, nobody takes it for a stale one
+        with _try_lock_folder(temporary):  # so others do not treat it as stale
             _write(temporary, tensors, {"step": step, **state})
             shutil.rmtree(target, ignore_errors=True)
             os.replace(temporary, target)
-    except (ValueError, OSError) as error:  # a full disk, say; users know the other name
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # a full disk, say
+        # report the final name, not the temporary one
         raise ValueError(str(error).replace(str(temporary), str(target))) from None
     for old in list_checkpoints(run)[:-keep]:
         shutil.rmtree(old)
@@ -51,19 +55,19 @@ def save_checkpoint(
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
+    """List the complete checkpoints of a run, oldest first."""
     return sorted((run / "checkpoints").glob("step-*"))
 
 
 def checkpoint_step(path: Path) -> int:
-    """The number of steps done in a checkpoint."""
+    """Return the number of steps done in a checkpoint."""
     return int(path.name.removeprefix("step-"))
 
 
 def load_checkpoint(
     path: Path, needed: Sequence[str] = ()
 ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """The tensors by file and the state of a checkpoint.
+    """Load the tensors by file and the state of a checkpoint.
 
     Raises ValueError if it is damaged or lacks one of the files `needed`.
     """
@@ -82,7 +86,7 @@ def load_checkpoint(
                 raise ValueError("missing")
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
-            f"{path}: damaged; delete it to resume from the checkpoint before it "
+            f"{path}: damaged; delete it to resume from the previous checkpoint "
             f"({file.name}: {error})"
         ) from None
     return tensors, state
@@ -115,8 +119,8 @@ def _write(folder: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Lock a folder, which its process may have removed, and tell whether that was possible."""
+def _try_lock_folder(folder: Path) -> Iterator[bool]:
+    """Try to lock a folder that may already be gone; yields whether it was free."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:  # removed, or on Windows, which has no such locks

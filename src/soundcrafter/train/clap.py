@@ -203,7 +203,7 @@ class ClapStage(Stage[Clap, ClapBatch]):
             return ClapText(self.model_config.clap_text), tokenizer
         if "clap_text" not in read_parts(folder):
             raise ValueError(
-                f"{folder}: clap.train_text=false needs its clap_text; first run "
+                f"{folder}: clap.train_text=false needs a trained clap_text; first run "
                 "`soundcrafter train text`"
             )
         source = open_folder(folder, allow_mismatch=True)  # a kill may have separated the two parts
@@ -225,5 +225,7 @@ def _start_from_tagger(audio: ClapAudio, folder: Path) -> None:
     there, here = ({name: config[name] for name in shared} for config in plain)
     refuse_other_settings(folder, "tagger", there, here, "model.clap_audio")
     if shapes[0] != shapes[1]:
-        raise ValueError(f"{folder}: its tagger is no trunk of a {audio.config.tower} tower")
+        raise ValueError(
+            f"{folder}: the tagger cannot be the trunk of a {audio.config.tower} tower"
+        )
     audio.tower.load_state_dict({**ours, **{name: theirs[name] for name in shapes[0]}})

@@ -113,10 +113,10 @@ class Curriculum:
         configs = list(phases) or [PhaseConfig(share=1.0, seconds=seconds)]
         total = math.fsum(config.share for config in configs)
         if abs(total - 1) > 1e-6:
-            raise ValueError(f"curriculum: the shares add up to {total:g}; they must to 1")
+            raise ValueError(f"curriculum: the shares add up to {total:g}; they must add up to 1")
         if configs[-1].pool != 1 or configs[-1].seconds != seconds:
             raise ValueError(
-                f"curriculum: its last phase has pool {configs[-1].pool}, "
+                f"curriculum: the last phase has pool {configs[-1].pool}, "
                 f"{configs[-1].seconds:g} s; it must be the full resolution: 1, {seconds:g} s"
             )
         self.phases: list[Phase] = []

@@ -55,8 +55,8 @@ class Engine:
         self.config = config
         if precision == "bf16" and self.device.type == "cpu" and not cpu_has_bf16():
             _log.warning(
-                "precision: this CPU emulates bf16, many times slower than fp32; in a new --out, "
-                'the setting precision = "auto" of this stage takes fp32 here'
+                "precision: this CPU emulates bf16, many times slower than fp32; start a new run "
+                '(another --out) with precision = "auto" to use fp32 on this machine'
             )
         self.loss_modules = dict(loss_modules)
         self._fsdp = fsdp and self.num_processes > 1
@@ -86,7 +86,7 @@ class Engine:
         """This process's share of a step's sample indices, one list per micro-batch.
 
         The indices do not depend on the number of processes or micro-batches. Raises ValueError
-        where these do not divide the batch.
+        if these do not divide the batch.
         """
         processes, micro = self.num_processes, self.config.accumulate
         share, rest = divmod(len(indices), micro * processes)
@@ -99,7 +99,7 @@ class Engine:
         return [list(indices[first + i * stride :][:share]) for i in range(micro)]
 
     def memory_gb(self) -> float:
-        """Peak GPU memory of this process, or its current resident memory on other devices. GB."""
+        """In GB: peak GPU memory of this process, or its resident memory on other devices."""
         if self.device.type == "cuda":
             return round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)
         return round(psutil.Process().memory_info().rss / 1e9, 2)
@@ -118,10 +118,10 @@ class Engine:
     def update(
         self, name: str, batches: Sequence[Any], step: int, weights: Mapping[str, float]
     ) -> tuple[dict[str, float], list[Any]]:
-        """One optimiser step of a loss module on prepared micro-batches.
+        """Run an optimiser step of a loss module on prepared micro-batches.
 
         Returns its losses, averaged over micro-batches and processes, and the batches for the loss
-        modules that follow, with what this one made (a generator's output). The losses are summed
+        modules that follow, plus this module's outputs (a generator's). The losses are summed
         with `weights`, see `total_loss`. Raises LossNotFiniteError before weights change.
         """
         module, optimizer = self.loss_modules[name], self._optimizers[name]
@@ -132,7 +132,7 @@ class Engine:
             for index, batch in enumerate(batches):
                 last = index == len(batches) - 1
                 with self._syncing(wrapped, last):
-                    with self.accelerator.autocast():  # prepare_model's, which fsdp goes without
+                    with self.accelerator.autocast():  # prepare_model's; the FSDP path has none
                         losses, extras = wrapped(batch, step)
                     loss = total_loss(losses, weights)
                     self._check(loss, "loss", losses, [batch], step)
@@ -195,7 +195,7 @@ class Engine:
             optimizer.load_state_dict(full)
 
     def scaler_state(self) -> dict[str, Any]:
-        """The state of the fp16 loss scaler; empty in other precisions."""
+        """Return the state of the fp16 loss scaler; empty with other precisions."""
         scaler = self.accelerator.scaler
         return dict(scaler.state_dict()) if scaler is not None else {}
 
@@ -208,7 +208,7 @@ class Engine:
         if not self._fsdp:
             return self.accelerator.prepare_model(module)
         if self.accelerator.scaler is not None:
-            raise ValueError("fsdp: not with precision fp16; allowed: fp32, bf16")
+            raise ValueError("fsdp does not support fp16; use fp32 or bf16")
         shard(module, self.device)
         return module
 
@@ -241,7 +241,7 @@ class Engine:
 
     @contextmanager
     def _only(self, name: str) -> Iterator[None]:
-        """Gradients for one loss module only; the networks of others may be part of its losses."""
+        """Compute gradients for one loss module only; its losses may use the networks of others."""
         others = [
             parameter
             for other, module in self.loss_modules.items()
@@ -310,7 +310,7 @@ class _Gather(torch.autograd.Function):
 
 
 def is_first_process() -> bool:
-    """Whether this is the first or only process of a run, told before there is an engine."""
+    """Whether this is the first or only process of a run, usable before an engine exists."""
     ranks = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # Accelerate's
     return next((os.environ[name] for name in ranks if name in os.environ), "0") == "0"
 
@@ -324,7 +324,7 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
     if state.num_processes > 1 and not group:
         atexit.register(_leave_group)  # an open group can abort a process at exit
     if state.num_processes == 1:
-        state.device = device  # Accelerate only tells CPU from anything else
+        state.device = device  # Accelerate distinguishes only CPU
     if state.device.type != device.type:
         raise ValueError(f"device: asked for {device}, but this process runs on {state.device}")
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")

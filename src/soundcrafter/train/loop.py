@@ -36,7 +36,7 @@ from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.score import ScoreOptions, Scorer
 from soundcrafter.train.stage import Batch, Stage
 
-# settings of earlier versions; runs with these values, their defaults, resume
+# settings of earlier versions; runs saved with these defaults can still resume
 RETIRED = {
     "stage.train_audio": True,
     "stage.label_captions": 0.0,
@@ -67,14 +67,14 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name in ("log_steps", "checkpoint_minutes", "keep"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; it must be above 0")
+                raise ValueError(f"{name}: got {getattr(self, name)}; must be above 0")
         for name in ("workers", "sample_steps", "checkpoint_steps"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+                raise ValueError(f"{name}: got {getattr(self, name)}; must not be negative")
         if self.workers > 256:
             raise ValueError(f"workers: got {self.workers}; allowed: up to 256")
         if self.max_minutes is not None and not self.max_minutes > 0:
-            raise ValueError(f"max_minutes: got {self.max_minutes}; it must be above 0")
+            raise ValueError(f"max_minutes: got {self.max_minutes}; must be above 0")
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -100,12 +100,12 @@ def run(
 ) -> int:
     """Train a stage into a model folder from its last checkpoint; returns the steps done.
 
-    More steps than the run had extend it, unless it has a curriculum: the learning rate goes on
-    along the cosine of the new number.
+    A larger `steps` extends a run (unless it has a curriculum); the cosine then spans the new
+    total.
 
     Stops early, with a checkpoint, after `max_minutes`. `report` gets every log entry, `progress`
     the steps done and their total after each step; unusable files are listed in `skipped.json`
-    beside the log. Raises ValueError if the folder holds a run with other settings,
+    beside the log. Raises ValueError if the folder contains a run with different settings,
     LossNotFiniteError for a loss that is not finite (the last checkpoint is kept), and
     TrainingInterrupted at SIGINT or SIGTERM, after a checkpoint.
     """
@@ -124,8 +124,8 @@ def run(
     ema.shadow.to(engine.device)
     if stage.one_process and engine.num_processes > 1:
         raise ValueError(
-            f"{stage.name}: got {engine.num_processes} processes; allowed: one, for its loss "
-            "compares all samples of a batch"
+            f"{stage.name}: got {engine.num_processes} processes; must run in one process, "
+            "because its loss compares all samples of a batch"
         )
     scorer = None
     if options.score is not None and engine.is_main:
@@ -172,8 +172,10 @@ def _train(
     start: int,
     progress: Progress | None,
 ) -> int:
-    """The steps from `start` on, until the last one or `max_minutes`; returns the steps done.
-    Raises TrainingInterrupted at a signal."""
+    """Train from `start` until the last step or `max_minutes`; returns the steps done.
+
+    Raises TrainingInterrupted at a signal.
+    """
     done, began, logged = start, time.monotonic(), start
     advance = progress if progress is not None and engine.is_main else lambda done, total: None
     advance(done, stage.config.steps)
@@ -222,7 +224,7 @@ def _train(
 def train_step(
     stage: Stage, engine: Engine, ema: Ema, loaded: list[Batch], step: int
 ) -> dict[str, float]:
-    """One training step on loaded micro-batches: an update of each loss module that is due."""
+    """Run a training step on loaded micro-batches: update each loss module that is due."""
     engine.seed(step)
     with torch.no_grad():
         batches = [stage.prepare(batch, engine.device) for batch in loaded]
@@ -247,8 +249,8 @@ class _Saver:
         self._saved_at = time.monotonic()
 
     def after(self, done: int, last: bool, scored: bool = False) -> None:
-        """Save after so many steps if a checkpoint is due; before a score always, so that neither
-        a kill nor a signal costs more than that score."""
+        """Save after so many steps if a checkpoint is due, and always before scoring, so a kill
+        loses at most that score."""
         every = self.options.checkpoint_steps
         due = last or scored or (every > 0 and done % every == 0)
         # a collective decision: gathering sharded weights takes all processes
@@ -279,8 +281,8 @@ class _Saver:
 
 
 def settle_precision(stage: Stage, place: Path, device: str) -> None:
-    """Replace the precision "auto" by what it means for the run in the folder `place`: what it was
-    when the run began, whatever the machine; for a new run, what the device has."""
+    """Resolve "auto": a resumed run (in the folder `place`) keeps its original precision on any
+    machine; a new run uses what the device supports."""
     if stage.config.precision == "auto":
         if list_checkpoints(place):
             precision = read_identity(place)["stage"]["precision"]
@@ -290,13 +292,16 @@ def settle_precision(stage: Stage, place: Path, device: str) -> None:
 
 
 def _check_options(stage: Stage, options: RunOptions) -> None:
-    """Refuse what only the U-Net supports: the networks of a GAN need each other unsharded,
-    fully_shard takes no scalars (CLAP's temperature), and torch.compile covers forward() alone."""
+    """Refuse options that only the U-Net supports.
+
+    The networks of a GAN need each other's full weights, fully_shard takes no scalars (CLAP's
+    temperature), and torch.compile covers forward() alone.
+    """
     if "unet" in stage.parts:
         return
     for name in ("score", "fsdp", "compile"):
         if getattr(options, name):
-            raise ValueError(f"{name}: only when training the U-Net, got {stage.name}")
+            raise ValueError(f"{name}: supported only when training the U-Net, not {stage.name}")
 
 
 def _resume(checkpoint: Path, stage: Stage, engine: Engine, ema: Ema) -> int:
@@ -311,7 +316,7 @@ def _resume(checkpoint: Path, stage: Stage, engine: Engine, ema: Ema) -> int:
 
 
 def _write_skipped(place: Path, stage: Stage, start: int) -> None:
-    """List the files that the run has skipped, also before a resume at `start`, if any."""
+    """List the files that the run has skipped, including those before a resume at `start`."""
     file = place / SKIPPED
     before = read_json(file) if start and file.is_file() else {}
     skipped = {**before, **stage.skipped()}
@@ -325,14 +330,17 @@ def _check_identity(place: Path, stage: Stage) -> None:
     found = _flatten(read_identity(place))
     before = {k: v for k, v in found.items() if k not in RETIRED or v != RETIRED[k]}
     now = _flatten(stage.identity())
-    # a run that was begun before a setting existed had what is now its default
+    # a run begun before a setting existed behaved as with today's default
     before = {**_flatten({"stage": to_dict(type(stage.config)())}), **before}
     keys = {**before, **now}
     different = [key for key in keys if not _equal(key, before.get(key), now.get(key))]
     remedy = "resume with the same settings"
     if STEPS in different:
         if len(stage.phase_starts()) > 1:
-            remedy = "the phases of a curriculum are shares of the steps, which must stay"
+            remedy = (
+                "curriculum phases are fractions of the total steps, so "
+                f"{_as_typed(STEPS, stage)} cannot change"
+            )
         elif now[STEPS] < before[STEPS]:
             remedy = "a run can be extended, not shortened"
         else:
@@ -340,13 +348,14 @@ def _check_identity(place: Path, stage: Stage) -> None:
     if different:
         key = STEPS if STEPS in different else different[0]
         raise ValueError(
-            f"{place}: holds a run with other settings ({_as_typed(key, stage)}: "
-            f"{before.get(key)} there, {now.get(key)} here); {remedy}, or use another --out"
+            f"{place}: contains a run with different settings ({_as_typed(key, stage)} is "
+            f"{before.get(key)} in that run, {now.get(key)} now); {remedy}, or choose a different "
+            "output folder"
         )
 
 
 def _as_typed(key: str, stage: Stage) -> str:
-    """The setting of a stage's identity as one writes it in a recipe and after --set."""
+    """Name a setting of a stage's identity as written in a recipe and after --set."""
     head, _, rest = key.partition(".")
     if head == "stage":
         return f"{stage.section}.{rest}"
@@ -356,7 +365,7 @@ def _as_typed(key: str, stage: Stage) -> str:
 
 
 def _equal(key: str, before: Any, now: Any) -> bool:
-    """Whether a setting is what it was; a path may lead to the same file from elsewhere."""
+    """Whether a setting is unchanged; a path may lead to the same file from elsewhere."""
     if key.rpartition(".")[2] not in _PATH_NAMES or before is None or now is None:
         return bool(before == now)
     pairs = ([value] if isinstance(value, str) else value for value in (before, now))
@@ -365,7 +374,7 @@ def _equal(key: str, before: Any, now: Any) -> bool:
 
 
 def dependents(folder: Path, stage: Stage) -> list[str]:
-    """The folder's parts that were trained against what this stage writes."""
+    """List the folder's parts that were trained against those that this stage writes."""
     return [
         name
         for name, entry in read_parts(folder).items()
@@ -375,12 +384,13 @@ def dependents(folder: Path, stage: Stage) -> list[str]:
 
 
 def check_dependents(folder: Path, stage: Stage) -> None:
-    """Raise ValueError if parts of the folder depend on what training the stage would change."""
+    """Raise ValueError if training the stage would invalidate other parts of the folder."""
     others = dependents(folder, stage)
     if others:
         raise ValueError(
-            f"{folder}: its {', '.join(others)} was trained against what training "
-            f"{stage.name} would change; use another --out"
+            f"{folder}: retraining {stage.name} would invalidate {', '.join(others)}, which "
+            f"{'was' if len(others) == 1 else 'were'} trained against it; choose a different "
+            "output folder"
         )
 
 
@@ -393,7 +403,7 @@ def _flatten(data: dict[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of Python, numpy or torch says that memory is used up."""
+    """Whether an error of Python, numpy or torch means out of memory."""
     said = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(text in str(error).lower() for text in said)
 
@@ -418,8 +428,10 @@ class _Scoring:
         return all(entry["step"] != start for entry in read_log(self.log.scores.parent, SCORES))
 
     def __call__(self, done: int, stop: "_Stop") -> None:
-        """Score the exported model after `done` steps, of which there is a checkpoint.
-        A signal ends it at once: TrainingInterrupted."""
+        """Score the exported model after `done` steps, which has a checkpoint.
+
+        A signal ends it at once: TrainingInterrupted.
+        """
         assert self.log is not None
         assert self.scorer is not None
         self.log.announce_score(done, len(self.scorer.prompts))
@@ -429,7 +441,7 @@ class _Scoring:
 
 
 class _Stop:
-    """The signal that asks a training to stop, if any came."""
+    """Records the stop signal, if any."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -441,7 +453,7 @@ class _Stop:
 
     @contextmanager
     def at_once(self, step: int) -> Iterator[None]:
-        """Obey a signal at once, without the work of the `with`; `step` has a checkpoint."""
+        """Inside this block a signal interrupts at once; `step` has a checkpoint."""
         self._step = step
         try:
             self._raise()
@@ -457,7 +469,7 @@ class _Stop:
 
 @contextmanager
 def _stop_signal() -> Iterator[_Stop]:
-    """Notes SIGINT and SIGTERM instead of obeying at once, so that the current step is finished."""
+    """Record SIGINT and SIGTERM instead of obeying at once, so that the current step finishes."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals

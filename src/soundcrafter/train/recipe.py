@@ -60,7 +60,7 @@ class StageConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "seconds", "learning_rate"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; it must be above 0")
+                raise ValueError(f"{name}: got {getattr(self, name)}; must be above 0")
         self._refuse_above(MOST_SECONDS, "seconds")
         self._refuse_above(MOST_SAMPLES, "batch_size")
         self._refuse_negative(
@@ -74,7 +74,7 @@ class StageConfig:
     def _refuse_negative(self, *names: str) -> None:
         for name in names:
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; it must not be negative")
+                raise ValueError(f"{name}: got {getattr(self, name)}; must not be negative")
 
     def _refuse_above(self, most: float, *names: str) -> None:
         for name in names:
@@ -105,7 +105,7 @@ class TextStageConfig(StageConfig):
         if self.accumulate > 1:  # the loss compares all texts of a batch
             raise ValueError(f"accumulate: got {self.accumulate}; a contrastive batch is not split")
         if not self.captions:
-            raise ValueError("captions: it is empty; name at least one CSV file")
+            raise ValueError("captions: must not be empty; name at least one CSV file")
         self._check_fractions("words", "pairs")
 
 

@@ -74,7 +74,9 @@ def _runs(model: Path) -> dict[str, Path]:
     """The runs of a model folder that have log entries; raises ValueError if there are none."""
     runs = logged_runs(model)
     if not runs:
-        raise ValueError(f"{model}: holds no training; expected a folder that train --out wrote")
+        raise ValueError(
+            f"{model}: contains no training run; expected an output folder of `soundcrafter train`"
+        )
     return runs
 
 

@@ -51,14 +51,14 @@ class Scorer:
         parts = open_folder(folder).parts if (folder / "config.json").is_file() else {}
         missing = [n for n in GENERATOR_PARTS if n not in parts and n != "unet"]
         if missing:
-            raise ValueError(f"{folder}: scores need its {', '.join(missing)}; train those first")
+            raise ValueError(f"{folder}: scores need {', '.join(missing)}; train them first")
         self.options, self.folder, self.place, self.device = options, folder, place, device
         found = caption_prompts(options.data, options.split)
         chosen = np.linspace(0, len(found) - 1, min(options.prompts, len(found))).round()
         self.prompts = tuple(found[int(place)] for place in chosen)
         self.reference = find_recordings(options.data, options.split)
         if len(self.reference.files) < 2:
-            raise ValueError(f"{options.data}: {options.split} has one sound; scores need two")
+            raise ValueError(f"{options.data}: {options.split} contains one sound; scores need two")
         self.embedder = open_embedder(options.embedder, checkpoint=options.checkpoint)
 
     def due(self, done: int, steps: int) -> bool:

@@ -64,8 +64,8 @@ class EncodedSource(Source):
         differences = _differences(self.latents, self.latents.batch([0]), recipe, config)
         if differences:
             raise ValueError(
-                f"{data}: was encoded with other settings than the recipe's: "
-                f"{'; '.join(differences)}; use the same, or encode again"
+                f"{data}: was encoded with settings that differ from the recipe's: "
+                f"{'; '.join(differences)}; use the same settings, or encode again"
             )
 
     def made_by(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class Encoders:
         """wave [B, N] at the VAE's rate, resampled where the tower has another -> [B, E], on the
         device. ValueError without the tower."""
         if self.audio is None:
-            raise ValueError("clap_audio: is not there, so that sounds cannot be embedded")
+            raise ValueError("clap_audio: missing, so sounds cannot be embedded")
         return self.audio.to(device).embed(wave, self.vae.config.mel.sample_rate)
 
     def embed_text(self, captions: Sequence[str], device: torch.device) -> Tensor:
@@ -209,7 +209,7 @@ def encoded_sources(
     for folder, source in zip(folders, sources, strict=True):
         if source.made_by() != sources[-1].made_by():
             raise ValueError(
-                f"{folder}: was encoded with another VAE or CLAP than {data}; encode again"
+                f"{folder}: was encoded with a different VAE or CLAP than {data}; encode again"
             )
     return sources
 
@@ -220,14 +220,14 @@ def encoded_folder(data: Path, phase: Phase, last: Phase) -> Path:
 
 
 def is_encoded(data: Path) -> bool:
-    """Whether a folder holds encoded data. ValueError where it holds a part of them."""
+    """Whether a folder contains encoded data. ValueError if it is incomplete."""
     if (data / INDEX).is_file():
         return True
     parts = [*data.glob("latents-*.safetensors"), *data.glob("phase-*/latents-*.safetensors")]
     if parts:
         raise ValueError(
-            f"{data}: its encoding was interrupted; finish it with the same `soundcrafter data "
-            "encode` command, which goes on where it stopped"
+            f"{data}: the encoding was interrupted; run the same `soundcrafter data encode` "
+            "command again to finish it"
         )
     return False
 

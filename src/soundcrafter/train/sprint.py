@@ -62,7 +62,9 @@ def sprint(
         )
     with locked(run_folder(folder, stage.name)) as place:
         if list_checkpoints(place):
-            raise ValueError(f"{place}: holds a run with checkpoints; use another --out")
+            raise ValueError(
+                f"{place}: contains a run with checkpoints; choose a different output folder"
+            )
         check_dependents(folder, stage)
         where = choose_device(device)
         if not allow_unfinished:

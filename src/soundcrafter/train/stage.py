@@ -110,13 +110,13 @@ class Stage(ABC, Generic[N, P]):
 
     @property
     def network(self) -> N:
-        """What is averaged and exported: the network of the first loss module."""
+        """The network that is averaged and exported: that of the first loss module."""
         network: N = next(iter(self.loss_modules.values())).network
         return network
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What must be unchanged for a run to resume: settings, data, parts trained against."""
+        """Return all that must be unchanged for a run to resume: settings, data, other parts."""
 
     def uses(self) -> list[tuple[Path, str]]:
         """The trained parts that this stage was built from, as (model folder, part)."""
@@ -124,7 +124,7 @@ class Stage(ABC, Generic[N, P]):
 
     @abstractmethod
     def load_batch(self, indices: Sequence[int]) -> Batch:
-        """The samples with these indices on the CPU; a pure function, called from other threads."""
+        """Load the samples with these indices on the CPU; a pure function, called from threads."""
 
     @abstractmethod
     def prepare(self, batch: Batch, device: torch.device) -> P:
@@ -143,7 +143,7 @@ class Stage(ABC, Generic[N, P]):
 
     def resident(self, device: torch.device) -> Callable[[], Batch]:
         """Load all data into a device's memory. Returns a function that draws a batch there without
-        synchronising. Raises ValueError where the stage does not support this."""
+        synchronising. Raises ValueError if the stage does not support this."""
         raise ValueError(
             f"{self.name}: cannot train from device memory; allowed: vae, vocoder, "
             "diffusion from encoded data"
@@ -159,11 +159,11 @@ class Stage(ABC, Generic[N, P]):
         return (0,)
 
     def facts(self, step: int) -> dict[str, float]:
-        """Values for the log of a step other than losses."""
+        """Return values other than losses for the log entry of a step."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """State for the checkpoint other than weights, serialisable as JSON."""
+        """Return the state for a checkpoint other than weights, serialisable as JSON."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -175,7 +175,11 @@ class Stage(ABC, Generic[N, P]):
         return True
 
     def weights(self, step: int) -> Mapping[str, float]:
-        """The weight of each loss in their sum; empty where every weight is 1."""
+        """Return the weight of each loss in the sum of losses.
+
+        An empty mapping gives every loss weight 1. A non-empty one must name every loss, including
+        the discriminator's hinge.
+        """
         return {}
 
     def skipped(self) -> dict[str, str]:
@@ -183,12 +187,12 @@ class Stage(ABC, Generic[N, P]):
         return self.sounds.all_skipped
 
     def samples(self, network: N, device: torch.device) -> Samples:
-        """What the log shows of the averaged network."""
+        """Return sounds and pictures of the averaged network for the log."""
         return Samples()
 
 
 def total_loss(losses: Losses, weights: Mapping[str, float]) -> Tensor:
-    """The sum of the losses, each times its weight: a scalar. Without weights all count fully."""
+    """Sum the losses, each times its weight, to a scalar. No weights: every weight is 1."""
     if weights:
         unknown = ", ".join(losses.keys() - weights.keys())
         assert not unknown, f"weights() gives no weight for: {unknown}"
@@ -196,7 +200,7 @@ def total_loss(losses: Losses, weights: Mapping[str, float]) -> Tensor:
 
 
 def require_parts(folder: Path, *names: str) -> ModelFolder:
-    """The model folder; ValueError where it lacks one of these parts, with the stages to train."""
+    """Open a model folder; ValueError if a part is missing, naming the stages to train."""
     opened = (
         open_folder(folder, allow_mismatch=True) if (folder / "config.json").is_file() else None
     )
@@ -212,26 +216,29 @@ def require_parts(folder: Path, *names: str) -> ModelFolder:
 
 
 def refuse_other_settings(folder: Path, name: str, there: Any, here: Any, where: str = "") -> None:
-    """Raise ValueError where a part's settings `there` differ from the recipe's, `here`, whose
-    dotted path is `where` (model.NAME if empty); it lists each with both values."""
+    """Raise ValueError if a part's settings `there` differ from the recipe's, `here`.
+
+    The error lists each of them with both values. `where` is the dotted path of `here`, model.NAME
+    if empty.
+    """
     if listed := differences(there, here, where or f"model.{name}"):
         raise ValueError(
-            f"{folder}: its {name} has other settings than the recipe's: {'; '.join(listed)}"
+            f"{folder}: the settings of {name} differ from the recipe's: {'; '.join(listed)}"
         )
 
 
 def load_part(network: nn.Module, folder: Path, name: str) -> None:
-    """Load a part of a model folder into a network. Raises ValueError where shapes differ."""
+    """Load a part of a model folder into a network. Raises ValueError if shapes differ."""
     part = open_folder(folder).load(name)
     try:
         network.load_state_dict(part.state_dict())
     except RuntimeError as error:
         reason = one_line(error)
-        raise ValueError(f"{folder}: its {name} does not fit the recipe: {reason}") from None
+        raise ValueError(f"{folder}: {name} does not fit the recipe: {reason}") from None
 
 
 def load_frozen(folder: Path, name: str) -> tuple[Any, str]:
-    """A part of a model folder without gradients, and its training id."""
+    """Load a part of a model folder without gradients; returns it and its training id."""
     opened = open_folder(folder)
     return opened.load(name).requires_grad_(False), opened.parts[name].training_id
 

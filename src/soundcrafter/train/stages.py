@@ -81,16 +81,18 @@ def train(
         like = open_folder(base) if base is not None and stage == "diffusion" else None
         recipe = read_recipe(recipe, overrides, like)
     elif overrides:
-        raise ValueError("overrides: only for a recipe file; read_recipe takes them too")
+        raise ValueError(
+            "overrides: allowed only with a recipe file; pass them to read_recipe instead"
+        )
     if lora is not None:
         if base is None or stage != "diffusion":
-            raise ValueError("lora: goes with diffusion and init, the model that it is for")
+            raise ValueError("lora: requires the stage diffusion, and init with the base model")
         open_folder(base).require("unet")
         others = [name for name in read_parts(out) if name != "adapter"]
         if others:  # beside another U-Net an adapter would make the folder unreadable
             raise ValueError(
-                f"{out}: holds {', '.join(others)}, and an adapter has a folder of its own; "
-                "use another --out"
+                f"{out}: contains {', '.join(others)}, but an adapter needs a folder of its own; "
+                "choose a different output folder"
             )
     kind = AdapterStage if lora is not None else stage_class(stage)
     start = base if lora is None else None  # an adapter is attached to the U-Net of `base`

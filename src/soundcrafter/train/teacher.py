@@ -85,7 +85,7 @@ def principal(vectors: Tensor, width: int) -> tuple[Tensor, Tensor]:
 def cached(teacher: Teacher, name: str, texts: Sequence[str], file: Path) -> Tensor:
     """The teacher's vectors of the texts [N, D]; `file` keeps those of texts it was asked before.
 
-    Raises ValueError where the file holds vectors of another teacher than `name`.
+    Raises ValueError where the file contains vectors of another teacher than `name`.
     """
     known: dict[str, int] = {}
     vectors = torch.empty(0, 0)
@@ -94,7 +94,7 @@ def cached(teacher: Teacher, name: str, texts: Sequence[str], file: Path) -> Ten
             header = json.loads(opened.metadata()[_HEADER])
             vectors = opened.get_tensor("vectors")
         if header["teacher"] != name:
-            raise ValueError(f"{file}: holds vectors of {header['teacher']}, not of {name}")
+            raise ValueError(f"{file}: contains vectors of {header['teacher']}, not of {name}")
         known = {text: place for place, text in enumerate(header["texts"])}
     missing = [text for text in dict.fromkeys(texts) if text not in known]
     if missing:

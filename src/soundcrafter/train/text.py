@@ -78,7 +78,7 @@ class TextStage(Stage[ClapText, TextBatch]):
         self.model_config: ModelConfig = recipe.model
         if not self.config.teacher:
             raise ValueError(
-                "text.teacher: it is empty; name the folder of a sentence encoder in "
+                "text.teacher: must not be empty; name the folder of a sentence encoder in "
                 "transformers' layout"
             )
         excluded = read_excluded(recipe.data.exclude_captions)

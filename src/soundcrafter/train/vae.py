@@ -46,7 +46,7 @@ _MAX_ADAPTIVE = 1e4  # as in VQGAN's code
 class VAEBatch(PreparedBatch):
     mel: Tensor  # [B, 1, T, F]
     noise: Tensor  # [B, C, T, F] of the latent
-    maps: NotRequired[list[Tensor]]  # the critic's
+    maps: NotRequired[list[Tensor]]  # the tagger's
     teacher_maps: NotRequired[list[Tensor]]
     decoded: NotRequired[Tensor]  # [B, 1, T, F], for the discriminator
 
@@ -54,20 +54,20 @@ class VAEBatch(PreparedBatch):
 class VAELoss(LossModule[VAE, VAEBatch]):
     """L1, KL, perceptual losses, and adversarial ones from `adversarial_start` on.
 
-    `critic` is the frozen tagger of the perceptual loss, `teacher` the frozen aiSFX.
+    `perceptual` is the frozen tagger of the perceptual loss, `teacher` the frozen aiSFX.
     """
 
     def __init__(
         self,
         vae: VAE,
         discriminator: PatchDiscriminator,
-        critic: Tagger | None,
+        perceptual: Tagger | None,
         teacher: "AiSFXMaps | None",
         config: VAEStageConfig,
     ) -> None:
         super().__init__(vae)
         self.discriminator, self.config = ExternalModule(discriminator), config
-        self.critic = ExternalModule(critic) if critic is not None else None
+        self.perceptual = ExternalModule(perceptual) if perceptual is not None else None
         self.teacher = ExternalModule(teacher) if teacher is not None else None
 
     def forward(self, batch: VAEBatch, step: int) -> tuple[Losses, Batch]:
@@ -79,10 +79,10 @@ class VAELoss(LossModule[VAE, VAEBatch]):
             "reconstruction": multi_scale_l1(mel, decoded, self.config.reconstruction_scales),
             "kl": posterior.kl().mean() / mel[0].numel(),
         }
-        if self.critic is not None:
+        if self.perceptual is not None:
             # in fp32 like the maps of the real mel; narrow convolutions are no faster in bf16
             with torch.autocast(mel.device.type, enabled=False):
-                maps = self.critic.module.maps(decoded)
+                maps = self.perceptual.module.maps(decoded)
             losses["perceptual"] = perceptual_distance(batch["maps"], maps)
         if self.teacher is not None:
             losses["teacher"] = perceptual_distance(batch["teacher_maps"], self.teacher(decoded))
@@ -152,10 +152,10 @@ def adaptive_weight(
     return (wanted.norm() / (found.norm() + 1e-4)).clamp(0.0, maximum).detach()
 
 
-def _critic(folder: str, mel: MelConfig) -> tuple[Tagger | None, str]:
-    """The frozen tagger of a model folder, if any, and its training id.
+def _load_perceptual(folder: str, mel: MelConfig) -> tuple[Tagger | None, str]:
+    """Load the frozen tagger of a model folder, if any, and its training id.
 
-    Raises ValueError where its mel settings differ from the VAE's.
+    Raises ValueError if its mel settings differ from the VAE's.
     """
     if not folder:
         return None, ""
@@ -182,12 +182,12 @@ class VAEStage(Stage[VAE, VAEBatch]):
         vae = VAE(self.model_config)
         vae.checkpointing = self.config.checkpointing
         discriminator = PatchDiscriminator(self.config.discriminator)
-        self.critic, self.critic_id = _critic(self.config.perceptual, mel)
+        self.perceptual, self.perceptual_id = _load_perceptual(self.config.perceptual, mel)
         self.teacher: AiSFXMaps | None = None
         if self.config.teacher:
             self.teacher = AiSFXMaps(load_aisfx(self.config.teacher), mel).requires_grad_(False)
         self.loss_modules = {
-            "vae": VAELoss(vae, discriminator, self.critic, self.teacher, self.config),
+            "vae": VAELoss(vae, discriminator, self.perceptual, self.teacher, self.config),
             "discriminator": PatchDiscriminatorLoss(discriminator, vae),
         }
         self.log_mel = LogMel(mel)
@@ -202,7 +202,7 @@ class VAEStage(Stage[VAE, VAEBatch]):
             "model": to_dict(self.model_config),
             "stage": to_dict(self.config),
             "data": data_identity(self.sounds),
-            "perceptual": self.critic_id,
+            "perceptual": self.perceptual_id,
         }
 
     def uses(self) -> list[tuple[Path, str]]:
@@ -241,8 +241,8 @@ class VAEStage(Stage[VAE, VAEBatch]):
         mel = self.log_mel.to(device)(batch["wave"].to(device))
         noise = batch["noise"].to(device)
         prepared: VAEBatch = {"mel": mel, "noise": noise, "files": batch["files"]}
-        if self.critic is not None:
-            prepared["maps"] = self.critic.to(device).maps(mel)
+        if self.perceptual is not None:
+            prepared["maps"] = self.perceptual.to(device).maps(mel)
         if self.teacher is not None:
             prepared["teacher_maps"] = self.teacher.to(device)(mel)
         return prepared
