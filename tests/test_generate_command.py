@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 from typing import NamedTuple
 
 import numpy as np
@@ -305,6 +307,19 @@ def test_a_prompt_that_begins_with_a_dash(
     assert "needs -- before it" in refused(generate("- rain", "-o", tmp_path, *SHORT))
     done = run("generate", "--model", tiny_model, "-o", tmp_path, *SHORT, "--", "- rain")
     assert done.code == 0
+
+
+def test_ctrl_c_says_so(tiny_model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "soundcrafter", "generate", "rain", "--count", "2000"]
+    command += ["--model", str(tiny_model), "-o", "out", *SHORT]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()  # the first sound is there
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert (process.returncode, said) == (130, "interrupted\n")
+    assert all(len(read(tmp_path / "out" / name)) == 3200 for name in names(tmp_path / "out"))
 
 
 # --- pipes ---

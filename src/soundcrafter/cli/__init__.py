@@ -17,6 +17,7 @@ from soundcrafter.cli.scene import scene
 from soundcrafter.cli.train import plot, sprint, train
 from soundcrafter.version import __version__
 
+INTERRUPTED = 130
 app = typer.Typer(
     help="Text in, sound effect out.",
     add_completion=False,
@@ -53,7 +54,7 @@ def main() -> None:
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.Abort:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except typer.TyperException as error:
         message = error.format_message()
         if re.match(r"No such option: -[^-]?$", message):
@@ -63,6 +64,8 @@ def main() -> None:
         _fail(str(error))
     except MemoryError as error:
         _fail(f"out of memory: {error}".rstrip(": "))
+    if code == INTERRUPTED:  # typer's, after Ctrl-C; a training says more, and exits by itself
+        print("interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -134,7 +134,7 @@ def train(
             )
     except TrainingInterrupted as stop:
         print(stop, file=sys.stderr)
-        raise typer.Exit(stop.exit_code) from None
+        sys.exit(stop.exit_code)
     if not as_json:
         print(f"{stage.value}: {done} of {total} steps done, in {out}")
     for listed in sorted((out / "training").glob("*/skipped.json")):
