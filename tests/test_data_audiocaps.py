@@ -124,7 +124,7 @@ def test_a_hint_where_columns_are_written_otherwise(tmp_path, header, hint):
         (("1,a,x,Rain",), HEADER, r"train\.csv: row 1: .*start_time 'x'"),
         (("1,a,0,",), HEADER, "row 1: .*caption ''"),
         (("1,a",), "file,caption", "has columns caption, file; needs youtube_id, start_time, cap"),
-        ((), HEADER, r"train\.csv: it has no captions"),
+        ((), HEADER, r"train\.csv: contains no captions"),
     ],
 )
 def test_bad_tables_are_named(tmp_path, rows, header, message):

@@ -117,5 +117,5 @@ def test_bad_options_are_named(make, message):
 
 def test_two_validation_parts_are_refused():
     both = [caption(1, "a"), caption(2, "b", split="dev")]
-    with pytest.raises(ValueError, match="needs a train table and no validation table"):
+    with pytest.raises(ValueError, match="requires a train table and no validation table"):
         select(both, Selection(random_validation=0.1))
