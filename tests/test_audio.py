@@ -101,7 +101,7 @@ def test_write_faults(tmp_path):
     with pytest.raises(ValueError, match=r"x\.wav.*Not a directory"):
         write_audio(tmp_path / "file" / "x.wav", tone(), RATE)
     with pytest.raises(ValueError, match="shape"):
-        write_audio(tmp_path / "x.wav", np.zeros((2, 10), dtype="f4"), RATE)
+        write_audio(tmp_path / "x.wav", np.zeros((2, 10, 2), dtype="f4"), RATE)
     with pytest.raises(ValueError, match="NaN"):
         write_audio(tmp_path / "x.wav", np.array([0.0, np.nan], dtype="f4"), RATE)
     for rate in (0, 200_001):

@@ -210,7 +210,7 @@ def test_other_settings_do_not_mix_into_a_folder(manifest, tmp_path, change, con
 def test_other_recordings_do_not_mix_into_a_folder(manifest, tmp_path):
     run(sounds(manifest), tmp_path / "out")
     fewer = Manifest(root=manifest.root, recordings=manifest.recordings[:5])
-    with pytest.raises(ValueError, match="another manifest"):
+    with pytest.raises(ValueError, match="different manifest"):
         run(sounds(fewer), tmp_path / "out")
 
 

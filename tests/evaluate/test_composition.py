@@ -215,7 +215,7 @@ def test_the_suite_and_a_kill_loses_nothing(model, recordings, tmp_path):
     report = evaluate_composition(
         model, recordings, out, limit=1, progress=lambda *step: steps.append(step)
     )
-    assert steps == [(n, 11) for n in range(1, 12)]
+    assert steps == [(n, 14) for n in range(1, 15)]
     counts = {
         kind: {name: found["both"]["n"] for name, found in report[kind].items()}
         for kind in ("overlap", "order")
@@ -291,7 +291,7 @@ def test_figures_by_hand():
     assert report["threshold_recordings"] == 7
     assert report["sounds"][0]["margins"] == [3.0, -1.0]
     text = composition_markdown({"tagger": "f", "split": "test", "seed": 0, "seeds": 1, **report})
-    assert "| the plain prompt | 0.333 | 0.061 to 0.792 | 3 | -5.0 |" in text
+    assert "| the plain prompt, in one pass | 0.333 | 0.061 to 0.792 | 3 | -5.0 |" in text
     assert "| 2.00 and 1.25 | - |" in text
 
 

@@ -226,7 +226,7 @@ assert train("vae", settings, data=data, out=out, options=options) == 1
 try:
     train("tagger", settings, data=data, out=out, options=options)
 except ValueError as error:
-    assert "tagger: got 2 processes; allowed: one" in str(error)
+    assert "tagger: got 2 processes; must run in one process" in str(error)
 else:
     raise SystemExit("the tagger trained in two processes")
 """

@@ -161,7 +161,7 @@ def test_it_learns_the_teacher_and_starts_clap(go, texts, overrides, tmp_path):
 
 
 def test_what_cannot_be_read(make_recipe, texts, overrides, tmp_path):
-    with pytest.raises(ValueError, match=r"text\.teacher: it is empty"):
+    with pytest.raises(ValueError, match=r"text\.teacher: must not be empty"):
         build_stage("text", make_recipe(), texts / "captions", tmp_path)
     with pytest.raises(ValueError, match="no wording in split 'test'; there are: dev, train"):
         read_wordings(texts / "wordings.csv", "test")
