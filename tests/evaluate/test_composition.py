@@ -220,13 +220,13 @@ def test_the_suite_and_a_kill_loses_nothing(model, recordings, tmp_path):
         kind: {name: found["both"]["n"] for name, found in report[kind].items()}
         for kind in ("overlap", "order")
     }
-    made = ("apart", "real", "singles", "prompt")
+    made = ("apart", "real", "singles", "composed", "prompt")
     assert counts["overlap"] == dict.fromkeys(made, 1) | {"alone": 2}
     assert counts["order"] == dict.fromkeys(made, 2) | {"alone": 4, "reversed": 1}
     assert json.loads((out / "composition.json").read_text()) == report
     assert (out / "composition.md").read_text() == composition_markdown(report)
     files = sorted(file.relative_to(out).as_posix() for file in out.rglob("*.wav"))
-    assert len(files) == 3 * 3 + 4
+    assert len(files) == 4 * 3 + 4
     assert "generated/0/prompt/order-01-reversed.wav" in files
     assert len(read_audio(out / files[0], model.sample_rate)) == 10 * model.sample_rate
     lines = (out / "composition.jsonl").read_text().splitlines()
