@@ -175,7 +175,9 @@ class TestSounds:
             assert len({(sound.prompt, sound.file.name) for sound in row.values()}) == 1
 
     def test_nothing_in_common(self, evaluations, tmp_path, clips):
-        with pytest.raises(ValueError, match="no file name in common"):
+        first = sorted((clips / "audio").iterdir())[0].stem
+        message = rf"no file name in common; the first of each: .*; real: .{first}"
+        with pytest.raises(ValueError, match=message):
             match_sounds({**evaluations, "real": clips / "audio"})
         (tmp_path / "old").mkdir()
         write_json(tmp_path / "old" / "report.json", {"embedders": {}})

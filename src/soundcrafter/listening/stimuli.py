@@ -56,7 +56,14 @@ def match_sounds(folders: Mapping[str, Path]) -> list[dict[str, Stimulus]]:
     shared = [match for match in first if all(match in table for table in tables.values())]
     if not shared:
         kind = "prompt and seed" if by_prompt else "file name"
-        raise ValueError(f"{', '.join(map(str, folders.values()))}: no {kind} in common")
+        examples = "; ".join(
+            f"{name}: {', '.join(map(repr, next(iter(table), ())))}"
+            for name, table in tables.items()
+        )
+        raise ValueError(
+            f"{', '.join(map(str, folders.values()))}: no {kind} in common; the first of each: "
+            f"{examples}"
+        )
     return [_stimuli({name: table[match] for name, table in tables.items()}) for match in shared]
 
 
