@@ -2,9 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -24,6 +25,39 @@ _BROWSER_ARGS = (
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 )
+
+
+class CommandResult(NamedTuple):
+    """What a command left: its exit status, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    def refused(self) -> str:
+        """The message of a command that was refused as it should be: one line, exit 2."""
+        assert (self.code, self.out) == (2, ""), self
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., CommandResult]:
+    """The command line in this process: seconds of imports are paid once."""
+
+    def call(*arguments: object) -> CommandResult:
+        from soundcrafter import cli
+
+        monkeypatch.setattr(sys, "argv", ["soundcrafter", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return CommandResult(int(stop.value.code or 0), *capfd.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from soundcrafter import cli
 from soundcrafter.audio import sound_end, trim_end
 from soundcrafter.diffusion.sample import MAX_SEED
 from soundcrafter.filenames import slug
@@ -26,39 +25,12 @@ from soundcrafter.pipeline import SoundCrafter
 SHORT = ("--seconds", "0.2", "--steps", "1", "--candidates", "1")
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process."""
-
-    def call(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["soundcrafter", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return Result(int(stop.value.code or 0), *capfd.readouterr())
-
-    return call
+Run = Callable[..., Any]  # the conftest's `run`
 
 
 @pytest.fixture
 def generate(run: Run, tiny_model: Path) -> Run:
     return lambda *arguments: run("generate", *arguments, "--model", tiny_model)
-
-
-def refused(result: Result) -> str:
-    """The message of a command that was refused as it should be."""
-    assert (result.code, result.out) == (2, ""), result
-    (line,) = result.err.splitlines()
-    return line
 
 
 def names(folder: Path) -> list[str]:
@@ -129,18 +101,18 @@ def test_a_template_of_names(generate: Run, tmp_path: Path) -> None:
 def test_templates_that_are_refused(
     generate: Run, tmp_path: Path, template: str, fault: str
 ) -> None:
-    assert fault in refused(generate("dog", "-o", tmp_path, "--name", template, *SHORT))
+    assert fault in generate("dog", "-o", tmp_path, "--name", template, *SHORT).refused()
     assert names(tmp_path) == []
 
 
 def test_options_that_do_not_go_together(generate: Run, tmp_path: Path) -> None:
     both = generate("dog", "-o", tmp_path, "--overwrite", "--skip-existing", *SHORT)
-    assert "cannot be combined" in refused(both)
+    assert "cannot be combined" in both.refused()
     named = generate("dog", "-o", tmp_path / "dog.wav", "--name", "{slug}", *SHORT)
-    assert "--name needs a folder" in refused(named)
+    assert "--name needs a folder" in named.refused()
     (tmp_path / "dog.png").mkdir()
     blocked = generate("dog", "-o", tmp_path / "dog.wav", "--plot", *SHORT)
-    assert "dog.png: cannot write: it exists and is not a file" in refused(blocked)
+    assert "dog.png: cannot write: it exists and is not a file" in blocked.refused()
     assert names(tmp_path) == ["dog.png"]
 
 
@@ -155,9 +127,9 @@ def test_what_stands_beside_a_sound_is_not_overwritten(generate: Run, tmp_path: 
     made = ["rain-0-2.png", "rain-0-2.wav", "wind-0-2.wav"]
     assert [name for name in names(tmp_path) if "-2" in name] == made
     into_pipe = generate("rain", "-o", tmp_path / "pipe.wav", *SHORT)
-    assert "pipe.wav: cannot write: it exists and is not a file" in refused(into_pipe)
+    assert "pipe.wav: cannot write: it exists and is not a file" in into_pipe.refused()
     too_long = generate("rain", "-o", tmp_path / f"{'b' * 250}.wav", *SHORT)
-    assert "the name has more than 240 bytes" in refused(too_long)
+    assert "the name has more than 240 bytes" in too_long.refused()
 
 
 # --- prompt files ---
@@ -212,9 +184,9 @@ def test_prompt_files_that_are_refused(
     generate: Run, tmp_path: Path, text: str, fault: str
 ) -> None:
     (tmp_path / "p.csv").write_text(text)
-    message = refused(
-        generate("--prompts", tmp_path / "p.csv", "-o", tmp_path / "out", "--steps", 1)
-    )
+    message = generate(
+        "--prompts", tmp_path / "p.csv", "-o", tmp_path / "out", "--steps", 1
+    ).refused()
     assert fault in message
     assert names(tmp_path) == ["p.csv"]
 
@@ -234,7 +206,7 @@ def test_a_random_seed_is_told_and_repeats_the_sound(generate: Run, tmp_path: Pa
 def test_every_seed_of_64_bits_works(generate: Run, tmp_path: Path) -> None:
     assert generate("rain", "-o", tmp_path, "--seed", MAX_SEED, *SHORT).code == 0
     assert names(tmp_path) == [f"rain-{2**64 - 1}.wav"]
-    too_large = refused(generate("rain", "-o", tmp_path, "--seed", MAX_SEED, "--count", 2, *SHORT))
+    too_large = generate("rain", "-o", tmp_path, "--seed", MAX_SEED, "--count", 2, *SHORT).refused()
     assert (
         f"seed: got {MAX_SEED}; allowed: 0 to {MAX_SEED - 1}, or -1 for a random one" in too_large
     )
@@ -253,7 +225,7 @@ def test_every_seed_of_64_bits_works(generate: Run, tmp_path: Path) -> None:
 def test_numbers_out_of_range(
     generate: Run, tmp_path: Path, options: tuple[object, ...], fault: str
 ) -> None:
-    assert fault in refused(generate("rain", "-o", tmp_path, "--seconds", 0.2, *options))
+    assert fault in generate("rain", "-o", tmp_path, "--seconds", 0.2, *options).refused()
     assert names(tmp_path) == []
 
 
@@ -262,10 +234,11 @@ def test_numbers_out_of_range(
 
 @pytest.mark.parametrize("prompt", ["caf\udce9 door", "a\x1b[31m dog", "bell\a", "nul\x00"])
 def test_a_prompt_that_is_no_text(generate: Run, tmp_path: Path, prompt: str) -> None:
-    message = refused(generate(prompt, "-o", tmp_path, *SHORT))
+    message = generate(prompt, "-o", tmp_path, *SHORT).refused()
     assert "which is not allowed; use UTF-8" in message
-    assert "which is not allowed" in refused(
-        generate("rain", "--negative", prompt, "-o", tmp_path, *SHORT)
+    assert (
+        "which is not allowed"
+        in generate("rain", "--negative", prompt, "-o", tmp_path, *SHORT).refused()
     )
 
 
@@ -304,7 +277,7 @@ def test_a_terminal_that_cannot_show_a_prompt(tiny_model: Path, tmp_path: Path) 
 def test_a_prompt_that_begins_with_a_dash(
     generate: Run, run: Run, tiny_model: Path, tmp_path: Path
 ) -> None:
-    assert "needs -- before it" in refused(generate("- rain", "-o", tmp_path, *SHORT))
+    assert "needs -- before it" in generate("- rain", "-o", tmp_path, *SHORT).refused()
     done = run("generate", "--model", tiny_model, "-o", tmp_path, *SHORT, "--", "- rain")
     assert done.code == 0
 
@@ -355,7 +328,7 @@ def test_a_pipe_gets_the_same_bytes_as_a_file(
     "options", [("--count", "2"), ("--plot",), ("--json",), ("--skip-existing",)]
 )
 def test_what_a_pipe_cannot_take(generate: Run, options: tuple[str, ...]) -> None:
-    assert "output: '-' " in refused(generate("rain", "-o", "-", *options, *SHORT))
+    assert "output: '-' " in generate("rain", "-o", "-", *options, *SHORT).refused()
 
 
 # --- ends ---

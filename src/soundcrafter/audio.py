@@ -192,10 +192,7 @@ def encode_audio(wave: NDArray[np.float32], sample_rate: int, suffix: str = ".wa
         raise ValueError(
             f"sample_rate: got {sample_rate}; allowed to write: 1 to {_MAX_WRITE_RATE} Hz"
         )
-    if suffix.lower() not in _ENCODINGS:
-        raise ValueError(
-            f"cannot write {suffix or 'without a suffix'}; allowed: {', '.join(WRITE_SUFFIXES)}"
-        )
+    check_write_suffix(suffix)
     samples = _to_int16(wave)
     kind, subtype = _ENCODINGS[suffix.lower()]
     # encoded in memory, because libsndfile does not report a full disk and Python does
@@ -205,6 +202,13 @@ def encode_audio(wave: NDArray[np.float32], sample_rate: int, suffix: str = ".wa
         for begin in range(0, len(samples), _BLOCK):
             file.write(samples[begin : begin + _BLOCK])
     return stream.getbuffer()
+
+
+def check_write_suffix(suffix: str) -> None:
+    """Raise ValueError for a suffix of a format that cannot be written."""
+    if suffix.lower() not in WRITE_SUFFIXES:
+        allowed = ", ".join(WRITE_SUFFIXES)
+        raise ValueError(f"cannot write {suffix or 'without a suffix'}; allowed: {allowed}")
 
 
 def resample(wave: Wave, from_rate: int, to_rate: int) -> Wave:

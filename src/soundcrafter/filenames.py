@@ -58,7 +58,7 @@ def check_name(name: str) -> None:
 
 
 def free_path(
-    path: Path, taken: Collection[Path], *, on_disk: bool, suffixes: Sequence[str]
+    path: Path, taken: Collection[Path], *, on_disk: bool = False, suffixes: Sequence[str] = ()
 ) -> Path:
     """Return the path, or the first of NAME-2, NAME-3, ... that is free.
 

@@ -78,6 +78,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, fault: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
+def test_a_generated_event_is_at_most_as_long_as_a_sound() -> None:
+    with pytest.raises(ValueError, match=r"seconds: got 601\.0; allowed: 0\.05 to 600"):
+        Event(prompt="rain", seconds=601.0)
+    assert Event(file="rain.wav", seconds=601.0).seconds == 601.0
+
+
 def test_more_tracks_than_anyone_mixes(tmp_path: Path) -> None:
     tracks = [{"name": f"t{n}", "events": [{"prompt": "rain"}]} for n in range(1000)]
     (tmp_path / "scene.json").write_text(json.dumps({"tracks": tracks}))

@@ -9,9 +9,9 @@ from soundcrafter.train.checkpoint import (
     IDENTITY,
     list_checkpoints,
     load_checkpoint,
-    read_identity,
     save_checkpoint,
 )
+from soundcrafter.train.identity import read_identity
 
 
 def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:

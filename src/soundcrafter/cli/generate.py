@@ -11,11 +11,11 @@ import typer
 from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
 from soundcrafter.cli.jobs import STDOUT, Made, assign_files, check_pipe, plan_jobs, run_jobs
 from soundcrafter.cli.scene import write_mix
+from soundcrafter.diffusion.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from soundcrafter.prompt_file import PromptRow
     from soundcrafter.scene.render import Mix
-from soundcrafter.diffusion.samplers import SAMPLERS
 
 DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
 _QUIET_END = 0.5  # seconds of silence after a sound that are worth a warning
@@ -109,8 +109,12 @@ def generate(
     if compose not in ("auto", "off"):
         raise ValueError(f"compose: got {compose!r}; allowed: auto, off")
     jobs = plan_jobs(_read_rows(prompt, prompts), options, prompts, compose=compose == "auto")
+    if stems is not None and stems.is_file():
+        raise ValueError(f"{stems}: not a folder")
     if stems is not None and (len(jobs) != 1 or jobs[0].scene is None):
         raise ValueError("stems: requires a single sound whose prompt has several events")
+    if trim is not None and any(job.scene is not None for job in jobs):
+        raise ValueError("--trim and --no-trim require a single event per prompt, or --compose off")
     if output == STDOUT:
         given = {"--plot": plot, "--json": as_json, "--name": name, "--stems": stems}
         given |= {"--overwrite": overwrite, "--skip-existing": skip_existing}
@@ -162,7 +166,8 @@ def _write(made: Made, stems: Path | None, plot: bool) -> dict[str, object]:
 
 def _say_composed(mix: "Mix") -> None:
     events = ", ".join(f"{sound.what} at {sound.start:.1f} s" for sound in mix.sounds)
-    print(f"composed of {len(mix.sounds)} sounds: {events} (--compose off: one)", file=sys.stderr)
+    advice = "--compose off makes it in one pass"
+    print(f"composed of {len(mix.sounds)} sounds: {events} ({advice})", file=sys.stderr)
 
 
 def demo(

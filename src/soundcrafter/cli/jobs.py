@@ -97,20 +97,28 @@ def run_jobs(
     `advance` is called with (done, total) in sounds; `done` may be fractional.
     """
     done = 0
-    for (_, _, composed), group in itertools.groupby(
+
+    def report(steps: int, total: int) -> None:
+        advance(done + len(batch) * steps / total, len(jobs))
+
+    for batch in _batches(jobs):
+        yield from _run(crafter, batch, report)
+        done += len(batch)
+
+
+def _batches(jobs: Sequence[OutputJob]) -> Iterator[list[OutputJob]]:
+    """Neighbours that one call of the model makes; a composed sound takes a call of its own."""
+    for (*_, composed), group in itertools.groupby(
         jobs, key=lambda job: (job.options, job.negative is None, job.scene is not None)
     ):
         batch = list(group)
-        for part in [[job] for job in batch] if composed else [batch]:
-
-            def report(steps: int, total: int, done: int = done, sounds: int = len(part)) -> None:
-                advance(done + sounds * steps / total, len(jobs))
-
-            yield from _compose(crafter, part, report) if composed else _run(crafter, part, report)
-            done += len(part)
+        yield from [[job] for job in batch] if composed else [batch]
 
 
 def _run(crafter: "SoundCrafter", jobs: Sequence[OutputJob], progress: Progress) -> Iterator[Made]:
+    if jobs[0].scene is not None:
+        yield _compose(crafter, jobs[0], jobs[0].scene, progress)
+        return
     negatives = [job.negative for job in jobs if job.negative is not None]
     sounds = crafter.stream(
         [job.prompt for job in jobs],
@@ -123,18 +131,15 @@ def _run(crafter: "SoundCrafter", jobs: Sequence[OutputJob], progress: Progress)
         yield Made(job, sound)
 
 
-def _compose(
-    crafter: "SoundCrafter", jobs: Sequence[OutputJob], progress: Progress
-) -> Iterator[Made]:
+def _compose(crafter: "SoundCrafter", job: OutputJob, scene: "Scene", progress: Progress) -> Made:
     from soundcrafter.scene.render import render
     from soundcrafter.sound import Sound
 
-    for job in jobs:
-        assert job.scene is not None
-        used = {key: job.options[key] for key in job.options if key not in ("seconds", "trim")}
-        mix = render(job.scene, crafter, negative=job.negative, progress=progress, **used)
-        score = crafter.score(mix.wave, job.prompt)
-        yield Made(job, Sound(mix.wave, mix.sample_rate, job.prompt, job.seed, score), mix)
+    # the scene has its length, and its sounds are always trimmed
+    options = {key: job.options[key] for key in job.options if key not in ("seconds", "trim")}
+    mix = render(scene, crafter, negative=job.negative, progress=progress, **options)
+    score = crafter.score(mix.wave, job.prompt)
+    return Made(job, Sound(mix.wave, mix.sample_rate, job.prompt, job.seed, score), mix)
 
 
 def check_pipe(jobs: Sequence[OutputJob], others: Sequence[str]) -> None:
@@ -191,18 +196,11 @@ def assign_files(
         if not (skip_existing and file.is_file()):
             assigned.append(replace(job, file=file))
     for job in assigned:
-        _check_target(job.file, may_be_new=not named)
-        if plot:
-            _check_target(job.file.with_suffix(".png"), may_be_new=not named)
+        check_target(job.file, plot=plot, may_be_new=not named)
     return assigned
 
 
 def _numbered(output: Path, count: int) -> list[Path]:
-    from soundcrafter.audio import WRITE_SUFFIXES
-
-    if output.suffix.lower() not in WRITE_SUFFIXES:
-        allowed = ", ".join(WRITE_SUFFIXES)
-        raise ValueError(f"{output}: cannot write {output.suffix!r}; allowed: {allowed}")
     if count == 1:
         return [output]
     width = len(str(count))
@@ -228,10 +226,20 @@ def _file_name(job: OutputJob, template: str | None, index: int, width: int) -> 
     )
 
 
-def _check_target(file: Path, *, may_be_new: bool) -> None:
-    """Raise ValueError if a file cannot be written. `may_be_new`: its folder may be created."""
-    if os.path.lexists(file) and not file.is_file():
-        raise ValueError(f"{file}: cannot write: it exists and is not a file")
+def check_target(file: Path, *, plot: bool = False, may_be_new: bool = False) -> None:
+    """Raise ValueError if a sound, or with `plot` its picture, cannot be written to a file.
+
+    `may_be_new`: its folder may be created.
+    """
+    from soundcrafter.audio import check_write_suffix
+
+    try:
+        check_write_suffix(file.suffix)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    for target in (file, file.with_suffix(".png")) if plot else (file,):
+        if os.path.lexists(target) and not target.is_file():
+            raise ValueError(f"{target}: cannot write: it exists and is not a file")
     if len(file.name.encode(errors="replace")) > MAX_BYTES:
         raise ValueError(f"{file}: cannot write: the name has more than {MAX_BYTES} bytes")
     folder = file.parent

@@ -1,12 +1,14 @@
 """The command on scenes: render one from a file or from text."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
+from soundcrafter.cli.jobs import check_target
 
 if TYPE_CHECKING:
     from soundcrafter.scene.render import Mix
@@ -58,7 +60,9 @@ def scene(
         assert file is not None
         made = read_scene(file)
     if output is not None:
-        check_outputs(output, stems, plot)
+        check_target(output, plot=plot)
+        if stems is not None and stems.is_file():
+            raise ValueError(f"{stems}: not a folder")
     if save is not None:
         made.save(save)
     if output is None:
@@ -79,25 +83,11 @@ def scene(
         print(f"  {sound['start']:6.2f} to {sound['end']:6.2f} s  {sound['what']}")
 
 
-def check_outputs(output: Path, stems: Path | None, plot: bool) -> None:
-    """Raise ValueError for files that cannot be written."""
-    from soundcrafter.audio import WRITE_SUFFIXES
-
-    if output.suffix.lower() not in WRITE_SUFFIXES:
-        allowed = ", ".join(WRITE_SUFFIXES)
-        raise ValueError(f"{output}: cannot write {output.suffix!r}; allowed: {allowed}")
-    for file in (output, *([output.with_suffix(".png")] if plot else [])):
-        if file.is_dir() or not file.parent.is_dir():
-            raise ValueError(f"{file}: cannot write: is a folder, or its folder does not exist")
-    if stems is not None and stems.is_file():
-        raise ValueError(f"{stems}: not a folder")
-
-
 def write_mix(mix: "Mix", output: Path, stems: Path | None, plot: bool) -> dict[str, Any]:
-    """Write a mix, its stems (after its tracks, in the same format) and its picture; returns what
-    was written, serialisable as JSON."""
-    from dataclasses import asdict
+    """Write a mix, a stem per track and the picture; returns what was written, for JSON.
 
+    Stems are named after their tracks, in the format of `output`.
+    """
     from soundcrafter.audio import to_mono, write_audio
     from soundcrafter.files import make_folder
     from soundcrafter.plots import plot_timeline

@@ -14,6 +14,7 @@ from soundcrafter.scene.grammar import FINITE, Kind, Phrase, Tag, is_plural
 
 BACKGROUND_GAIN = -8.0  # LU
 DISTANT_GAIN = -12.0  # LU
+COUNTS = (None, *range(1, 21))  # what may be repeated; other numbers stay in the text
 MAX_LENGTH = 1000  # letters; longer prompts are not split, because long lists take seconds
 
 
@@ -410,7 +411,7 @@ def _marked(event: ParsedEvent) -> ParsedEvent:
         without = re.sub(r" (?:is|are|was|were)$", "", pattern.sub("", text).strip(" ,;."))
         if without:
             text, gain = without, value
-    if match := REPEATS.search(text):
+    if (match := REPEATS.search(text)) and _number(match) in COUNTS:
         without = (text[: match.start()] + text[match.end() :]).strip(" ,;.")
         if without:
             text, repeats = without, _number(match)

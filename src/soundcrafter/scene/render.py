@@ -1,4 +1,4 @@
-"""From a scene to sound: takes are generated, levelled, placed and mixed."""
+"""Render a scene: its takes are generated, levelled, placed and mixed."""
 
 import math
 from collections import defaultdict
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundcrafter.audio import Wave, read_audio, sound_end
+from soundcrafter.diffusion.sample import SECONDS_RANGE
 from soundcrafter.loudness import loudness
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
@@ -20,7 +21,7 @@ LEVEL = -23.0  # LUFS of an event with gain 0 (EBU R 128)
 PEAK = 0.9  # of an event and of the mix
 _ONSET = 10 ** (-30 / 20)  # a sound begins where it first exceeds this share of its peak
 _ATTACK = 0.003  # seconds kept before that
-_CUT = 0.02  # seconds of the fade where a sound is cut off
+_CUT = 0.02  # seconds of the fade at a cut
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class _Take:
     event: Event
     number: int  # from 0
     seed: int
-    length: float  # seconds asked of the model
+    length: float  # seconds to generate
     shift: float  # seconds by which it is late, from the event's jitter
     wave: Wave = field(default_factory=lambda: np.zeros(0, np.float32))
 
@@ -68,12 +69,12 @@ def render(
 ) -> Mix:
     """Generate the events of a scene, in batches, and mix them.
 
-    Each take begins at its start, at most 3 ms before its onset, with the loudness LEVEL + gain
-    (BS.1770, pauses left out), or less where its peak would exceed PEAK. The mix is scaled down
-    where its peak would. Files are relative to `folder`. `seconds` bounds events without a length
-    of their own; by default those that others wait for share the scene's length among its steps.
-    `options` are those of `SoundCrafter.generate`. Raises ValueError as that does, and for a file
-    that cannot be read.
+    Each take starts at most 3 ms before its onset, with the loudness LEVEL + gain (BS.1770, gated),
+    or less if its peak would exceed PEAK. If the peak of the mix would, the mix is scaled down.
+    Files are relative to `folder`. `seconds` limits events without a length of their own; by
+    default those that others wait for share the scene's length among its steps. `options` are those
+    of `SoundCrafter.generate` other than prompts, seed, seconds and trim. Raises ValueError as that
+    does, and for a file that cannot be read.
     """
     takes = _plan(scene, {t.name: seconds or _longest(scene, t, model) for t in scene.tracks})
     _generate(takes, model, options, progress)
@@ -85,12 +86,14 @@ def render(
 
 
 def _longest(scene: Scene, track: Track, model: SoundCrafter) -> float:
-    """Seconds of the track's events that have no length of their own."""
+    """The length in seconds of the track's events that have none of their own."""
     if scene.seconds is None:
         return model.sampling.seconds
     followed = any(track.name in event.after for t in scene.tracks for event in t.events)
-    # nothing waits for the last sounds: they may fill the scene, and are cut where it ends
-    return max(0.2, scene.seconds / scene.steps - GAP) if followed else scene.seconds
+    # sounds that nothing waits for may fill the scene, and are cut at its end
+    shared = scene.seconds / scene.steps - GAP if followed else scene.seconds
+    low, high = SECONDS_RANGE
+    return min(max(shared, low), high)
 
 
 def _plan(scene: Scene, longest: Mapping[str, float]) -> list[_Take]:
@@ -102,7 +105,7 @@ def _plan(scene: Scene, longest: Mapping[str, float]) -> list[_Take]:
             for number in range(event.repeats):
                 shift = float(jitter.uniform(-event.jitter, event.jitter)) if number else 0.0
                 shared = longest[track.name] / (1 if event.interval is not None else event.repeats)
-                length = max(0.2, event.seconds or shared)
+                length = max(SECONDS_RANGE[0], event.seconds or shared)
                 takes.append(_Take(track, event, number, (first + number) % 2**64, length, shift))
     return takes
 
@@ -139,7 +142,7 @@ def _generate(
 
 
 def _shape(take: _Take, rate: int) -> Wave:
-    """The take from its onset to its end, faded, at its loudness."""
+    """Cut a take to its sound, set its loudness and fade it."""
     event, wave = take.event, take.wave
     peak = np.abs(wave).max(initial=0.0)
     if peak == 0:
@@ -149,7 +152,7 @@ def _shape(take: _Take, rate: int) -> Wave:
     fade_out = event.fade_out
     if event.seconds is not None and len(wave) > round(event.seconds * rate):
         wave, fade_out = wave[: round(event.seconds * rate)], max(fade_out, _CUT)
-    # by the part that sounds: a short sound is measured as if it went on
+    # a sound shorter than a block of the loudness meter is measured repeated
     measured = np.resize(wave, max(len(wave), round(0.4 * rate)))
     wanted = LEVEL + event.gain + take.track.gain
     scale = 10 ** ((wanted - loudness(measured, rate)) / 20)
@@ -159,7 +162,7 @@ def _shape(take: _Take, rate: int) -> Wave:
 
 
 def _fade(wave: Wave, fade_in: float, fade_out: float, rate: int) -> Wave:
-    """A copy of wave [N] with linear fades of these seconds."""
+    """Return a copy of wave [N] with linear fades, in seconds."""
     wave = wave.copy()
     rise, fall = (min(round(fade * rate), len(wave)) for fade in (fade_in, fade_out))
     wave[:rise] *= np.linspace(0.0, 1.0, rise, dtype=np.float32)
@@ -168,7 +171,8 @@ def _fade(wave: Wave, fade_in: float, fade_out: float, rate: int) -> Wave:
 
 
 def _mix(scene: Scene, takes: Sequence[_Take], rate: int) -> Mix:
-    """Place the takes; tracks named in `after` stand above, so their ends are known."""
+    """Place and mix the takes, in order: tracks named in `after` come first, so their ends are
+    known."""
     ends: dict[str, float] = defaultdict(float)
     placed: list[tuple[_Take, float]] = []
     begin = follow = 0.0  # of the event; of its next take
@@ -204,7 +208,7 @@ def _mix(scene: Scene, takes: Sequence[_Take], rate: int) -> Mix:
 def _stems(
     scene: Scene, placed: Sequence[tuple[_Take, float]], length: int, rate: int
 ) -> dict[str, NDArray[np.float32]]:
-    """track -> [N], or [N, 2] if the scene has pans, at equal power for every position."""
+    """Mix each track: [N], or with equal-power panning [N, 2] if the scene has pans."""
     shape = (length, 2) if scene.has_pan else (length,)
     stems = {track.name: np.zeros(shape, np.float32) for track in scene.tracks}
     for take, start in placed:

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from soundcrafter.diffusion.sample import SECONDS_RANGE
 from soundcrafter.filenames import check_name
 from soundcrafter.files import read_json, to_json, write_text
 from soundcrafter.settings import check_range, from_dict, read_toml, to_dict
@@ -23,19 +24,19 @@ MAX_REPEATS = 100
 class Event:
     """A sound on the timeline: generated for a prompt, or a recording."""
 
-    prompt: str = ""  # what should be heard
+    prompt: str = ""  # description of the sound
     file: str = ""  # or a recording, relative to the scene's file
     start: float = 0.0  # seconds from the start of the scene, or from the end of `after`
-    after: tuple[str, ...] = ()  # tracks that end before this event; they stand above its own
-    seconds: float | None = None  # length; without it the event is as long as its sound
+    after: tuple[str, ...] = ()  # tracks that must have ended; they are listed above its own
+    seconds: float | None = None  # length; None: as long as its sound
     gain: float = 0.0  # loudness relative to other events, LU
     pan: float = 0.0  # -1 left, 1 right
     fade_in: float = 0.0  # seconds
     fade_out: float = 0.0  # seconds
-    repeats: int = 1  # takes, each of them another sound where there is a prompt
-    interval: float | None = None  # seconds from one take to the next; without it they follow
-    jitter: float = 0.0  # seconds by which a take may be early or late
-    seed: int | None = None  # of the first take; without it drawn from the scene's
+    repeats: int = 1  # takes; those of a prompt are different sounds
+    interval: float | None = None  # seconds from one take to the next; None: each follows the last
+    jitter: float = 0.0  # most seconds by which a take is early or late
+    seed: int | None = None  # of the first take; None: derived from the scene's
 
     def __post_init__(self) -> None:
         if bool(self.prompt.strip()) == bool(self.file.strip()):
@@ -45,7 +46,7 @@ class Event:
         check_range(self, -1, 1, "pan")
         check_range(self, 1, MAX_REPEATS, "repeats")
         if self.seconds is not None:
-            check_range(self, 0.05, MAX_SECONDS, "seconds")
+            check_range(self, 0.05, SECONDS_RANGE[1] if self.prompt else MAX_SECONDS, "seconds")
         if self.interval is not None:
             check_range(self, 0, MAX_SECONDS, "interval")
 
@@ -118,7 +119,7 @@ class Scene:
         return max(depth.values())
 
     def to_toml(self) -> str:
-        """The scene as TOML, without settings that have their default; `read_scene` reads it."""
+        """Return the scene as TOML for `read_scene`; settings with default values are left out."""
         lines = [_line(key, value) for key, value in _given(self) if key != "tracks"]
         for track in self.tracks:
             lines += ["", "[[tracks]]"]
@@ -129,7 +130,7 @@ class Scene:
         return "\n".join(lines).strip("\n") + "\n"
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write .toml or .json; ValueError for another suffix and where it cannot be written."""
+        """Write a .toml or .json file. Raises ValueError if it cannot be written."""
         path = Path(path)
         if path.suffix not in (".toml", ".json"):
             raise ValueError(f"{path}: cannot write {path.suffix!r}; allowed: .toml, .json")
@@ -140,8 +141,8 @@ class Scene:
 def read_scene(path: str | PathLike[str]) -> Scene:
     """Read a scene from TOML or JSON (.json), strictly.
 
-    Raises ValueError that names the file and the setting, for what is unknown, of the wrong type or
-    out of range.
+    Raises ValueError, naming the file and the setting, for a setting that is unknown, of the wrong
+    type or out of range.
     """
     path = Path(path)
     data: Any = read_json(path) if path.suffix == ".json" else read_toml(path)
@@ -149,7 +150,7 @@ def read_scene(path: str | PathLike[str]) -> Scene:
 
 
 def _given(settings: Any) -> Iterator[tuple[str, Any]]:
-    """The settings that differ from their defaults."""
+    """Yield the settings that differ from their defaults."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if value != field.default:

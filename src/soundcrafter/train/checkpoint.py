@@ -92,18 +92,6 @@ def load_checkpoint(
     return tensors, state
 
 
-def read_identity(run: Path) -> dict[str, Any]:
-    """What must be unchanged for a run to resume. Raises ValueError if its file is damaged."""
-    file, advice = run / IDENTITY, "delete the folder to train anew"
-    try:
-        data = read_json(file)
-    except ValueError as error:
-        raise ValueError(f"{error}; {advice}") from None
-    if not isinstance(data, dict) or not isinstance(data.get("stage"), dict):
-        raise ValueError(f"{file}: damaged: it holds no settings; {advice}")
-    return data
-
-
 def _write(folder: Path, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> None:
     """Write a checkpoint's files, to the disk. ValueError for one that cannot be written."""
     for name, group in tensors.items():

@@ -1,50 +1,34 @@
 """The training loop: one for all stages, resumable at any moment."""
 
-import re
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from soundcrafter.config import PARTS
 from soundcrafter.data.prefetch import prefetch
 from soundcrafter.device import choose_device
-from soundcrafter.files import locked, make_folder, read_json, same_file, write_json
+from soundcrafter.files import locked, make_folder, read_json, write_json
 from soundcrafter.precision import choose_precision
 from soundcrafter.progress import Progress
-from soundcrafter.settings import to_dict
 from soundcrafter.store import read_parts
 from soundcrafter.train.checkpoint import (
     IDENTITY,
     list_checkpoints,
     load_checkpoint,
-    read_identity,
     run_folder,
     save_checkpoint,
 )
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.engine import Engine
+from soundcrafter.train.identity import check_identity, read_identity
 from soundcrafter.train.log import SCORES, Log, Report, read_log
-from soundcrafter.train.recipe import PATHS
 from soundcrafter.train.schedule import learning_rate
 from soundcrafter.train.score import ScoreOptions, Scorer
+from soundcrafter.train.signals import StopRequest, TrainingInterrupted, catch_stop_signals
 from soundcrafter.train.stage import Batch, Stage
 
-# settings of earlier versions; runs saved with these defaults can still resume
-RETIRED = {
-    "stage.train_audio": True,
-    "stage.label_captions": 0.0,
-    "stage.tokenizer_captions": [],
-    "stage.discriminator_every": 1,
-}
-_PATH_NAMES = {path.rpartition(".")[2] for path in PATHS}
-STEPS = "stage.steps"  # in an identity; a run may be extended
 SKIPPED = "skipped.json"  # files that the run skipped, and why
 
 
@@ -77,18 +61,6 @@ class RunOptions:
             raise ValueError(f"max_minutes: got {self.max_minutes}; must be above 0")
 
 
-class TrainingInterrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM ended a training; its last checkpoint is of `step`.
-
-    A KeyboardInterrupt, so that a script ends too instead of going on to its next stage.
-    """
-
-    def __init__(self, step: int, number: int) -> None:
-        super().__init__(f"interrupted at step {step}; run the same command to resume")
-        self.step = step
-        self.exit_code = 128 + number  # as a shell reports a process that the signal ended
-
-
 def run(
     stage: Stage,
     folder: Path,
@@ -113,7 +85,7 @@ def run(
     checkpoints = list_checkpoints(place)
     settle_precision(stage, place, options.device)
     if checkpoints:
-        _check_identity(place, stage)
+        check_identity(place, stage)
     _check_options(stage, options)
     if init is not None and not checkpoints:
         stage.initialise(init)
@@ -187,7 +159,7 @@ def _train(
         depth=max(1, 2 * options.workers),
     )
     score = _Scoring(scorer, log)
-    with closing(batches), _stop_signal() as stop:
+    with closing(batches), catch_stop_signals() as stop:
         if score.is_missing(start, stage.config.steps):  # a kill may have interrupted it
             saver.export()
             score(start, stop)
@@ -326,53 +298,6 @@ def _write_skipped(place: Path, stage: Stage, start: int) -> None:
         file.unlink(missing_ok=True)
 
 
-def _check_identity(place: Path, stage: Stage) -> None:
-    found = _flatten(read_identity(place))
-    before = {k: v for k, v in found.items() if k not in RETIRED or v != RETIRED[k]}
-    now = _flatten(stage.identity())
-    # a run begun before a setting existed behaved as with today's default
-    before = {**_flatten({"stage": to_dict(type(stage.config)())}), **before}
-    keys = {**before, **now}
-    different = [key for key in keys if not _equal(key, before.get(key), now.get(key))]
-    remedy = "resume with the same settings"
-    if STEPS in different:
-        if len(stage.phase_starts()) > 1:
-            remedy = (
-                "curriculum phases are fractions of the total steps, so "
-                f"{_as_typed(STEPS, stage)} cannot change"
-            )
-        elif now[STEPS] < before[STEPS]:
-            remedy = "a run can be extended, not shortened"
-        else:
-            different.remove(STEPS)
-    if different:
-        key = STEPS if STEPS in different else different[0]
-        raise ValueError(
-            f"{place}: contains a run with different settings ({_as_typed(key, stage)} is "
-            f"{before.get(key)} in that run, {now.get(key)} now); {remedy}, or choose a different "
-            "output folder"
-        )
-
-
-def _as_typed(key: str, stage: Stage) -> str:
-    """Name a setting of a stage's identity as written in a recipe and after --set."""
-    head, _, rest = key.partition(".")
-    if head == "stage":
-        return f"{stage.section}.{rest}"
-    if head == "model" and rest.partition(".")[0] not in (*PARTS, "diffusion"):
-        return f"model.{stage.parts[0]}.{rest}"  # the identity holds this part alone
-    return re.sub(r"^data\.\d+\.", "data.", key)
-
-
-def _equal(key: str, before: Any, now: Any) -> bool:
-    """Whether a setting is unchanged; a path may lead to the same file from elsewhere."""
-    if key.rpartition(".")[2] not in _PATH_NAMES or before is None or now is None:
-        return bool(before == now)
-    pairs = ([value] if isinstance(value, str) else value for value in (before, now))
-    one, other = pairs
-    return len(one) == len(other) and all(map(same_file, one, other))
-
-
 def dependents(folder: Path, stage: Stage) -> list[str]:
     """List the folder's parts that were trained against those that this stage writes."""
     return [
@@ -392,14 +317,6 @@ def check_dependents(folder: Path, stage: Stage) -> None:
             f"{'was' if len(others) == 1 else 'were'} trained against it; choose a different "
             "output folder"
         )
-
-
-def _flatten(data: dict[str, Any], where: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        name = f"{where}.{key}" if where else key
-        flat |= _flatten(value, name) if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -427,7 +344,7 @@ class _Scoring:
             return False
         return all(entry["step"] != start for entry in read_log(self.log.scores.parent, SCORES))
 
-    def __call__(self, done: int, stop: "_Stop") -> None:
+    def __call__(self, done: int, stop: StopRequest) -> None:
         """Score the exported model after `done` steps, which has a checkpoint.
 
         A signal ends it at once: TrainingInterrupted.
@@ -438,46 +355,3 @@ class _Scoring:
         with stop.at_once(done):
             found = self.scorer(done)
         self.log.score(done, found)
-
-
-class _Stop:
-    """Records the stop signal, if any."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._step: int | None = None
-
-    def handle(self, number: int, frame: object) -> None:
-        self.number = number
-        self._raise()
-
-    @contextmanager
-    def at_once(self, step: int) -> Iterator[None]:
-        """Inside this block a signal interrupts at once; `step` has a checkpoint."""
-        self._step = step
-        try:
-            self._raise()
-            yield
-        finally:
-            self._step = None
-
-    def _raise(self) -> None:
-        if self.number is not None and self._step is not None:
-            step, self._step = self._step, None
-            raise TrainingInterrupted(step, self.number)
-
-
-@contextmanager
-def _stop_signal() -> Iterator[_Stop]:
-    """Record SIGINT and SIGTERM instead of obeying at once, so that the current step finishes."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
-        return
-    names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.signal(name, stop.handle) for name in names}
-    try:
-        yield stop
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
