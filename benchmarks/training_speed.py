@@ -225,8 +225,10 @@ def in_child(function: Any, *arguments: Any) -> Any:
             return pool.submit(function, *arguments).result()
     except (BrokenProcessPool, MemoryError):
         return None
-    except (RuntimeError, OSError) as error:  # a thread's stack is memory too
-        if not any(words in str(error) for words in ("memory", "start new thread")):
+    except (RuntimeError, OSError, ImportError) as error:
+        # a thread's stack and a library that is loaded late are memory too
+        shortages = ("memory", "start new thread", "failed to map segment")
+        if not any(words in str(error) for words in shortages):
             raise
         return None
 
