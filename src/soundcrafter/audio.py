@@ -249,6 +249,14 @@ def limit_peak(wave: Wave, peak: float = 0.99) -> Wave:
     return wave if largest <= peak else (wave * (peak / largest)).astype(np.float32)
 
 
+def sound_start(wave: Wave) -> int:
+    """Where the sound in wave [N] begins, in samples: what precedes lies 30 dB or more below its
+    peak. It is 0 for silence.
+    """
+    magnitudes = np.abs(_as_wave(wave))
+    return int(np.argmax(magnitudes > 10**-1.5 * magnitudes.max(initial=0.0))) if len(wave) else 0
+
+
 def sound_end(wave: Wave) -> int:
     """Where the sound in wave [N] ends, in samples: what follows lies 60 dB or more below its peak.
 

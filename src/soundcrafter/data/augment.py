@@ -58,7 +58,7 @@ def mix(first: np.ndarray, second: np.ndarray, snr_db: float) -> np.ndarray:
         raise ValueError(
             f"mix: lengths {first.shape} and {second.shape} differ; they must be equal"
         )
-    powers = [_power(first), _power(second)]
+    powers = [power(first), power(second)]
     if min(powers) == 0:
         raise ValueError("mix: a silent wave has no signal-to-noise ratio")
     scale = np.sqrt(powers[0] / (powers[1] * 10 ** (snr_db / 10)))
@@ -74,5 +74,6 @@ def join_captions(first: str, second: str) -> str:
     return f"{first} and {second}"
 
 
-def _power(wave: np.ndarray) -> float:
+def power(wave: np.ndarray) -> float:
+    """The mean square of the non-zero samples of wave [N]."""
     return float(np.dot(wave, wave)) / max(int(np.count_nonzero(wave)), 1)

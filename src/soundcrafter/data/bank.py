@@ -94,7 +94,7 @@ class LatentBank:
 
     def draw(self, count: int) -> dict[str, Tensor]:
         """mean and logvar [count, C, T, F], audio_embedding and, if encoded, text_embedding
-        [count, E], float32, on the device."""
+        [count, E] or [count, K, E], levels [count, K, T], float32, on the device."""
         rows = self._choice.draw(count)
         return {name: tensor[rows].float() for name, tensor in self._tensors.items()}
 

@@ -13,6 +13,7 @@ from soundcrafter.audio import fit_length, limit_peak, normalize_peak
 from soundcrafter.data.augment import gain, join_captions, mix
 from soundcrafter.data.cache import WaveCache
 from soundcrafter.data.captions import exclude_captions, read_excluded
+from soundcrafter.data.events import MAX_EVENTS, DrawnEvent, place_events
 from soundcrafter.data.manifest import Manifest, Recording, exclude_low_rates
 from soundcrafter.data.order import DRAW, VARIANT, DrawOrder, generator, kind_of
 from soundcrafter.data.wordings import read_wordings
@@ -35,6 +36,8 @@ class DataConfig:
     variants: int = 0  # fixed crops per recording when data is encoded; 0: always new crops
     mix_probability: float = 0.0  # share of draws that mix two sounds of different labels
     mix_snr_db: tuple[float, float] = (-5.0, 5.0)  # range of the first sound's level over the other
+    # share of the U-Net's draws that place one to three sounds of different labels in time
+    timeline_probability: float = 0.0
     gain_db: float = 0.0  # maximum attenuation in dB; each draw is attenuated by 0 to this
     # Hz: leave out recordings made at a lower rate, which are silent in the upper band; 0: use all
     min_sample_rate: int = 0
@@ -53,12 +56,9 @@ class DataConfig:
             raise ValueError(f"pad: got {self.pad!r}; allowed: zero, repeat")
         if self.variants < 0:
             raise ValueError(f"variants: got {self.variants}; must be 0 or more")
-        if not 0 <= self.mix_probability <= 1:
-            raise ValueError(f"mix_probability: got {self.mix_probability}; must be from 0 to 1")
-        if not 0 <= self.wording_probability <= 1:
-            raise ValueError(
-                f"wording_probability: got {self.wording_probability}; must be from 0 to 1"
-            )
+        for name in ("mix_probability", "timeline_probability", "wording_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}; must be from 0 to 1")
         if self.mix_snr_db[0] > self.mix_snr_db[1]:
             raise ValueError(f"mix_snr_db: got {self.mix_snr_db}; the first must be the lower")
         if self.gain_db < 0:
@@ -75,8 +75,9 @@ class Draw:
 
     wave: np.ndarray  # [N] float32
     caption: str | None  # of a mix: both captions joined
-    label: str | None  # None for a mix
-    files: tuple[str, ...]  # relative to the manifest's root; two for a mix
+    label: str | None  # None for a mix and a timeline
+    files: tuple[str, ...]  # relative to the manifest's root; several for a mix and a timeline
+    events: tuple[DrawnEvent, ...] = ()  # of a timeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,8 @@ class SoundBatch:
     wave: Tensor  # [B, N] float32
     captions: tuple[str | None, ...]  # of each draw
     labels: tuple[str | None, ...]  # of each draw
-    files: tuple[tuple[str, ...], ...]  # one or two per draw
+    files: tuple[tuple[str, ...], ...]  # one or more per draw
+    events: tuple[tuple[DrawnEvent, ...], ...]  # of each draw
     indices: tuple[int, ...]  # of the draws
 
 
@@ -183,11 +185,14 @@ class Sounds:
             captions=tuple(draw.caption for draw in draws),
             labels=tuple(draw.label for draw in draws),
             files=tuple(draw.files for draw in draws),
+            events=tuple(draw.events for draw in draws),
             indices=tuple(indices),
         )
 
     def _draw(self, recording: int, rng: np.random.Generator) -> Draw:
         item, config = self.manifest.recordings[recording], self.config
+        if config.timeline_probability and rng.random() < config.timeline_probability:
+            return self._timeline(recording, rng)
         wave, label = self._crop(recording, rng), item.label
         caption = self._caption(item, rng)
         files: tuple[str, ...] = (self.manifest.name(item),)
@@ -201,6 +206,31 @@ class Sounds:
         if config.gain_db:
             wave = gain(wave, -rng.uniform(0, config.gain_db))
         return Draw(wave=wave, caption=caption, label=label, files=files)
+
+    def _timeline(self, recording: int, rng: np.random.Generator) -> Draw:
+        recordings, waves = [recording], [self._crop(recording, rng)]
+        for _ in range(int(rng.integers(MAX_EVENTS)) if waves[0].any() else 0):
+            partner = self._partner(recording, rng)
+            if partner is not None and not self.order.same_kind(partner[0], recordings):
+                recordings.append(partner[0])
+                waves.append(partner[1])
+        items = [self.manifest.recordings[number] for number in recordings]
+        captions = [self._caption(item, rng) for item in items]
+        files = tuple(self.manifest.name(item) for item in items)
+        if not waves[0].any():
+            return Draw(wave=waves[0], caption=captions[0], label=items[0].label, files=files)
+        order = rng.permutation(len(items))
+        wave, events = place_events(
+            [waves[i] for i in order],
+            [captions[i] for i in order],
+            [files[i] for i in order],
+            self.num_samples,
+            self.config.mix_snr_db,
+            rng,
+        )
+        caption = None if None in captions else ", ".join(map(str, captions))
+        wave = self._level(wave)
+        return Draw(wave=wave, caption=caption, label=None, files=files, events=events)
 
     def _partner(self, recording: int, rng: np.random.Generator) -> tuple[int, np.ndarray] | None:
         for other in self.order.partners(recording, rng):

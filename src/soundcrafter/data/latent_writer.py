@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from soundcrafter.data.dataset import Draw, Sounds
+from soundcrafter.data.events import event_rows
 from soundcrafter.data.latents import FORMAT, INDEX
 from soundcrafter.data.prefetch import prefetch
 from soundcrafter.files import file_sha256, make_folder, replacing, same_file, write_text
@@ -151,11 +152,18 @@ class _Encoder:
         """Encode a batch: tensors on the CPU in the dtype of the shards."""
         wave = torch.stack([torch.from_numpy(draw.wave) for draw in draws])
         mean, logvar = self.posterior(wave)
-        tensors = {"mean": mean, "logvar": logvar, "audio_embedding": self.embed_audio(wave)}
-        if self.embed_text is not None:
-            captions = [draw.caption for draw in draws if draw.caption is not None]
-            assert len(captions) == len(draws)
-            tensors["text_embedding"] = self.embed_text(captions)
+        tensors = {"mean": mean, "logvar": logvar}
+        captions = [draw.caption for draw in draws]
+        if self.sounds.config.timeline_probability:
+            rows = event_rows(wave, captions, [draw.events for draw in draws], mean.shape[2])
+            tensors |= {"audio_embedding": rows.embed(self.embed_audio), "levels": rows.levels}
+            if self.embed_text is not None:
+                tensors["text_embedding"] = rows.embed_captions(self.embed_text)
+        else:
+            tensors["audio_embedding"] = self.embed_audio(wave)
+            if self.embed_text is not None:
+                assert None not in captions
+                tensors["text_embedding"] = self.embed_text([str(text) for text in captions])
         stored = {name: t.detach().to("cpu", DTYPES[self.dtype]) for name, t in tensors.items()}
         for name, tensor in stored.items():
             if not bool(torch.isfinite(tensor).all()):

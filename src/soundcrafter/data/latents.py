@@ -28,11 +28,12 @@ class LatentBatch:
 
     mean: Tensor  # [B, C, T, F] float32, of the posterior
     logvar: Tensor  # [B, C, T, F] float32
-    audio_embedding: Tensor  # [B, E] float32
-    text_embedding: Tensor | None  # [B, E] float32; None: encoded without text
+    audio_embedding: Tensor  # [B, E] float32; with timelines of their events, [B, K, E]
+    text_embedding: Tensor | None  # likewise; None: encoded without text
+    levels: Tensor | None  # of the events [B, K, T] float32; None: encoded without timelines
     captions: tuple[str | None, ...]  # of each draw
     labels: tuple[str | None, ...]  # of each draw
-    files: tuple[tuple[str, ...], ...]  # one or two per draw
+    files: tuple[tuple[str, ...], ...]  # one or more per draw
     indices: tuple[int, ...]  # of the draws
 
 
@@ -72,6 +73,7 @@ class Latents:
             logvar=stack("logvar"),
             audio_embedding=stack("audio_embedding"),
             text_embedding=stack("text_embedding") if self.has_text else None,
+            levels=stack("levels") if self.config.timeline_probability else None,
             captions=tuple(entry["caption"] for entry in found),
             labels=tuple(entry["label"] for entry in found),
             files=tuple(tuple(entry["files"]) for entry in found),
@@ -86,6 +88,7 @@ class Latents:
             "logvar",
             "audio_embedding",
             *(["text_embedding"] if self.has_text else []),
+            *(["levels"] if self.config.timeline_probability else []),
         ]
         tensors = {name: torch.cat([shard[name] for shard in self._shards]) for name in names}
         begins = np.cumsum([0, *(len(shard["mean"]) for shard in self._shards)])

@@ -1,7 +1,7 @@
 """The order of draws: which recording and variant belong to an index. `Sounds` and `Latents` share
 it, so that training on encoded data sees the same draws as training on audio."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -100,6 +100,10 @@ class DrawOrder:
             begin = int(rng.integers(others))
         for offset in range(others):
             yield self._by_group[(first + (begin + offset) % others) % len(self)]
+
+    def same_kind(self, recording: int, others: Iterable[int]) -> bool:
+        """Whether a recording is of the same kind as any of the others."""
+        return self._group_of[recording] in {self._group_of[other] for other in others}
 
     def _group_at(self, position: int) -> int:
         return int(np.searchsorted(self._weights, position, side="right")) - 1

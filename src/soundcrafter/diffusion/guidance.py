@@ -25,30 +25,62 @@ def guided(
     uncond: Tensor,
     scale: float,
     interval: tuple[float, float] | None = None,
+    levels: Tensor | None = None,
 ) -> Predict:
     """Classifier-free guidance (Ho and Salimans, 2022): uncond + scale (cond - uncond).
 
     cond [B, E] or [B, T', E]; uncond [E], [B, E] or [B, T', E]. Both are evaluated in one batch of
     2B. With scale 1, and at times outside `interval` (the lowest and highest guided t;
     Kynkäänniemi et al., 2024), cond alone is evaluated, in a batch of B. Guided predictions are
-    float32 or wider, because the scale magnifies rounding errors. Raises ValueError for shapes that
-    do not match.
+    float32 or wider, because the scale magnifies rounding errors.
+
+    With `levels` [B, K, T], cond is [B, K, E], the conditions of K events (see `timeline`): each is
+    evaluated on its own, in batches of (K + 1) B, and their predictions are averaged in each frame,
+    weighted by level. At least one event has to sound in every frame.
+
+    Raises ValueError for shapes that do not match.
     """
-    cond, uncond = _match_shapes(cond, uncond)
-    halves = torch.cat([cond, uncond])
+    batch, blend = len(cond), None
+    if levels is not None:
+        blend = _blend(cond, levels)
+        cond = cond.flatten(0, 1)
+        uncond = uncond.expand(batch, -1)
+    else:
+        cond, uncond = _match_shapes(cond, uncond)
+    conds, each = torch.cat([cond, uncond]), len(cond) // max(batch, 1)
 
     def predict(latent: Tensor, t: Tensor) -> Tensor:
-        if len(latent) != len(cond):
-            raise ValueError(f"latent: got {len(latent)} samples for {len(cond)} conditions")
+        if len(latent) != batch:
+            raise ValueError(f"latent: got {len(latent)} samples for {batch} conditions")
+        x, times = latent.repeat_interleave(each, 0), t.repeat_interleave(each, 0)
         if scale == 1 or (interval and not interval[0] <= float(t[0]) <= interval[1]):
-            return model(latent, t, cond)
-        both = model(torch.cat([latent, latent]), torch.cat([t, t]), halves)
-        conditional, unconditional = both.to(torch.promote_types(both.dtype, torch.float32)).chunk(
-            2
-        )
+            found = model(x, times, cond)
+            return found if blend is None else blend(found)
+        found = model(torch.cat([x, latent]), torch.cat([times, t]), conds)
+        found = found.to(torch.promote_types(found.dtype, torch.float32))
+        conditional, unconditional = found.split([len(cond), batch])
+        if blend is not None:
+            conditional = blend(conditional)
         return unconditional + scale * (conditional - unconditional)
 
     return predict
+
+
+def _blend(cond: Tensor, levels: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function that averages predictions of K events [B K, C, T, F] to [B, C, T, F]."""
+    if cond.ndim != 3 or levels.ndim != 3 or cond.shape[:2] != levels.shape[:2]:
+        raise ValueError(
+            f"cond {list(cond.shape)}, levels {list(levels.shape)}; allowed: [B, K, E], [B, K, T]"
+        )
+    if not bool((levels >= 0).all() and (levels.sum(1) > 0).all()):
+        raise ValueError("levels: must not be negative, and above 0 for one event in each frame")
+    weights = (levels / levels.sum(1, keepdim=True))[:, :, None, :, None]
+
+    def blend(predictions: Tensor) -> Tensor:
+        apart = predictions.unflatten(0, cond.shape[:2])
+        return (weights.to(apart) * apart).sum(1)
+
+    return blend
 
 
 def prediction_to_denoiser(predict: Predict, schedule: Schedule) -> Denoise:

@@ -71,6 +71,7 @@ def sample(
     cond: Tensor,
     *,
     uncond: Tensor,
+    levels: Tensor | None = None,
     seeds: Sequence[int] = (),
     window: int | None = None,
     batch_limit: int | None = None,
@@ -89,6 +90,8 @@ def sample(
         cond: condition [B, E], or [B, T', E] if it changes over time.
         uncond: what guidance moves away from, [E], [B, E] or [B, T', E]: the null condition or the
             embedding of a negative prompt.
+        levels: for masked composition, the levels [B, K, T] of K events in each latent frame; cond
+            is then [B, K, E], their conditions, and uncond [E] or [B, E]. See `guided`.
         seeds: one per sample, for the noise that stochastic samplers add.
         window: latents of more frames than this are denoised in overlapping windows.
         batch_limit: the largest batch that the model gets at once.
@@ -109,7 +112,8 @@ def sample(
     times = times[len(times) - round(strength * len(times)) :]
     if start is not None and not len(times):
         return start
-    denoise, x = _denoiser(model, schedule, settings, cond, uncond, window, batch_limit), noise
+    denoise = _denoiser(model, schedule, settings, cond, uncond, levels, window, batch_limit)
+    x = noise
     if start is not None:
         noised = schedule.add_noise(start, noise, times[0])
         x = noised if strength < 1 else noise
@@ -153,6 +157,7 @@ def _denoiser(
     settings: SamplingConfig,
     cond: Tensor,
     uncond: Tensor,
+    levels: Tensor | None,
     window: int | None,
     batch_limit: int | None,
 ) -> Denoise:
@@ -163,7 +168,7 @@ def _denoiser(
         model = windowed(model, window, overlap=window // 4)
     low, high, last = settings.guidance_from, settings.guidance_until, schedule.config.steps
     interval = None if (low, high) == (0.0, 1.0) else (low * last, high * last)
-    predict = guided(model, cond, uncond, settings.guidance, interval)
+    predict = guided(model, cond, uncond, settings.guidance, interval, levels)
     return prediction_to_denoiser(predict, schedule)
 
 

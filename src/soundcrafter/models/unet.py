@@ -49,6 +49,7 @@ class UNetConfig:
     cond_dim: int = 256  # width of the CLAP part of the conditioning vector
     embed_dim: int = 512  # width of the CLAP vector itself
     norm_groups: int = 32  # groups of every group norm
+    timelines: bool = False  # trained on timelines, in which silence has its own condition
 
     def __post_init__(self) -> None:
         check_levels(
@@ -184,6 +185,15 @@ class UNet(nn.Module):
         if self.config.conditioning == "film":
             # Unit-norm CLAP vectors then give features of variance 1, not 1 / (3 E).
             nn.init.normal_(self.cond_proj.weight)
+
+
+def silence_cond(config: UNetConfig) -> Tensor:
+    """The condition [E] of frames where no event of a timeline sounds.
+
+    It is a constant that `cond_proj` learns to read, or without timelines the null condition.
+    """
+    value = config.embed_dim**-0.5 if config.timelines else 0.0
+    return torch.full((config.embed_dim,), value)
 
 
 class ReusingUNet:

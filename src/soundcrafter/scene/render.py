@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from soundcrafter.audio import Wave, read_audio, sound_end
+from soundcrafter.audio import Wave, read_audio, sound_end, sound_start
 from soundcrafter.diffusion.sample import SECONDS_RANGE
 from soundcrafter.loudness import loudness
 from soundcrafter.pipeline import SoundCrafter
@@ -19,8 +19,7 @@ from soundcrafter.scene.scene import GAP, Event, Scene, Track
 
 LEVEL = -23.0  # LUFS of an event with gain 0 (EBU R 128)
 PEAK = 0.9  # of an event and of the mix
-_ONSET = 10 ** (-30 / 20)  # a sound begins where it first exceeds this share of its peak
-_ATTACK = 0.003  # seconds kept before that
+_ATTACK = 0.003  # seconds kept before the start of a sound
 _CUT = 0.02  # seconds of the fade at a cut
 
 
@@ -144,11 +143,9 @@ def _generate(
 def _shape(take: _Take, rate: int) -> Wave:
     """Cut a take to its sound, set its loudness and fade it."""
     event, wave = take.event, take.wave
-    peak = np.abs(wave).max(initial=0.0)
-    if peak == 0:
+    if not wave.any():
         return wave
-    onset = int(np.argmax(np.abs(wave) > _ONSET * peak))
-    wave = wave[max(0, onset - round(_ATTACK * rate)) : sound_end(wave)]
+    wave = wave[max(0, sound_start(wave) - round(_ATTACK * rate)) : sound_end(wave)]
     fade_out = event.fade_out
     if event.seconds is not None and len(wave) > round(event.seconds * rate):
         wave, fade_out = wave[: round(event.seconds * rate)], max(fade_out, _CUT)

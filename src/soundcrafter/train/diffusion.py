@@ -13,8 +13,9 @@ from soundcrafter.data.bank import LatentBank
 from soundcrafter.diffusion.loss import diffusion_loss
 from soundcrafter.diffusion.sample import sample
 from soundcrafter.diffusion.schedule import Schedule
+from soundcrafter.diffusion.timeline import timeline
 from soundcrafter.models.clap_text import ClapText
-from soundcrafter.models.unet import ReusingUNet, UNet
+from soundcrafter.models.unet import ReusingUNet, UNet, silence_cond
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
 from soundcrafter.settings import to_dict
@@ -47,7 +48,7 @@ _POSTERIOR, _NOISE, _TIME, _TEXT, _DROP = 10, 20, 21, 22, 23
 class DiffusionBatch(PreparedBatch):
     latent: Tensor  # [B, C, T, F]
     noise: Tensor  # [B, C, T, F]
-    cond: Tensor  # [B, E]
+    cond: Tensor  # [B, E], or [B, T, E] with timelines
     drop: Tensor  # [B] bool: conditions to replace by the null condition
     u: Tensor  # [B], uniform in [0, 1): chooses the time step
 
@@ -65,7 +66,8 @@ class UNetLoss(LossModule[UNet, DiffusionBatch]):
 
 def denoising(unet: UNet, schedule: Schedule, batch: DiffusionBatch) -> Losses:
     """The loss of a prepared batch."""
-    cond = torch.where(batch["drop"][:, None], unet.null_cond, batch["cond"])
+    drop = batch["drop"].view(-1, *[1] * (batch["cond"].ndim - 1))
+    cond = torch.where(drop, unet.null_cond, batch["cond"])
     t = schedule.draw_times(batch["u"])
     loss = diffusion_loss(unet, schedule, batch["latent"], batch["noise"], t, cond)
     return {"denoising": loss.mean()}
@@ -160,6 +162,7 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
                 "logvar": drawn["logvar"],
                 "audio": drawn["audio_embedding"],
                 "text": drawn.get("text_embedding"),
+                "levels": drawn.get("levels"),
                 "files": (),
                 "phase": 0,
                 "posterior_noise": torch.randn(shape, device=device),
@@ -173,12 +176,17 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
 
     def prepare(self, batch: Batch, device: torch.device) -> DiffusionBatch:
         source = self.sources[batch["phase"]]
-        posterior, audio, text = source.encode(batch, device)
+        encoded = source.encode(batch, device)
+        audio, text = encoded.audio, encoded.text
         cond = audio if text is None else text
         assert cond is not None, "a source gives the embedding that the recipe asks for"
         if text is not None and audio is not None:
-            cond = torch.where(batch["use_text"].to(device)[:, None], text, audio)
-        latent = posterior.sample(batch["posterior_noise"].to(device)) * source.latent_scale
+            use_text = batch["use_text"].to(device)
+            cond = torch.where(use_text.view(-1, *[1] * (text.ndim - 1)), text, audio)
+        if encoded.levels is not None:
+            silence = silence_cond(self.model_config.unet).to(cond)
+            cond = timeline(cond, encoded.levels, silence)
+        latent = encoded.posterior.sample(batch["posterior_noise"].to(device)) * source.latent_scale
         noise, u, drop = (batch[key].to(device) for key in ("noise", "u", "drop"))
         return DiffusionBatch(
             latent=latent, noise=noise, cond=cond, drop=drop, u=u, files=batch["files"]

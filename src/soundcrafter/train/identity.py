@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.config import PARTS
+from soundcrafter.config import PARTS, ModelConfig
 from soundcrafter.files import read_json, same_file
 from soundcrafter.settings import to_dict
 from soundcrafter.train.checkpoint import IDENTITY
@@ -43,7 +43,8 @@ def check_identity(place: Path, stage: Stage) -> None:
     before = {k: v for k, v in found.items() if k not in RETIRED or v != RETIRED[k]}
     now = _flatten(stage.identity())
     # a run begun before a setting existed behaved as with today's default
-    before = {**_flatten({"stage": to_dict(type(stage.config)())}), **before}
+    defaults = {"stage": to_dict(type(stage.config)()), "model": to_dict(ModelConfig())}
+    before = {**{k: v for k, v in _flatten(defaults).items() if k in now}, **before}
     keys = {**before, **now}
     different = [key for key in keys if not _equal(key, before.get(key), now.get(key))]
     remedy = "resume with the same settings"

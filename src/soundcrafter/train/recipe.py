@@ -254,6 +254,10 @@ class Recipe:
     diffusion: DiffusionStageConfig = field(default_factory=DiffusionStageConfig)
     tagger: TaggerStageConfig = field(default_factory=TaggerStageConfig)
 
+    def __post_init__(self) -> None:
+        if self.data.timeline_probability and not self.model.unet.timelines:
+            raise ValueError("data.timeline_probability: requires model.unet.timelines = true")
+
 
 def read_recipe(
     path: str | os.PathLike[str], overrides: Sequence[str] = (), like: ModelFolder | None = None

@@ -21,13 +21,14 @@ def open_sounds(
     need_caption: bool = False,
     pad: Literal["zero", "repeat"] | None = None,
     finite: bool = False,
+    timelines: bool = False,
     labels: Callable[[str | None], str] | None = None,
 ) -> Sounds:
     """A stage's draws from a manifest or folder. `pad` overrides data.pad; `labels` maps the label
     of each recording.
 
     Only `finite` draws are limited to data.variants, which are meant for encoding; others take new
-    crops without end.
+    crops without end. Only with `timelines` does data.timeline_probability apply.
     """
     manifest = read_manifest(
         data,
@@ -46,6 +47,8 @@ def open_sounds(
     manifest = dataclasses.replace(manifest, recordings=recordings)
     variants = config.variants if finite else 0
     config = dataclasses.replace(config, pad=pad or config.pad, variants=variants)
+    if not timelines:
+        config = dataclasses.replace(config, timeline_probability=0.0)
     return Sounds(manifest, config, sample_rate=mel.sample_rate, num_samples=num_samples, seed=seed)
 
 
@@ -59,7 +62,8 @@ def data_identity(sounds: Sounds) -> dict[str, Any]:
     """What determines the draws: settings and the list of recordings."""
     settings = to_dict(sounds.config)
     del settings["cache_gb"]  # only affects speed
-    for name in ("caption", "min_sample_rate"):  # absent from the identities of older runs
+    # absent from the identities of older runs
+    for name in ("caption", "min_sample_rate", "timeline_probability"):
         if not settings[name]:
             del settings[name]
     return {**settings, "recordings": sounds.manifest.fingerprint()}

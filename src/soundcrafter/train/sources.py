@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from soundcrafter.data.dataset import DataConfig, Sounds
+from soundcrafter.data.events import event_rows
 from soundcrafter.data.latents import INDEX, LatentBatch, Latents
 from soundcrafter.files import same_file
 from soundcrafter.mel import LogMel
@@ -22,7 +23,14 @@ from soundcrafter.train.recipe import Recipe
 from soundcrafter.train.sounds import data_identity, open_sounds, segment_samples
 from soundcrafter.train.stage import Batch, refuse_other_settings, require_parts
 
-Encoded = tuple[Posterior, Tensor | None, Tensor | None]
+
+class Encoded(NamedTuple):
+    """Encoded sounds. With timelines, each has up to K events."""
+
+    posterior: Posterior  # [B, C, T, F]
+    audio: Tensor | None  # embeddings of sounds, if asked for: [B, E], or of events [B, K, E]
+    text: Tensor | None  # of captions, if asked for: likewise
+    levels: Tensor | None  # of the events [B, K, T], see `diffusion.timeline`
 
 
 class Source(ABC):
@@ -46,7 +54,7 @@ class Source(ABC):
 
     @abstractmethod
     def encode(self, batch: Batch, device: torch.device) -> Encoded:
-        """Posterior [B, C, T, F], the embeddings [B, E] of sounds and of captions, if asked for."""
+        """Encode on the device what `load` returned."""
 
 
 class EncodedSource(Source):
@@ -87,13 +95,15 @@ class EncodedSource(Source):
             "logvar": batch.logvar,
             "audio": batch.audio_embedding,
             "text": batch.text_embedding,
+            "levels": batch.levels,
             "files": batch.files,
         }
 
     def encode(self, batch: Batch, device: torch.device) -> Encoded:
         posterior = Posterior(batch["mean"].to(device), batch["logvar"].to(device))
         text = batch["text"].to(device) if self.with_text else None
-        return posterior, batch["audio"].to(device), text
+        levels = None if batch["levels"] is None else batch["levels"].to(device)
+        return Encoded(posterior, batch["audio"].to(device), text, levels)
 
 
 class Encoders:
@@ -163,15 +173,38 @@ class AudioSource(Source):
 
     def load(self, indices: Sequence[int]) -> Batch:
         batch = self.sounds.batch(indices)
-        return {"wave": batch.wave, "captions": batch.captions, "files": batch.files}
+        return {
+            "wave": batch.wave,
+            "captions": batch.captions,
+            "events": batch.events,
+            "files": batch.files,
+        }
 
     def encode(self, batch: Batch, device: torch.device) -> Encoded:
         encoders, wave = self.encoders, batch["wave"]
-        text = None
-        if encoders.text is not None:
-            text = encoders.embed_text(batch["captions"], device)
-        audio = encoders.embed_audio(wave, device) if encoders.sounds_condition else None
-        return encoders.posterior(wave, self.config, device), audio, text
+        posterior = encoders.posterior(wave, self.config, device)
+
+        def embed_audio(waves: Tensor) -> Tensor:
+            return encoders.embed_audio(waves, device)
+
+        def embed_text(captions: Sequence[str]) -> Tensor:
+            return encoders.embed_text(captions, device)
+
+        with_audio, with_text = encoders.sounds_condition, encoders.text is not None
+        if not self.sounds.config.timeline_probability:
+            return Encoded(
+                posterior,
+                embed_audio(wave) if with_audio else None,
+                embed_text(batch["captions"]) if with_text else None,
+                None,
+            )
+        rows = event_rows(wave, batch["captions"], batch["events"], self.latent_shape[1])
+        return Encoded(
+            posterior,
+            rows.embed(embed_audio) if with_audio else None,
+            rows.embed_captions(embed_text) if with_text else None,
+            rows.levels.to(device),
+        )
 
 
 def audio_sources(
@@ -186,6 +219,7 @@ def audio_sources(
         seed=recipe.diffusion.seed,
         need_caption=encoders.text is not None,
         finite=True,
+        timelines=True,
     )
     return [AudioSource(recipe, encoders, sounds, phase.config) for phase in curriculum.phases]
 
@@ -259,7 +293,7 @@ def _differences(
         "samples of a segment": (latents.num_samples, num_samples),
         "pool": (latents.metadata.get("pool", 1), config.pool),
         "latent shape": (tuple(first.mean.shape[1:]), shape),
-        "embed_dim": (first.audio_embedding.shape[1], recipe.model.unet.embed_dim),
+        "embed_dim": (first.audio_embedding.shape[-1], recipe.model.unet.embed_dim),
     }
     if same_file(*pairs["data.wordings"]):
         del pairs["data.wordings"]
