@@ -490,7 +490,7 @@ def test_unknown_arguments_are_refused_and_the_known_ones_shown(model):
             method("rain", second=5)
         assert list(inspect.signature(method).parameters) == [
             *("prompts", "seconds", "count", "seed", "steps", "guidance", "negative", "sampler"),
-            *("candidates", "draft_steps", "reuse", "batch_size", "trim", "noise"),
+            *("candidates", "draft_steps", "masked", "reuse", "batch_size", "trim", "noise"),
             "progress",
         ]
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from soundcrafter.audio import limit_peak, trim_end
+from soundcrafter.conditions import Conditions, Event, conditions, embed_prompts
 from soundcrafter.config import latent_frames
 from soundcrafter.cpu.memory import limit_heap, trim_heap, tune_malloc
 from soundcrafter.cpu.optimize import optimize
@@ -32,7 +33,7 @@ from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
 from soundcrafter.precision import Precision, cast_weights, choose_precision
 from soundcrafter.progress import Progress
-from soundcrafter.request import GenerateRequest, Job, resolve
+from soundcrafter.request import GenerateRequest, Job, Prompts, resolve
 from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, copy_parts, open_folder, save_part
 
@@ -175,7 +176,7 @@ class SoundCrafter:
 
     def generate(
         self,
-        prompts: str | Iterable[str],
+        prompts: Prompts,
         *,
         seconds: float | None = None,
         count: int = 1,
@@ -186,6 +187,7 @@ class SoundCrafter:
         sampler: str | None = None,
         candidates: int | None = None,
         draft_steps: int | None = None,
+        masked: bool | None = None,
         reuse: int | None = None,
         batch_size: int | None = None,
         trim: bool | None = None,
@@ -201,7 +203,8 @@ class SoundCrafter:
         falls back to the model's setting (`SamplingConfig`).
 
         Args:
-            prompts: description of the sound, one string or several.
+            prompts: description of the sound, one string or several; or `Timeline`, whose spans
+                say when each of its prompts is heard, all in one pass.
             seconds: length of each sound, 0.2 to 600.
             count: sounds per prompt, 1 to 10,000. Default 1.
             seed: of the first sound of each prompt, 0 to 2**64 - count; one for all prompts or one
@@ -214,6 +217,8 @@ class SoundCrafter:
             sampler: a key of `diffusion.samplers.SAMPLERS`, such as "ddim" or "dpmpp".
             candidates: initial noises drafted for each sound, 1 to 100; CLAP chooses one.
             draft_steps: sampling steps of each draft, at least 1.
+            masked: whether the prompts of a `Timeline` are denoised each by itself and blended in
+                their spans; by default unless the U-Net was trained on timelines.
             reuse: steps that share the U-Net's inner levels, at least 1: faster and rougher. 1
                 turns it off.
             batch_size: sounds made at once, 1 to 1024. Default 4.
@@ -235,6 +240,7 @@ class SoundCrafter:
             sampler=sampler,
             candidates=candidates,
             draft_steps=draft_steps,
+            masked=masked,
             reuse=reuse,
             batch_size=batch_size,
             trim=trim,
@@ -245,7 +251,7 @@ class SoundCrafter:
 
     def stream(
         self,
-        prompts: str | Iterable[str],
+        prompts: Prompts,
         *,
         seconds: float | None = None,
         count: int = 1,
@@ -256,6 +262,7 @@ class SoundCrafter:
         sampler: str | None = None,
         candidates: int | None = None,
         draft_steps: int | None = None,
+        masked: bool | None = None,
         reuse: int | None = None,
         batch_size: int | None = None,
         trim: bool | None = None,
@@ -275,6 +282,7 @@ class SoundCrafter:
             sampler=sampler,
             candidates=candidates,
             draft_steps=draft_steps,
+            masked=masked,
             reuse=reuse,
             batch_size=batch_size,
             trim=seconds is None if trim is None else trim,
@@ -321,7 +329,7 @@ class SoundCrafter:
         noise: torch.Tensor | None,
         report: Callable[[int], None],
     ) -> Iterator[Sound]:
-        cond = torch.cat([self.clap.embed_text([job.prompt]) for job in jobs])
+        conds = self._conditions(jobs, request)
         negatives = {text: self._embed_negative(text) for text in {job.negative for job in jobs}}
         uncond = torch.stack([negatives[job.negative] for job in jobs])
         seeds, drafted = [job.seed for job in jobs], request.drafted
@@ -330,11 +338,11 @@ class SoundCrafter:
             drafts = torch.stack(noises).to(self.device)
             noise = drafts[:, 0]
             if drafted:
-                noise = self._choose(drafts, seeds, cond, uncond, request, report)
+                noise = self._choose(drafts, seeds, conds, uncond, request, report)
         latent = self._sample(
             request,
             noise.to(self.device),
-            cond,
+            conds,
             uncond,
             seeds,
             lambda done, _: report(drafted + done),
@@ -344,9 +352,24 @@ class SoundCrafter:
             samples = self._cut(self.vocode(self.decode(latent[i : i + 1])), request.seconds)
             if request.trim:
                 samples = trim_end(samples, self.sample_rate)
-            score = self._similarity(samples, cond[i]) if self.clap.has_audio else None
+            score = self._similarity(samples, conds.events[i]) if self.clap.has_audio else None
             found = latent[i].float().cpu().numpy()
-            yield Sound(samples, self.sample_rate, job.prompt, job.seed, score, found)
+            yield Sound(samples, self.sample_rate, job.text, job.seed, score, found)
+
+    def _conditions(self, jobs: Sequence[Job], request: GenerateRequest) -> Conditions:
+        """Embed the prompts of a batch."""
+        prompts = [job.prompt for job in jobs]
+        rows = embed_prompts(prompts, lambda text: self.clap.embed_text([text])[0], request.seconds)
+        if all(isinstance(prompt, str) for prompt in prompts):
+            return Conditions(rows, torch.stack([event.cond for (event,) in rows]))
+        frames, mel = self._latent_frames(request.seconds), self.vae.config.mel
+        return conditions(
+            rows,
+            self.unet.config,
+            frames=frames,
+            seconds=frames * self.vae.config.stride[0] * mel.hop / mel.sample_rate,
+            masked=request.masked,
+        )
 
     def _embed_negative(self, text: str) -> torch.Tensor:
         """Embed a negative prompt, [E]; an empty one becomes the null condition."""
@@ -386,12 +409,12 @@ class SoundCrafter:
         self,
         settings: SamplingConfig,
         noise: torch.Tensor,
-        cond: torch.Tensor,
+        conds: Conditions,
         uncond: torch.Tensor,
         seeds: Sequence[int],
         callback: Progress,
     ) -> torch.Tensor:
-        """Noise [B, C, T, F], cond and uncond [B, E] -> latent [B, C, T, F]."""
+        """Noise [B, C, T, F], conditions of B sounds, uncond [B, E] -> latent [B, C, T, F]."""
         window, batch_limit = self._latent_frames(settings.window), None
         if self.device.type == "cpu":
             piece = self._latent_frames(PIECE_SECONDS)
@@ -401,8 +424,9 @@ class SoundCrafter:
             self.schedule,
             settings,
             noise,
-            cond,
+            conds.cond,
             uncond=uncond,
+            levels=conds.levels,
             seeds=seeds,
             window=window,
             batch_limit=batch_limit,
@@ -413,19 +437,19 @@ class SoundCrafter:
         self,
         drafts: torch.Tensor,
         seeds: Sequence[int],
-        cond: torch.Tensor,
+        conds: Conditions,
         uncond: torch.Tensor,
         request: GenerateRequest,
         report: Callable[[int], None],
     ) -> torch.Tensor:
-        """Noises [J, K, C, T, F], cond and uncond [J, E] -> the best of each K, [J, C, T, F]: the
-        noise whose sound, drafted in a few steps, is nearest to cond.
+        """Noises [J, K, C, T, F], conditions of J sounds, uncond [J, E] -> the best of each K,
+        [J, C, T, F]: the noise whose sound, drafted in a few steps, is nearest to its prompt.
 
         A draft is a rough copy of what the noise becomes in many steps (less so with a sampler
         that adds noise).
         """
         count = drafts.shape[1]
-        each, away = (x.repeat_interleave(count, 0) for x in (cond, uncond))
+        each, away = conds.repeat(count), uncond.repeat_interleave(count, 0)
         latent = self._sample(
             replace(request, steps=request.draft_steps),
             drafts.flatten(0, 1),
@@ -435,7 +459,7 @@ class SoundCrafter:
             lambda done, _: report(done),
         )
         scores = [
-            self._score(self.decode(latent[i : i + 1]), each[i], request.seconds)
+            self._score(self.decode(latent[i : i + 1]), each.events[i], request.seconds)
             for i in range(len(latent))
         ]
         best = torch.tensor(scores).view(-1, count).argmax(1)
@@ -445,20 +469,27 @@ class SoundCrafter:
         """The vocoder's wave [1, N'] -> samples [N], limited to full scale."""
         return limit_peak(wave[0, : round(seconds * self.sample_rate)].float().cpu().numpy())
 
-    def _score(self, mel: torch.Tensor, cond: torch.Tensor, seconds: float) -> float:
-        """Cosine of cond [E] and the CLAP embedding of a mel [1, 1, T, F]."""
+    def _score(self, mel: torch.Tensor, events: Sequence[Event], seconds: float) -> float:
+        """Similarity of a mel [1, 1, T, F] to the event that it resembles least."""
         audio, config = self.clap.audio, self.vae.config.mel
         if audio.config.tower == "conv" and audio.config.mel == config:
             # the tower reads what the VAE makes, so no wave is needed
             frames = config.num_frames(round(seconds * self.sample_rate))
-            return float(audio.embed_long_mel(mel[:, :, :frames])[0] @ cond)
-        return self._similarity(self._cut(self.vocode(mel), seconds), cond)
+            rate = frames / seconds
+            return min(
+                float(audio.embed_long_mel(mel[:, :, e.within(rate, frames)])[0] @ e.cond)
+                for e in events
+            )
+        return self._similarity(self._cut(self.vocode(mel), seconds), events)
 
-    def _similarity(self, samples: np.ndarray, cond: torch.Tensor) -> float:
-        """Cosine of cond [E] and the CLAP embedding of samples [N]."""
+    def _similarity(self, samples: np.ndarray, events: Sequence[Event]) -> float:
+        """Cosine of the CLAP embeddings of an event and of samples [N] in its span; the lowest."""
         if self.device.type == "cpu":
             trim_heap()  # free the vocoder's activations; the encoder cannot reuse them
-        return float(self.clap.embed_audio(samples, self.sample_rate)[0] @ cond)
+        rate, embed = self.sample_rate, self.clap.embed_audio
+        return min(
+            float(embed(samples[e.within(rate, len(samples))], rate)[0] @ e.cond) for e in events
+        )
 
     @torch.inference_mode()
     def score(self, wave: np.ndarray, prompt: str) -> float | None:
@@ -468,7 +499,8 @@ class SoundCrafter:
         """
         if not self.clap.has_audio:
             return None
-        return self._similarity(wave, self.clap.embed_text([prompt])[0])
+        event = Event(self.clap.embed_text([prompt])[0], 0.0, len(wave) / self.sample_rate)
+        return self._similarity(wave, [event])
 
     def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:
         """Return the initial noises [count, C, T/d, F/d] of a seed.

@@ -11,25 +11,34 @@ import torch
 
 from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
 from soundcrafter.settings import check_range, from_dict
+from soundcrafter.timeline import Timeline
 
 RANDOM_SEED = -1  # draw a random seed
 MAX_COUNT = 10_000
 MAX_BATCH_SIZE = 1024
 
 
+Prompts = str | Timeline | Iterable[str | Timeline]
+
+
 class Job(NamedTuple):
     """One sound to be made."""
 
-    prompt: str
+    prompt: str | Timeline
     negative: str
     seed: int
+
+    @property
+    def text(self) -> str:
+        """The prompt in words."""
+        return str(self.prompt)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest(SamplingConfig):
     """The model's settings, overridden by the caller's, all checked."""
 
-    prompts: tuple[str, ...]
+    prompts: tuple[str | Timeline, ...]
     negatives: tuple[str, ...] = ()  # one per prompt; if empty, `negative` for all
     count: int = 1  # sounds per prompt
     seeds: tuple[int, ...] = (0,)  # of the first sound of each prompt; one for all, or one each
@@ -38,12 +47,19 @@ class GenerateRequest(SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
+        texts = [text for prompt in self.prompts for text in _texts_of(prompt)]
+        if not texts or not all(text.strip() for text in texts):
             raise ValueError("prompt: must not be empty; describe the sound")
-        for prompt in self.prompts:
-            _check_text("prompt", prompt)
+        for text in texts:
+            _check_text("prompt", text)
         for negative in (self.negative, *self.negatives):
             _check_text("negative", negative)
+        for prompt in self.prompts:
+            if not isinstance(prompt, str) and prompt.last_start >= self.seconds:
+                raise ValueError(
+                    f"timeline: a span starts at {prompt.last_start:g} s; "
+                    f"the sound ends at {self.seconds:g} s"
+                )
         check_range(self, 1, MAX_COUNT, "count")
         check_range(self, 1, MAX_BATCH_SIZE, "batch_size")
         for name, given, alone in (("negative", self.negatives, 0), ("seed", self.seeds, 1)):
@@ -77,7 +93,7 @@ class GenerateRequest(SamplingConfig):
 
 def resolve(
     sampling: SamplingConfig,
-    prompts: str | Iterable[str],
+    prompts: Prompts,
     *,
     seed: int | Iterable[int] = 0,
     negative: str | Iterable[str] | None = None,
@@ -95,18 +111,23 @@ def resolve(
     if isinstance(negative, str):
         given["negative"] = negative
     elif negative is not None:
-        given["negatives"] = _texts("negative", negative)
-    given["prompts"] = _texts("prompt", prompts)
+        given["negatives"] = _items("negative", negative, str)
+    given["prompts"] = _items("prompt", prompts, str | Timeline)
     return from_dict(GenerateRequest, {**vars(sampling), **given})
 
 
-def _texts(name: str, given: str | Iterable[str]) -> tuple[str, ...]:
-    if isinstance(given, str):
+def _items(name: str, given: Any, kind: Any) -> tuple[Any, ...]:
+    """One item or several as a tuple. Raises ValueError for an item that is not of the kind."""
+    if isinstance(given, kind):
         return (given,)
-    texts = tuple(given) if isinstance(given, Iterable) and not isinstance(given, bytes) else given
-    if isinstance(texts, tuple) and all(isinstance(text, str) for text in texts):
-        return texts
+    items = tuple(given) if isinstance(given, Iterable) and not isinstance(given, bytes) else given
+    if isinstance(items, tuple) and all(isinstance(item, kind) for item in items):
+        return items
     raise ValueError(f"{name}: got {given!r}; allowed: a string, or a list of strings")
+
+
+def _texts_of(prompt: str | Timeline) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else list(prompt.prompts())
 
 
 def _listed(seed: Any) -> Iterable[Any]:

@@ -184,8 +184,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return None
         if all(map(dataclasses.is_dataclass, arguments)):
             return from_dict(hint, value, where)
-        (inner,) = [argument for argument in arguments if argument is not type(None)]
-        return _convert(inner, value, where)
+        inner = [argument for argument in arguments if argument is not type(None)]
+        if len(inner) == 1:
+            return _convert(inner[0], value, where)
+        if isinstance(value, hint):
+            return value
+        raise ValueError(f"{where}: expected {hint}, got {value!r}")
     if origin is Literal:
         if value in arguments and type(value) in {type(argument) for argument in arguments}:
             return value

@@ -215,18 +215,18 @@ def test_the_suite_and_a_kill_loses_nothing(model, recordings, tmp_path):
     report = evaluate_composition(
         model, recordings, out, limit=1, progress=lambda *step: steps.append(step)
     )
-    assert steps == [(n, 14) for n in range(1, 15)]
+    assert steps == [(n, 17) for n in range(1, 18)]
     counts = {
         kind: {name: found["both"]["n"] for name, found in report[kind].items()}
         for kind in ("overlap", "order")
     }
-    made = ("apart", "real", "singles", "composed", "prompt")
+    made = ("apart", "real", "singles", "composed", "timeline", "prompt")
     assert counts["overlap"] == dict.fromkeys(made, 1) | {"alone": 2}
     assert counts["order"] == dict.fromkeys(made, 2) | {"alone": 4, "reversed": 1}
     assert json.loads((out / "composition.json").read_text()) == report
     assert (out / "composition.md").read_text() == composition_markdown(report)
     files = sorted(file.relative_to(out).as_posix() for file in out.rglob("*.wav"))
-    assert len(files) == 4 * 3 + 4
+    assert len(files) == 5 * 3 + 4
     assert "generated/0/prompt/order-01-reversed.wav" in files
     assert len(read_audio(out / files[0], model.sample_rate)) == 10 * model.sample_rate
     lines = (out / "composition.jsonl").read_text().splitlines()
@@ -291,7 +291,7 @@ def test_figures_by_hand():
     assert report["threshold_recordings"] == 7
     assert report["sounds"][0]["margins"] == [3.0, -1.0]
     text = composition_markdown({"tagger": "f", "split": "test", "seed": 0, "seeds": 1, **report})
-    assert "| the plain prompt, in one pass | 0.333 | 0.061 to 0.792 | 3 | -5.0 |" in text
+    assert "| the plain prompt | 0.333 | 0.061 to 0.792 | 3 | -5.0 |" in text
     assert "| 2.00 and 1.25 | - |" in text
 
 

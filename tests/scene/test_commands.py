@@ -51,15 +51,36 @@ def test_compose_off_is_one_pass(tiny: Run, tmp_path: Path) -> None:
     done = tiny("generate", DOOR_AND_DOG, "-o", tmp_path / "a.wav", "--compose", "off", *FAST)
     assert "composed" not in done.err
     wrong = tiny("generate", DOOR_AND_DOG, "-o", tmp_path / "b.wav", "--compose", "no", *FAST)
-    assert "compose: got 'no'; allowed: auto, off" in wrong.refused()
+    assert "compose: got 'no'; allowed: auto, off, one-pass" in wrong.refused()
+
+
+def test_events_in_one_pass_are_one_sound_on_a_timeline(tiny: Run, tmp_path: Path) -> None:
+    one_pass = ("--compose", "one-pass", "--seconds", 4, *FAST)
+    done = tiny("generate", DOOR_AND_DOG, "-o", tmp_path / "a.wav", "--json", *one_pass)
+    (facts,) = json.loads(done.out)
+    assert facts["timeline"] == "a door slams 0-1.7 s; a dog barks 2-4 s"
+    assert facts["prompt"] == DOOR_AND_DOG
+    assert "in one pass: a door slams 0-1.7 s" in done.err
+    assert soundfile.info(tmp_path / "a.wav").frames == 64_000
+    stems = tiny("generate", DOOR_AND_DOG, "-o", tmp_path / "b.wav", "--stems", tmp_path, *one_pass)
+    assert "stems: not available with --compose one-pass" in stems.refused()
+    tiny("scene", "--text", DOOR_AND_DOG, "--save", tmp_path / "s.toml", "--seconds", 4)
+    done = tiny(
+        "scene", tmp_path / "s.toml", "-o", tmp_path / "c.wav", "--one-pass", "--plot", *FAST
+    )
+    assert "2.00 to   4.00 s  a dog barks" in done.out
+    assert names(tmp_path) == ["a.wav", "c.png", "c.wav", "s.toml"]
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "c.wav").read_bytes()
 
 
 def test_a_prompt_of_one_event_is_unchanged_to_the_bit(tiny: Run, tmp_path: Path) -> None:
     prompt = "a man and a woman talk in a large room"
-    for name, compose in (("a", "auto"), ("b", "off")):
-        done = tiny("generate", prompt, "-o", tmp_path / f"{name}.wav", "--compose", compose, *FAST)
+    for compose in ("auto", "off", "one-pass"):
+        file = tmp_path / f"{compose}.wav"
+        done = tiny("generate", prompt, "-o", file, "--compose", compose, *FAST)
         assert "composed" not in done.err
-    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+        assert "in one pass" not in done.err
+    assert len({file.read_bytes() for file in tmp_path.glob("*.wav")}) == 1
     stems = tiny("generate", prompt, "-o", tmp_path / "c.wav", "--stems", tmp_path / "s", *FAST)
     assert "stems: requires a single sound" in stems.refused()
 

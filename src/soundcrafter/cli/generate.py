@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
-from soundcrafter.cli.jobs import STDOUT, Made, assign_files, check_pipe, plan_jobs, run_jobs
+from soundcrafter.cli.jobs import (
+    COMPOSE,
+    STDOUT,
+    Made,
+    assign_files,
+    check_pipe,
+    plan_jobs,
+    run_jobs,
+)
 from soundcrafter.cli.scene import write_mix
 from soundcrafter.diffusion.samplers import SAMPLERS
 
@@ -67,7 +75,10 @@ def generate(
     ] = None,
     compose: Annotated[
         str,
-        typer.Option(help="auto mixes the events of a prompt; off makes one sound in one pass."),
+        typer.Option(
+            help="auto mixes the events of a prompt; one-pass makes them in one sound, each in its "
+            "time; off leaves it to the model."
+        ),
     ] = "auto",
     stems: Annotated[
         Path | None, typer.Option(help="Folder for the events of a composed sound.")
@@ -106,14 +117,16 @@ def generate(
         "batch_size": batch_size,
     }
     # refuse options that no model supports before one is loaded
-    if compose not in ("auto", "off"):
-        raise ValueError(f"compose: got {compose!r}; allowed: auto, off")
-    jobs = plan_jobs(_read_rows(prompt, prompts), options, prompts, compose=compose == "auto")
+    if compose not in COMPOSE:
+        raise ValueError(f"compose: got {compose!r}; allowed: {', '.join(COMPOSE)}")
+    jobs = plan_jobs(_read_rows(prompt, prompts), options, prompts, compose=compose)
     if stems is not None and stems.is_file():
         raise ValueError(f"{stems}: not a folder")
+    if stems is not None and compose == "one-pass":
+        raise ValueError("stems: not available with --compose one-pass, which makes one sound")
     if stems is not None and (len(jobs) != 1 or jobs[0].scene is None):
         raise ValueError("stems: requires a single sound whose prompt has several events")
-    if trim is not None and any(job.scene is not None for job in jobs):
+    if trim is not None and any(job.scene is not None and not job.one_pass for job in jobs):
         raise ValueError("--trim and --no-trim require a single event per prompt, or --compose off")
     if output == STDOUT:
         given = {"--plot": plot, "--json": as_json, "--name": name, "--stems": stems}
@@ -130,6 +143,8 @@ def generate(
             job, sound = made.job, made.sound
             if made.mix is not None:
                 _say_composed(made.mix)
+            if made.timeline is not None:
+                print(f"in one pass: {made.timeline}", file=sys.stderr)
             if job.file == STDOUT:
                 sys.stdout.buffer.write(sound.to_bytes())
                 continue
@@ -152,8 +167,10 @@ def _write(made: Made, stems: Path | None, plot: bool) -> dict[str, object]:
     """Write a sound, its stems and its spectrogram; returns the report entry."""
     job, sound = made.job, made.sound
     score = None if sound.score is None else round(sound.score, 4)
-    facts: dict[str, object] = {"file": str(job.file), "prompt": sound.prompt}
+    facts: dict[str, object] = {"file": str(job.file), "prompt": job.prompt}
     facts |= {"seed": sound.seed, "seconds": sound.seconds, "score": score}
+    if made.timeline is not None:
+        facts["timeline"] = str(made.timeline)
     if made.mix is not None:
         return facts | write_mix(made.mix, job.file, stems, plot)
     sound.save(job.file)

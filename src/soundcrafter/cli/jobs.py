@@ -17,8 +17,10 @@ if TYPE_CHECKING:  # imported late, so that --help is instant
     from soundcrafter.scene.render import Mix
     from soundcrafter.scene.scene import Scene
     from soundcrafter.sound import Sound
+    from soundcrafter.timeline import Timeline
 
 STDOUT = Path("-")
+COMPOSE = ("auto", "off", "one-pass")  # what is done with prompts of several events
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class OutputJob:
     name: str = ""  # of its file, if the prompt file gives one
     file: Path = STDOUT
     scene: "Scene | None" = None  # if the prompt has several events
+    one_pass: bool = False  # make the scene in one pass
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,17 @@ class Made:
 
     job: OutputJob
     sound: "Sound"
+    timeline: "Timeline | None" = None  # of a scene made in one pass
     mix: "Mix | None" = None  # of a composed sound
 
 
 def plan_jobs(
-    rows: "Sequence[PromptRow]", options: dict[str, Any], source: Path | None, *, compose: bool
+    rows: "Sequence[PromptRow]", options: dict[str, Any], source: Path | None, *, compose: str
 ) -> list[OutputJob]:
-    """List every sound, prompt by prompt; with `compose`, prompts of several events become scenes.
+    """List every sound, prompt by prompt.
 
-    Raises ValueError for options that no model supports, naming the prompt of the file `source`.
+    `compose`: one of COMPOSE, what is done with prompts of several events. Raises ValueError for
+    options that no model supports, naming the prompt of the file `source`.
     """
     from soundcrafter.diffusion.sample import SamplingConfig
     from soundcrafter.request import resolve
@@ -66,21 +71,22 @@ def plan_jobs(
         shared = {key: own[key] for key in own if key not in ("seed", "count", "negative")}
         jobs += [
             OutputJob(
-                each.prompt,
+                each.text,
                 own["negative"],
                 each.seed,
                 shared,
                 number,
                 take,
                 row.name,
-                scene=_composed(each.prompt, own["seconds"], each.seed) if compose else None,
+                scene=None if compose == "off" else _scene(each.text, own["seconds"], each.seed),
+                one_pass=compose == "one-pass",
             )
             for take, each in enumerate(request.jobs(), 1)
         ]
     return jobs
 
 
-def _composed(prompt: str, seconds: float | None, seed: int) -> "Scene | None":
+def _scene(prompt: str, seconds: float | None, seed: int) -> "Scene | None":
     """Return the scene of a prompt with several events, or None for a single one."""
     from soundcrafter.scene.text import scene_from_text
 
@@ -108,27 +114,33 @@ def run_jobs(
 
 def _batches(jobs: Sequence[OutputJob]) -> Iterator[list[OutputJob]]:
     """Neighbours that one call of the model makes; a composed sound takes a call of its own."""
-    for (*_, composed), group in itertools.groupby(
-        jobs, key=lambda job: (job.options, job.negative is None, job.scene is not None)
-    ):
+
+    def key(job: OutputJob) -> tuple[Any, ...]:
+        return job.options, job.negative is None, job.scene is not None and not job.one_pass
+
+    for (*_, composed), group in itertools.groupby(jobs, key=key):
         batch = list(group)
         yield from [[job] for job in batch] if composed else [batch]
 
 
 def _run(crafter: "SoundCrafter", jobs: Sequence[OutputJob], progress: Progress) -> Iterator[Made]:
-    if jobs[0].scene is not None:
+    if jobs[0].scene is not None and not jobs[0].one_pass:
         yield _compose(crafter, jobs[0], jobs[0].scene, progress)
         return
+    from soundcrafter.scene.plan import scene_timeline
+
     negatives = [job.negative for job in jobs if job.negative is not None]
+    seconds = jobs[0].options["seconds"] or crafter.sampling.seconds
+    timelines = [None if job.scene is None else scene_timeline(job.scene, seconds) for job in jobs]
     sounds = crafter.stream(
-        [job.prompt for job in jobs],
+        [timeline or job.prompt for timeline, job in zip(timelines, jobs, strict=True)],
         seed=[job.seed for job in jobs],
         negative=negatives or None,
         **jobs[0].options,
         progress=progress,
     )
-    for job, sound in zip(jobs, sounds, strict=True):
-        yield Made(job, sound)
+    for job, sound, timeline in zip(jobs, sounds, timelines, strict=True):
+        yield Made(job, sound, timeline)
 
 
 def _compose(crafter: "SoundCrafter", job: OutputJob, scene: "Scene", progress: Progress) -> Made:
@@ -139,7 +151,7 @@ def _compose(crafter: "SoundCrafter", job: OutputJob, scene: "Scene", progress: 
     options = {key: job.options[key] for key in job.options if key not in ("seconds", "trim")}
     mix = render(scene, crafter, negative=job.negative, progress=progress, **options)
     score = crafter.score(mix.wave, job.prompt)
-    return Made(job, Sound(mix.wave, mix.sample_rate, job.prompt, job.seed, score), mix)
+    return Made(job, Sound(mix.wave, mix.sample_rate, job.prompt, job.seed, score), mix=mix)
 
 
 def check_pipe(jobs: Sequence[OutputJob], others: Sequence[str]) -> None:

@@ -30,6 +30,9 @@ def scene(
     stems: Annotated[Path | None, typer.Option(help="Folder for a file of each track.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Length, with --text.")] = None,
     seed: Annotated[int, typer.Option(help="Seed, with --text.")] = 0,
+    one_pass: Annotated[
+        bool, typer.Option("--one-pass", help="Make all in one pass of the model, without stems.")
+    ] = False,
     model: Annotated[
         str | None, typer.Option(help="Folder or hub name; the bundled model if not given.")
     ] = None,
@@ -42,7 +45,7 @@ def scene(
     as_json: JsonFlag = False,
 ) -> None:
     """Render a scene: several sounds at once, or in order, from a file or from text."""
-    from soundcrafter.scene.render import render
+    from soundcrafter.scene.render import render, render_in_one_pass
     from soundcrafter.scene.scene import read_scene
     from soundcrafter.scene.text import scene_from_text
 
@@ -54,6 +57,8 @@ def scene(
         raise ValueError("output: give -o FILE for the sound, or --save FILE for the scene")
     if output is None and (stems is not None or plot):
         raise ValueError("--stems and --plot require -o FILE")
+    if one_pass and stems is not None:
+        raise ValueError("--stems cannot be combined with --one-pass, which makes one sound")
     if text is not None:
         made = scene_from_text(text, seconds=seconds, seed=seed)
     else:
@@ -73,7 +78,10 @@ def scene(
     options = {"steps": steps, "guidance": guidance, "candidates": candidates}
     folder = None if file is None else file.parent
     with progress("generating", show=not as_json) as advance:
-        mix = render(made, crafter, folder=folder, progress=advance, **options)
+        if one_pass:
+            mix = render_in_one_pass(made, crafter, progress=advance, **options)
+        else:
+            mix = render(made, crafter, folder=folder, progress=advance, **options)
     facts = write_mix(mix, output, stems, plot)
     if as_json:
         print(json.dumps(facts, indent=2))

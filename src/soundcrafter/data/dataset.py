@@ -229,7 +229,9 @@ class Sounds:
             rng,
         )
         caption = None if None in captions else ", ".join(map(str, captions))
-        wave = self._level(wave)
+        # only scaled: a mean removed from the whole would sound in the pauses
+        scale = 1.0 if self.peak is None else self.peak / np.abs(wave).max()
+        wave = limit_peak((wave * scale).astype(np.float32))
         return Draw(wave=wave, caption=caption, label=None, files=files, events=events)
 
     def _partner(self, recording: int, rng: np.random.Generator) -> tuple[int, np.ndarray] | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from soundcrafter.audio import Wave, fit_length, sound_end, sound_start
 from soundcrafter.data.augment import gain, power
-from soundcrafter.diffusion.timeline import event_levels
+from soundcrafter.diffusion.events import event_levels
 
 MAX_EVENTS = 3  # recordings in one sound
 SHORTEST = 0.1  # of the whole sound: the least time that a recording gets
@@ -36,7 +36,7 @@ class EventRows:
     wave: Tensor  # [M, N] float32
     captions: tuple[str | None, ...]  # M
     places: tuple[tuple[int, int], ...]  # M of (sound, event)
-    levels: Tensor  # [B, K, T], see `diffusion.timeline`
+    levels: Tensor  # [B, K, T], see `diffusion.events`
 
     def embed(self, embed: Callable[[Tensor], Tensor]) -> Tensor:
         """Embed the waves: [B, K, E], zero for events that do not exist."""

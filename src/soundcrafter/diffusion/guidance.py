@@ -34,9 +34,9 @@ def guided(
     Kynkäänniemi et al., 2024), cond alone is evaluated, in a batch of B. Guided predictions are
     float32 or wider, because the scale magnifies rounding errors.
 
-    With `levels` [B, K, T], cond is [B, K, E], the conditions of K events (see `timeline`): each is
-    evaluated on its own, in batches of (K + 1) B, and their predictions are averaged in each frame,
-    weighted by level. At least one event has to sound in every frame.
+    With `levels` [B, K, T], cond is [B, K, E], the conditions of K events (see `diffusion.events`):
+    each is evaluated on its own, in batches of (K + 1) B, and their predictions are averaged in
+    each frame, weighted by level. At least one event has to sound in every frame.
 
     Raises ValueError for shapes that do not match.
     """

@@ -34,6 +34,9 @@ class SamplingConfig:
     # Guidance is applied between these fractions of the training steps; at 1 all is noise.
     guidance_from: float = 0.0
     guidance_until: float = 1.0
+    # Timelines by masked composition: each prompt is denoised by itself, and they are blended in
+    # their spans. None: unless the U-Net was trained on timelines.
+    masked: bool | None = None
     reuse: int = 1  # steps that share the U-Net's inner levels; 1: each step computes its own
     negative: str = ""  # negative prompt; empty: the null condition
     candidates: int = 1  # initial noises tried for each sound; CLAP chooses one

@@ -35,7 +35,7 @@ from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress, step_counter
-from soundcrafter.scene.render import Mix, render
+from soundcrafter.scene.render import Mix, render, render_in_one_pass
 from soundcrafter.scene.text import scene_from_text
 from soundcrafter.version import __version__
 
@@ -85,7 +85,7 @@ def evaluate_composition(
     log = ResultLog(out / "composition.jsonl", identity)
     results = SceneResults(tagger, _thresholds(tagger, data, log), log)
     advance = step_counter(
-        progress, seeds * (4 * len(scenes) + sum(map(_batches, _prompts(scenes))))
+        progress, seeds * (5 * len(scenes) + sum(map(_batches, _prompts(scenes))))
     )
     for own in range(seed, seed + seeds):
         folder = out / "generated" / str(own)
@@ -271,7 +271,7 @@ def _measure_generated(
     folder: Path,
     advance: Callable[[int], None],
 ) -> None:
-    """Log the prompts in one pass and composed, and single generations combined by hand."""
+    """Log the prompts plain, composed and as timelines, and single generations combined by hand."""
     plain, singles = _prompts(scenes)
     for prompts, name in ((plain, "prompt"), (singles, "single")):
         generate_prompts(
@@ -295,6 +295,13 @@ def _measure_generated(
             make_folder(file.parent)
             write_audio(file, mix.wave, rate)
             results.add_sound("composed", scene, seed, mix.wave, rate, _starts(mix, scene))
+        advance(1)
+        if not results.has("timeline", scene, seed):
+            mix = render_in_one_pass(scene_from_text(scene.text, seconds=SECONDS, seed=seed), model)
+            file = folder / "timeline" / f"{scene.name}.wav"
+            make_folder(file.parent)
+            write_audio(file, mix.wave, rate)
+            results.add_sound("timeline", scene, seed, mix.wave, rate, _starts(mix, scene))
         advance(1)
         if not results.has("singles", scene, seed):
             pair = read_audio(files[scene.first], rate), read_audio(files[scene.second], rate)

@@ -15,12 +15,19 @@ BASELINES = {
     "real": "two real recordings, by hand",
     "singles": "two single generations, by hand",
     "composed": "the prompt, composed of its events",
-    "prompt": "the plain prompt, in one pass",
+    "timeline": "its events on a timeline, in one pass",
+    "prompt": "the plain prompt",
     "alone": "one real recording, measured for both (floor)",
     "reversed": "the reversed prompt, measured as the plain one (floor)",
 }
 _ROWS_OF = {"alone": ("first alone", "second alone"), "reversed": ("prompt",)}
-MADE = ("real", "singles", "composed", "prompt")  # sounds that should contain both sources
+MADE = (
+    "real",
+    "singles",
+    "composed",
+    "timeline",
+    "prompt",
+)  # sounds that should contain both sources
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

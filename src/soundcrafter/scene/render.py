@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundcrafter.audio import Wave, read_audio, sound_end, sound_start
-from soundcrafter.diffusion.sample import SECONDS_RANGE
 from soundcrafter.loudness import loudness
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
-from soundcrafter.scene.scene import GAP, Event, Scene, Track
+from soundcrafter.scene.plan import Take, place_takes, plan_takes, scene_timeline
+from soundcrafter.scene.scene import Scene
 
 LEVEL = -23.0  # LUFS of an event with gain 0 (EBU R 128)
 PEAK = 0.9  # of an event and of the mix
@@ -44,19 +44,6 @@ class Mix:
     sounds: tuple[PlacedSound, ...]  # in the order of the scene
 
 
-@dataclass
-class _Take:
-    """A take of an event, before it is placed."""
-
-    track: Track
-    event: Event
-    number: int  # from 0
-    seed: int
-    length: float  # seconds to generate
-    shift: float  # seconds by which it is late, from the event's jitter
-    wave: Wave = field(default_factory=lambda: np.zeros(0, np.float32))
-
-
 def render(
     scene: Scene,
     model: SoundCrafter,
@@ -75,7 +62,7 @@ def render(
     of `SoundCrafter.generate` other than prompts, seed, seconds and trim. Raises ValueError as that
     does, and for a file that cannot be read.
     """
-    takes = _plan(scene, {t.name: seconds or _longest(scene, t, model) for t in scene.tracks})
+    takes = plan_takes(scene, model.sampling.seconds, seconds)
     _generate(takes, model, options, progress)
     for take in takes:
         if take.event.file:
@@ -84,39 +71,34 @@ def render(
     return _mix(scene, takes, model.sample_rate)
 
 
-def _longest(scene: Scene, track: Track, model: SoundCrafter) -> float:
-    """The length in seconds of the track's events that have none of their own."""
-    if scene.seconds is None:
-        return model.sampling.seconds
-    followed = any(track.name in event.after for t in scene.tracks for event in t.events)
-    # sounds that nothing waits for may fill the scene, and are cut at its end
-    shared = scene.seconds / scene.steps - GAP if followed else scene.seconds
-    low, high = SECONDS_RANGE
-    return min(max(shared, low), high)
+def render_in_one_pass(
+    scene: Scene, model: SoundCrafter, *, progress: Progress | None = None, **options: Any
+) -> Mix:
+    """Generate all events of a scene as one sound, each in its time span.
 
-
-def _plan(scene: Scene, longest: Mapping[str, float]) -> list[_Take]:
-    takes: list[_Take] = []
-    jitter = np.random.default_rng(scene.seed)
-    for track in scene.tracks:
-        for event in track.events:
-            first = scene.seed + len(takes) if event.seed is None else event.seed
-            for number in range(event.repeats):
-                shift = float(jitter.uniform(-event.jitter, event.jitter)) if number else 0.0
-                shared = longest[track.name] / (1 if event.interval is not None else event.repeats)
-                length = max(SECONDS_RANGE[0], event.seconds or shared)
-                takes.append(_Take(track, event, number, (first + number) % 2**64, length, shift))
-    return takes
+    The mix has no stems. Spans, `options` and errors are those of `scene_timeline` and
+    `SoundCrafter.generate`.
+    """
+    seconds = scene.seconds or model.sampling.seconds
+    timeline = scene_timeline(scene, seconds)
+    (sound,) = model.generate(
+        timeline, seconds=seconds, seed=scene.seed, progress=progress, **options
+    )
+    sounds = tuple(
+        PlacedSound(span.prompt, span.prompt, span.start, span.end, scene.seed)
+        for span in timeline.spans
+    )
+    return Mix(sound.wave, sound.sample_rate, {}, sounds)
 
 
 def _generate(
-    takes: Sequence[_Take],
+    takes: Sequence[Take],
     model: SoundCrafter,
     options: Mapping[str, Any],
     progress: Progress | None,
 ) -> None:
     """Generate the waves of the takes with prompts; those of one length share batches."""
-    groups: dict[float, list[_Take]] = defaultdict(list)
+    groups: dict[float, list[Take]] = defaultdict(list)
     for take in takes:
         if take.event.prompt:
             groups[take.length].append(take)
@@ -140,7 +122,7 @@ def _generate(
         done += len(group)
 
 
-def _shape(take: _Take, rate: int) -> Wave:
+def _shape(take: Take, rate: int) -> Wave:
     """Cut a take to its sound, set its loudness and fade it."""
     event, wave = take.event, take.wave
     if not wave.any():
@@ -151,8 +133,7 @@ def _shape(take: _Take, rate: int) -> Wave:
         wave, fade_out = wave[: round(event.seconds * rate)], max(fade_out, _CUT)
     # a sound shorter than a block of the loudness meter is measured repeated
     measured = np.resize(wave, max(len(wave), round(0.4 * rate)))
-    wanted = LEVEL + event.gain + take.track.gain
-    scale = 10 ** ((wanted - loudness(measured, rate)) / 20)
+    scale = 10 ** ((LEVEL + take.gain - loudness(measured, rate)) / 20)
     scale = min(scale, PEAK / np.abs(wave).max()) if math.isfinite(scale) else 1.0
     wave = (wave * np.float32(scale)).astype(np.float32)
     return _fade(wave, event.fade_in, fade_out, rate)
@@ -167,25 +148,12 @@ def _fade(wave: Wave, fade_in: float, fade_out: float, rate: int) -> Wave:
     return wave
 
 
-def _mix(scene: Scene, takes: Sequence[_Take], rate: int) -> Mix:
-    """Place and mix the takes, in order: tracks named in `after` come first, so their ends are
-    known."""
-    ends: dict[str, float] = defaultdict(float)
-    placed: list[tuple[_Take, float]] = []
-    begin = follow = 0.0  # of the event; of its next take
-    for take in takes:
-        event = take.event
-        if take.number == 0:
-            begin = event.start + max((ends[name] for name in event.after), default=0.0)
-            follow = begin
-        if event.interval is not None:
-            follow = begin + take.number * event.interval
-        start = max(0.0, follow + take.shift)
-        end = start + len(take.wave) / rate
-        follow = end + GAP
-        ends[take.track.name] = max(ends[take.track.name], end)
-        placed.append((take, start))
-    seconds = scene.seconds or max(max(ends.values()), 0.2)
+def _mix(scene: Scene, takes: Sequence[Take], rate: int) -> Mix:
+    """Place and mix the takes."""
+    starts = place_takes(takes, lambda take: len(take.wave) / rate)
+    placed = list(zip(takes, starts, strict=True))
+    ends = [start + len(take.wave) / rate for take, start in placed]
+    seconds = scene.seconds or max(*ends, 0.2)
     stems = _stems(scene, placed, round(seconds * rate), rate)
     wave: NDArray[np.float32] = np.sum(np.stack(list(stems.values())), axis=0)
     scale = np.float32(min(1.0, PEAK / max(float(np.abs(wave).max(initial=0.0)), 1e-9)))
@@ -203,7 +171,7 @@ def _mix(scene: Scene, takes: Sequence[_Take], rate: int) -> Mix:
 
 
 def _stems(
-    scene: Scene, placed: Sequence[tuple[_Take, float]], length: int, rate: int
+    scene: Scene, placed: Sequence[tuple[Take, float]], length: int, rate: int
 ) -> dict[str, NDArray[np.float32]]:
     """Mix each track: [N], or with equal-power panning [N, 2] if the scene has pans."""
     shape = (length, 2) if scene.has_pan else (length,)

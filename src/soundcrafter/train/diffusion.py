@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from soundcrafter.config import ModelConfig, latent_frames
 from soundcrafter.data.bank import LatentBank
+from soundcrafter.diffusion.events import frame_conds
 from soundcrafter.diffusion.loss import diffusion_loss
 from soundcrafter.diffusion.sample import sample
 from soundcrafter.diffusion.schedule import Schedule
-from soundcrafter.diffusion.timeline import timeline
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.unet import ReusingUNet, UNet, silence_cond
 from soundcrafter.models.vae import VAE
@@ -185,7 +185,7 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
             cond = torch.where(use_text.view(-1, *[1] * (text.ndim - 1)), text, audio)
         if encoded.levels is not None:
             silence = silence_cond(self.model_config.unet).to(cond)
-            cond = timeline(cond, encoded.levels, silence)
+            cond = frame_conds(cond, encoded.levels, silence)
         latent = encoded.posterior.sample(batch["posterior_noise"].to(device)) * source.latent_scale
         noise, u, drop = (batch[key].to(device) for key in ("noise", "u", "drop"))
         return DiffusionBatch(

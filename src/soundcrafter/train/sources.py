@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
     posterior: Posterior  # [B, C, T, F]
     audio: Tensor | None  # embeddings of sounds, if asked for: [B, E], or of events [B, K, E]
     text: Tensor | None  # of captions, if asked for: likewise
-    levels: Tensor | None  # of the events [B, K, T], see `diffusion.timeline`
+    levels: Tensor | None  # of the events [B, K, T], see `diffusion.events`
 
 
 class Source(ABC):

@@ -27,7 +27,7 @@ def event_levels(
     return levels
 
 
-def timeline(events: Tensor, levels: Tensor, silence: Tensor) -> Tensor:
+def frame_conds(events: Tensor, levels: Tensor, silence: Tensor) -> Tensor:
     """The condition of each frame [B, T, E] of events [B, K, E] with these levels [B, K, T].
 
     Where one event sounds, it is that event's condition; where several do, the mean of theirs
@@ -35,6 +35,22 @@ def timeline(events: Tensor, levels: Tensor, silence: Tensor) -> Tensor:
     """
     total = torch.einsum("bke,bkt->bte", events, levels.to(events))
     return torch.where((levels > 0).any(1)[..., None], F.normalize(total, dim=-1), silence)
+
+
+def fill_pauses(levels: Tensor) -> Tensor:
+    """Levels [B, K, T] in which every event lasts until the next begins, the first from the start.
+
+    Where none sounds, the levels of the last frame with sound go on. Raises ValueError for events
+    that are never heard.
+    """
+    sounding = (levels > 0).any(1)
+    if not bool(sounding.any(1).all()):
+        raise ValueError("levels: no event is ever heard")
+    frames = torch.arange(levels.shape[2], device=levels.device).expand_as(sounding)
+    last = torch.where(sounding, frames, -1).cummax(1).values
+    first = sounding.int().argmax(1, keepdim=True)
+    source = torch.where(last < 0, first, last)
+    return levels.gather(2, source[:, None].expand_as(levels))
 
 
 def with_silence(events: Tensor, levels: Tensor, silence: Tensor) -> tuple[Tensor, Tensor]:

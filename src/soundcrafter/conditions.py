@@ -1,0 +1,93 @@
+"""What the U-Net and CLAP's ranking get for prompts and timelines."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from soundcrafter.diffusion.events import event_levels, fill_pauses, frame_conds, with_silence
+from soundcrafter.models.unet import UNetConfig, silence_cond
+from soundcrafter.timeline import Timeline
+
+SHORTEST = 0.2  # seconds of sound that a span is judged by, at least
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """An embedded prompt, and when its sound is heard."""
+
+    cond: Tensor  # [E]
+    start: float  # seconds
+    end: float
+    amplitude: float = 1.0  # relative to other events
+
+    def within(self, rate: float, length: int) -> slice:
+        """The part of `length` frames or samples, `rate` a second, in which it is heard."""
+        least = round(SHORTEST * rate)
+        start = max(0, min(round(self.start * rate), length - least))
+        return slice(start, max(round(self.end * rate), start + least))
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """The conditions of B sounds, as `sample` takes them."""
+
+    events: tuple[tuple[Event, ...], ...]  # of each sound
+    cond: Tensor  # [B, E]; with timelines [B, T, E]; masked [B, K, E]
+    levels: Tensor | None = None  # masked: [B, K, T]
+
+    def repeat(self, count: int) -> "Conditions":
+        """Repeat each sound."""
+        levels = None if self.levels is None else self.levels.repeat_interleave(count, 0)
+        events = tuple(row for row in self.events for _ in range(count))
+        return Conditions(events, self.cond.repeat_interleave(count, 0), levels)
+
+
+def embed_prompts(
+    prompts: Sequence[str | Timeline], embed: Callable[[str], Tensor], seconds: float
+) -> tuple[tuple[Event, ...], ...]:
+    """The events of each prompt, given `embed`: prompt -> [E]. A string is heard for all of the
+    `seconds`."""
+    rows: list[tuple[Event, ...]] = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            rows.append((Event(embed(prompt), 0.0, seconds),))
+            continue
+        rows.append(
+            tuple(
+                Event(embed(s.prompt), s.start, min(s.end, seconds), 10 ** (s.gain / 20))
+                for s in prompt.spans
+            )
+        )
+    return tuple(rows)
+
+
+def conditions(
+    rows: tuple[tuple[Event, ...], ...],
+    config: UNetConfig,
+    *,
+    frames: int,
+    seconds: float,
+    masked: bool | None,
+) -> Conditions:
+    """The conditions of sounds with these events, in `frames` latent frames of so many seconds in
+    all.
+
+    `masked`: see `SamplingConfig`. A U-Net that was not trained on timelines knows no silence, so
+    its events last until the next one.
+    """
+    first, most = rows[0][0].cond, max(map(len, rows))
+    events = first.new_zeros(len(rows), most, len(first))
+    levels = first.new_zeros(len(rows), most, frames)
+    for i, row in enumerate(rows):
+        events[i, : len(row)] = torch.stack([event.cond for event in row])
+        spans = [(event.start / seconds, event.end / seconds) for event in row]
+        amplitudes = [event.amplitude for event in row]
+        levels[i, : len(row)] = event_levels(spans, amplitudes, frames).to(levels)
+    silence = silence_cond(config).to(events)
+    if not config.timelines:
+        levels = fill_pauses(levels)
+    if masked or (masked is None and not config.timelines):
+        return Conditions(rows, *with_silence(events, levels, silence))
+    return Conditions(rows, frame_conds(events, levels, silence))

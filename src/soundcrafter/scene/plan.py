@@ -1,0 +1,103 @@
+"""The takes of a scene: how many there are, how long, and when each starts."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from soundcrafter.audio import Wave
+from soundcrafter.diffusion.sample import SECONDS_RANGE
+from soundcrafter.scene.scene import GAP, Event, Scene, Track
+from soundcrafter.timeline import Span, Timeline
+
+
+@dataclass
+class Take:
+    """A take of an event."""
+
+    track: Track
+    event: Event
+    number: int  # from 0
+    seed: int
+    length: float  # seconds to generate
+    shift: float  # seconds by which it is late, from the event's jitter
+    wave: Wave = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @property
+    def gain(self) -> float:
+        """Its event's and its track's gain, LU."""
+        return self.event.gain + self.track.gain
+
+
+def plan_takes(scene: Scene, seconds: float, limit: float | None = None) -> list[Take]:
+    """List the takes of a scene, in its order.
+
+    Events without a length of their own get at most `limit` seconds; by default those that others
+    wait for share the scene's length among its steps. A scene without a length counts as `seconds`
+    long for each event.
+    """
+    takes: list[Take] = []
+    jitter = np.random.default_rng(scene.seed)
+    for track in scene.tracks:
+        longest = limit or _longest(scene, track, seconds)
+        for event in track.events:
+            first = scene.seed + len(takes) if event.seed is None else event.seed
+            for number in range(event.repeats):
+                shift = float(jitter.uniform(-event.jitter, event.jitter)) if number else 0.0
+                shared = longest / (1 if event.interval is not None else event.repeats)
+                length = max(SECONDS_RANGE[0], event.seconds or shared)
+                takes.append(Take(track, event, number, (first + number) % 2**64, length, shift))
+    return takes
+
+
+def _longest(scene: Scene, track: Track, seconds: float) -> float:
+    """The length in seconds of the track's events that have none of their own."""
+    if scene.seconds is None:
+        return seconds
+    followed = any(track.name in event.after for t in scene.tracks for event in t.events)
+    # sounds that nothing waits for may fill the scene, and are cut at its end
+    shared = scene.seconds / scene.steps - GAP if followed else scene.seconds
+    low, high = SECONDS_RANGE
+    return min(max(shared, low), high)
+
+
+def place_takes(takes: Sequence[Take], length: Callable[[Take], float]) -> list[float]:
+    """When each take starts, in seconds, given the length of its sound.
+
+    Tracks named in `after` come first, so their ends are known.
+    """
+    ends: dict[str, float] = defaultdict(float)
+    starts: list[float] = []
+    begin = follow = 0.0  # of the event; of its next take
+    for take in takes:
+        event = take.event
+        if take.number == 0:
+            begin = event.start + max((ends[name] for name in event.after), default=0.0)
+            follow = begin
+        if event.interval is not None:
+            follow = begin + take.number * event.interval
+        start = max(0.0, follow + take.shift)
+        end = start + length(take)
+        follow = end + GAP
+        ends[take.track.name] = max(ends[take.track.name], end)
+        starts.append(start)
+    return starts
+
+
+def scene_timeline(scene: Scene, seconds: float) -> Timeline:
+    """The timeline of a scene, to generate it in one pass; `seconds` if it has no length.
+
+    Every take is heard for as long as `plan_takes` gives it. Pans and fades have no place in a
+    timeline. Raises ValueError for a scene with files, and for more takes than a timeline can hold.
+    """
+    end = scene.seconds or seconds
+    takes = plan_takes(scene, end)
+    spans = []
+    for take, start in zip(takes, place_takes(takes, lambda take: take.length), strict=True):
+        if take.event.file:
+            raise ValueError(f"{take.track.name}: a file cannot be part of a sound in one pass")
+        if start < end:
+            stop = min(start + take.length, end)
+            spans.append(Span(prompt=take.event.prompt, start=start, end=stop, gain=take.gain))
+    return Timeline(tuple(spans))
