@@ -1,15 +1,20 @@
 """Scenes as sound: onsets, levels, takes, lengths and pans are what was asked for."""
 
+import dataclasses
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from soundcrafter.audio import write_audio
+from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.loudness import loudness
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.scene.render import PEAK, Mix, render
 from soundcrafter.scene.scene import Event, Scene, Track
+from soundcrafter.sound import Sound
 
 RATE = 16_000
 FAST = {"steps": 1, "candidates": 1}
@@ -99,6 +104,65 @@ def test_without_an_interval_takes_follow(model: SoundCrafter, recordings: Path)
     assert len(sounds) == 6
     assert sounds[1].start == pytest.approx(sounds[0].end + 0.3)
     assert sounds[3].start == 0.0  # the second event, although it equals the first
+
+
+def test_an_event_begins_at_its_earliest_or_after_what_it_waits_for(
+    model: SoundCrafter, recordings: Path
+) -> None:
+    low = Track(name="a", events=(Event(file="low.wav"),))  # 4 s
+    for earliest, start in ((6.0, 6.0), (2.0, 4.3)):
+        event = Event(file="hit0.wav", start=0.3, after=("a",), earliest=earliest)
+        sounds = mixed(model, recordings, low, Track(name="b", events=(event,))).sounds
+        assert sounds[1].start == pytest.approx(start, abs=0.01)
+
+
+class Barking:
+    """A stand-in for a model whose sounds are half a second of noise, then silence."""
+
+    sample_rate = RATE
+    sampling = SamplingConfig()
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, int, float]] = []
+
+    def stream(self, prompts: list[str], *, seed: list[int], seconds: float, **_: Any) -> Any:
+        for prompt, own in zip(prompts, seed, strict=True):
+            self.made.append((prompt, own, seconds))
+            wave = np.zeros(round(seconds * RATE), np.float32)
+            noise = np.random.default_rng(own).standard_normal(RATE // 2)
+            wave[: RATE // 2] = 0.1 * noise
+            yield Sound(wave, RATE, prompt, own, None)
+
+
+def test_fill_adds_takes_until_the_time_is_over() -> None:
+    model = Barking()
+    dog = Track(name="dog", events=(Event(prompt="a dog barking", fill=True),))
+    door = Event(prompt="a door slams", after=("dog",), earliest=9.0)
+    scene = Scene(tracks=(dog, Track(name="door", events=(door,))), seconds=10.0, seed=4)
+    mix = render(scene, cast(SoundCrafter, model))
+    takes = [sound for sound in mix.sounds if sound.track == "dog"]
+    assert 9 <= len(takes) <= 15
+    assert takes[0].start == 0
+    pauses = [later.start - sound.end for sound, later in pairwise(takes)]
+    assert min(pauses) >= 0.15
+    assert max(pauses) <= 0.51
+    assert len({round(pause, 3) for pause in pauses}) > 3, "not a machine"
+    assert 9.0 <= takes[-1].end <= 10.0
+    # four sounds are generated, the added ones short, and they recur in turn
+    assert model.made[:2] == [("a dog barking", 4, 10.0 / 2 - 0.3), ("a door slams", 5, 10.0)]
+    assert model.made[2:] == [("a dog barking", seed, 1.0) for seed in (5, 6, 7)]
+    assert [sound.seed for sound in takes[:5]] == [4, 5, 6, 7, 5]
+    again = render(scene, cast(SoundCrafter, Barking()))
+    assert np.array_equal(again.wave, mix.wave)
+
+
+def test_fill_ends_with_the_seconds_of_its_event() -> None:
+    event = Event(prompt="a dog barking", fill=True, seconds=3.0)
+    mix = render(Scene(tracks=(Track(name="dog", events=(event,)),)), cast(SoundCrafter, Barking()))
+    assert 2.0 <= mix.sounds[-1].end <= 3.0
+    one = dataclasses.replace(event, seconds=0.9)
+    mix = render(Scene(tracks=(Track(name="dog", events=(one,)),)), cast(SoundCrafter, Barking()))
+    assert len(mix.sounds) == 1  # there is no time for another
 
 
 def test_lengths(model: SoundCrafter, recordings: Path) -> None:

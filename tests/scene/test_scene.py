@@ -57,6 +57,19 @@ def test_toml_holds_no_defaults() -> None:
         ('[[tracks]]\nname = "a"\nevents = [{prompt = "x", gain = nan}]', "expected a finite"),
         ('[[tracks]]\nname = "a"\nevents = [{prompt = "x", pan = 2.0}]', "pan: got 2.0"),
         ('[[tracks]]\nname = "a"\nevents = [{prompt = "x", repeats = 0}]', "repeats: got 0"),
+        (
+            '[[tracks]]\nname = "a"\nevents = [{prompt = "x", fill = true}]',
+            "a: fill: requires the event's or the scene's seconds",
+        ),
+        (
+            'seconds = 5.0\n[[tracks]]\nname = "a"\n'
+            'events = [{prompt = "x", fill = true, repeats = 2}]',
+            "fill: requires a prompt, and repeats = 1",
+        ),
+        (
+            'seconds = 5.0\n[[tracks]]\nname = "a"\nevents = [{prompt = "x", earliest = 5.0}]',
+            "a: start: got 5; the scene ends at 5 s",
+        ),
         ('[[tracks]]\nname = "a"\nevents = [{prompt = "x", after = ["b"]}]', "'b' is not a track"),
         (
             'seconds = 5.0\n[[tracks]]\nname = "a"\nevents = [{prompt = "x", start = 5.0}]',

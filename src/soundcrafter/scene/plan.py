@@ -1,8 +1,9 @@
 """The takes of a scene: how many there are, how long, and when each starts."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from soundcrafter.audio import Wave
 from soundcrafter.diffusion.sample import SECONDS_RANGE
 from soundcrafter.scene.scene import GAP, Event, Scene, Track
 from soundcrafter.timeline import Span, Timeline
+
+MAX_FILLING = 3  # takes that are generated to fill the time after the first
+SHORTEST = 0.3  # seconds that a sound counts as, at least, where takes fill the time
 
 
 @dataclass
@@ -74,7 +78,7 @@ def place_takes(takes: Sequence[Take], length: Callable[[Take], float]) -> list[
         event = take.event
         if take.number == 0:
             begin = event.start + max((ends[name] for name in event.after), default=0.0)
-            follow = begin
+            begin = follow = max(begin, event.earliest)
         if event.interval is not None:
             follow = begin + take.number * event.interval
         start = max(0.0, follow + take.shift)
@@ -83,6 +87,40 @@ def place_takes(takes: Sequence[Take], length: Callable[[Take], float]) -> list[
         ends[take.track.name] = max(ends[take.track.name], end)
         starts.append(start)
     return starts
+
+
+def filling_takes(takes: Sequence[Take], scene: Scene, rate: int) -> tuple[list[Take], list[Take]]:
+    """Given takes with their sounds at `rate` Hz, add what events with `fill` still need.
+
+    Returns all takes in their order, and those that were added, which have no sound yet. At most
+    MAX_FILLING different ones are added to an event, and recur in turn. A pause is 0.3 to 1 times
+    as long as the first sound, which counts as at least SHORTEST.
+    """
+    rng = np.random.default_rng(scene.seed)
+    starts = place_takes(takes, lambda take: len(take.wave) / rate)
+    found: list[Take] = []
+    added: list[Take] = []
+    for take, start in zip(takes, starts, strict=True):
+        found.append(take)
+        if not take.event.fill:
+            continue
+        sound = max(len(take.wave) / rate, SHORTEST)
+        left = (take.event.seconds or (scene.seconds or start) - start) - sound
+        number = 1
+        while (pause := rng.uniform(0.3, 1.0) * sound) + sound <= left:
+            new = replace(
+                take,
+                number=number,
+                seed=(take.seed + 1 + (number - 1) % MAX_FILLING) % 2**64,
+                length=max(1.0, math.ceil(2.5 * sound) / 2),  # in halves, to share batches
+                shift=pause - GAP,
+                wave=np.zeros(0, np.float32),
+            )
+            found.append(new)
+            added.append(new)
+            left -= pause + sound
+            number += 1
+    return found, added
 
 
 def scene_timeline(scene: Scene, seconds: float) -> Timeline:

@@ -14,7 +14,7 @@ from soundcrafter.audio import Wave, read_audio, sound_end, sound_start
 from soundcrafter.loudness import loudness
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
-from soundcrafter.scene.plan import Take, place_takes, plan_takes, scene_timeline
+from soundcrafter.scene.plan import Take, filling_takes, place_takes, plan_takes, scene_timeline
 from soundcrafter.scene.scene import Scene
 
 LEVEL = -23.0  # LUFS of an event with gain 0 (EBU R 128)
@@ -58,17 +58,23 @@ def render(
     Each take starts at most 3 ms before its onset, with the loudness LEVEL + gain (BS.1770, gated),
     or less if its peak would exceed PEAK. If the peak of the mix would, the mix is scaled down.
     Files are relative to `folder`. `seconds` limits events without a length of their own; by
-    default those that others wait for share the scene's length among its steps. `options` are those
-    of `SoundCrafter.generate` other than prompts, seed, seconds and trim. Raises ValueError as that
-    does, and for a file that cannot be read.
+    default those that others wait for share the scene's length among its steps. Events with `fill`
+    get more takes where their sound is short. `options` are those of `SoundCrafter.generate` other
+    than prompts, seed, seconds and trim. Raises ValueError as that does, and for a file that cannot
+    be read.
     """
+    rate = model.sample_rate
     takes = plan_takes(scene, model.sampling.seconds, seconds)
     _generate(takes, model, options, progress)
     for take in takes:
         if take.event.file:
-            take.wave = read_audio((folder or Path()) / take.event.file, model.sample_rate)
-        take.wave = _shape(take, model.sample_rate)
-    return _mix(scene, takes, model.sample_rate)
+            take.wave = read_audio((folder or Path()) / take.event.file, rate)
+        take.wave = _shape(take, rate)
+    takes, added = filling_takes(takes, scene, rate)
+    _generate(added, model, options, progress)
+    for take in added:
+        take.wave = _shape(take, rate)
+    return _mix(scene, takes, rate)
 
 
 def render_in_one_pass(
@@ -97,11 +103,14 @@ def _generate(
     options: Mapping[str, Any],
     progress: Progress | None,
 ) -> None:
-    """Generate the waves of the takes with prompts; those of one length share batches."""
-    groups: dict[float, list[Take]] = defaultdict(list)
+    """Generate the waves of the takes with prompts.
+
+    Those of one length share batches, and equal takes are generated once.
+    """
+    groups: dict[float, dict[tuple[str, int], list[Take]]] = defaultdict(lambda: defaultdict(list))
     for take in takes:
         if take.event.prompt:
-            groups[take.length].append(take)
+            groups[take.length][take.event.prompt, take.seed].append(take)
     done, total = 0, sum(map(len, groups.values()))
     for length, group in groups.items():
 
@@ -110,15 +119,16 @@ def _generate(
                 progress(100 * done + round(100 * count * steps / all_steps), 100 * total)
 
         sounds = model.stream(
-            [take.event.prompt for take in group],
-            seed=[take.seed for take in group],
+            [prompt for prompt, _ in group],
+            seed=[seed for _, seed in group],
             seconds=length,
             trim=False,
             progress=report,
             **options,
         )
-        for take, sound in zip(group, sounds, strict=True):
-            take.wave = sound.wave
+        for equal, sound in zip(group.values(), sounds, strict=True):
+            for take in equal:
+                take.wave = sound.wave
         done += len(group)
 
 

@@ -28,6 +28,7 @@ class Event:
     file: str = ""  # or a recording, relative to the scene's file
     start: float = 0.0  # seconds from the start of the scene, or from the end of `after`
     after: tuple[str, ...] = ()  # tracks that must have ended; they are listed above its own
+    earliest: float = 0.0  # seconds from the start of the scene before which it does not begin
     seconds: float | None = None  # length; None: as long as its sound
     gain: float = 0.0  # loudness relative to other events, LU
     pan: float = 0.0  # -1 left, 1 right
@@ -36,12 +37,14 @@ class Event:
     repeats: int = 1  # takes; those of a prompt are different sounds
     interval: float | None = None  # seconds from one take to the next; None: each follows the last
     jitter: float = 0.0  # most seconds by which a take is early or late
+    # more takes, at natural intervals, until `seconds` are over or the scene ends
+    fill: bool = False
     seed: int | None = None  # of the first take; None: derived from the scene's
 
     def __post_init__(self) -> None:
         if bool(self.prompt.strip()) == bool(self.file.strip()):
             raise ValueError("event: needs either a prompt or a file")
-        check_range(self, 0, MAX_SECONDS, "start", "fade_in", "fade_out", "jitter")
+        check_range(self, 0, MAX_SECONDS, "start", "earliest", "fade_in", "fade_out", "jitter")
         check_range(self, -60, 20, "gain")
         check_range(self, -1, 1, "pan")
         check_range(self, 1, MAX_REPEATS, "repeats")
@@ -49,6 +52,8 @@ class Event:
             check_range(self, 0.05, SECONDS_RANGE[1] if self.prompt else MAX_SECONDS, "seconds")
         if self.interval is not None:
             check_range(self, 0, MAX_SECONDS, "interval")
+        if self.fill and (self.repeats > 1 or self.file):
+            raise ValueError("fill: requires a prompt, and repeats = 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +103,13 @@ class Scene:
         unknown = [name for name in event.after if name not in above]
         if unknown:
             raise ValueError(f"{track.name}: after: {unknown[0]!r} is not a track above this one")
-        if self.seconds is not None and event.start >= self.seconds:
+        start = max(event.start, event.earliest)
+        if self.seconds is not None and start >= self.seconds:
             raise ValueError(
-                f"{track.name}: start: got {event.start:g}; the scene ends at {self.seconds:g} s"
+                f"{track.name}: start: got {start:g}; the scene ends at {self.seconds:g} s"
             )
+        if event.fill and event.seconds is None and self.seconds is None:
+            raise ValueError(f"{track.name}: fill: requires the event's or the scene's seconds")
 
     @property
     def has_pan(self) -> bool:
