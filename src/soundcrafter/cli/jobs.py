@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # imported late, so that --help is instant
     from soundcrafter.prompt_file import PromptRow
     from soundcrafter.scene.render import Mix
     from soundcrafter.scene.scene import Scene
+    from soundcrafter.scene.text import Embed
     from soundcrafter.sound import Sound
     from soundcrafter.timeline import Timeline
 
@@ -86,13 +87,14 @@ def plan_jobs(
     return jobs
 
 
-def _scene(prompt: str, seconds: float | None, seed: int) -> "Scene | None":
+def _scene(
+    prompt: str, seconds: float | None, seed: int, embed: "Embed | None" = None
+) -> "Scene | None":
     """Return the scene of a prompt with several events, or None for a single one."""
-    from soundcrafter.scene.text import scene_from_text
+    from soundcrafter.scene.text import is_single, scene_from_text
 
-    made = scene_from_text(prompt, seconds=seconds, seed=seed)
-    is_single = len(made.tracks) == 1 and made.tracks[0].events[0].repeats == 1
-    return None if is_single else made
+    made = scene_from_text(prompt, seconds=seconds, seed=seed, embed=embed)
+    return None if is_single(made) else made
 
 
 def run_jobs(
@@ -103,6 +105,16 @@ def run_jobs(
     `advance` is called with (done, total) in sounds; `done` may be fractional.
     """
     done = 0
+    # the grammar alone has planned the scenes; now the model says which events are one sound
+    jobs = [
+        job
+        if job.scene is None
+        else replace(
+            job,
+            scene=_scene(job.prompt, job.options["seconds"], job.seed, crafter.clap.embed_text),
+        )
+        for job in jobs
+    ]
 
     def report(steps: int, total: int) -> None:
         advance(done + len(batch) * steps / total, len(jobs))

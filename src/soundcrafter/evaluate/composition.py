@@ -36,7 +36,8 @@ from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress, step_counter
 from soundcrafter.scene.render import Mix, render, render_in_one_pass
-from soundcrafter.scene.text import scene_from_text
+from soundcrafter.scene.scene import Scene
+from soundcrafter.scene.text import is_single, scene_from_text
 from soundcrafter.version import __version__
 
 SECONDS = 10.0  # of every sound: room for two events
@@ -202,7 +203,7 @@ def _measure_real(
     results.add("apart", scene, seed, {"margins": [first[0], second[1]]})
     results.add("first alone", scene, seed, {"margins": first})
     results.add("second alone", scene, seed, {"margins": second})
-    mixed = _save(layers, folder / "real" / f"{scene.name}.wav", rate)
+    mixed = _save(layers[0] + layers[1], folder / "real" / f"{scene.name}.wav", rate)
     results.add_sound("real", scene, seed, mixed, rate, starts)
 
 
@@ -240,9 +241,9 @@ def _layers(
     return (first, second), starts
 
 
-def _save(layers: Pair, file: Path, rate: int) -> Wave:
-    """Write the sum of the layers, for listening, and return it."""
-    mixed = limit_peak(layers[0] + layers[1])
+def _save(wave: Wave, file: Path, rate: int) -> Wave:
+    """Write a sound, for listening, and return it, limited to full scale."""
+    mixed = limit_peak(wave)
     make_folder(file.parent)
     write_audio(file, mixed, rate)
     return mixed
@@ -285,34 +286,46 @@ def _measure_generated(
     rate = model.sample_rate
     files = {prompt.family: folder / "single" / f"{prompt.name}.wav" for prompt in singles}
     for scene in scenes:
+        plain_wave = read_audio(folder / "prompt" / f"{scene.name}.wav", rate)
         if not results.has("prompt", scene, seed):
-            wave = read_audio(folder / "prompt" / f"{scene.name}.wav", rate)
-            results.add_sound("prompt", scene, seed, wave, rate)
+            results.add_sound("prompt", scene, seed, plain_wave, rate)
         advance(1)
-        if not results.has("composed", scene, seed):
-            mix = render(scene_from_text(scene.text, seconds=SECONDS, seed=seed), model)
-            file = folder / "composed" / f"{scene.name}.wav"
-            make_folder(file.parent)
-            write_audio(file, mix.wave, rate)
-            results.add_sound("composed", scene, seed, mix.wave, rate, _starts(mix, scene))
-        advance(1)
-        if not results.has("timeline", scene, seed):
-            mix = render_in_one_pass(scene_from_text(scene.text, seconds=SECONDS, seed=seed), model)
-            file = folder / "timeline" / f"{scene.name}.wav"
-            make_folder(file.parent)
-            write_audio(file, mix.wave, rate)
-            results.add_sound("timeline", scene, seed, mix.wave, rate, _starts(mix, scene))
-        advance(1)
+        for name, make in (("composed", render), ("timeline", render_in_one_pass)):
+            if not results.has(name, scene, seed):
+                wave, starts = _from_events(scene, make, model, seed, plain_wave)
+                _save(wave, folder / name / f"{scene.name}.wav", rate)
+                results.add_sound(name, scene, seed, wave, rate, starts)
+            advance(1)
         if not results.has("singles", scene, seed):
             pair = read_audio(files[scene.first], rate), read_audio(files[scene.second], rate)
             layers, starts = _layers(scene, pair, rate)
-            mixed = _save(layers, folder / "singles" / f"{scene.name}.wav", rate)
+            mixed = _save(layers[0] + layers[1], folder / "singles" / f"{scene.name}.wav", rate)
             results.add_sound("singles", scene, seed, mixed, rate, starts)
         advance(1)
 
 
+def _from_events(
+    scene: CompositionPrompt,
+    make: Callable[[Scene, SoundCrafter], Mix],
+    model: SoundCrafter,
+    seed: int,
+    plain: Wave,
+) -> tuple[Wave, tuple[float, float] | None]:
+    """What `generate` makes of a prompt by its events, and the onsets of the sources of an ordered
+    one; the plain sound if it finds a single event."""
+    parsed = scene_from_text(scene.text, seconds=SECONDS, seed=seed, embed=model.clap.embed_text)
+    if is_single(parsed):
+        return plain, None
+    mix = make(parsed, model)
+    return mix.wave, _starts(mix, scene)
+
+
 def _starts(mix: Mix, scene: CompositionPrompt) -> tuple[float, float] | None:
     """Where the two sources of an ordered scene begin, if it was composed of two sounds."""
-    if scene.kind != "order" or len(mix.sounds) != 2:
+    first: dict[str, float] = {}
+    for sound in mix.sounds:
+        first.setdefault(sound.track, sound.start)
+    if scene.kind != "order" or len(first) != 2:
         return None
-    return mix.sounds[0].start, mix.sounds[1].start
+    one, other = first.values()
+    return one, other
