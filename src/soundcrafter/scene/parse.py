@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from soundcrafter.scene import words as known
 from soundcrafter.scene.grammar import FINITE, Kind, Phrase, Tag, is_plural
+from soundcrafter.scene.places import is_silent, split_places, touches
 
 BACKGROUND_GAIN = -8.0  # LU
 DISTANT_GAIN = -12.0  # LU
@@ -51,8 +52,7 @@ def parse_events(prompt: str) -> tuple[ParsedEvent, ...]:
         return _tagged_events(tagged)
     # Spaces around commas and full stops make them words of their own; decimal points stay.
     text = " ".join(re.sub(r"\s*([,;]|\.(?!\w))", r" \1 ", prompt).split()).strip(" ,;.")
-    steps = [_together(step) for step in _steps(text)]
-    steps = [[*step[:-1], AT_ONCE.sub("", step[-1])] if len(step) > 1 else step for step in steps]
+    steps = [_at_once(_together(step)) for step in _steps(text)]
     return tuple(
         _marked(ParsedEvent(event, number)) for number, step in enumerate(steps) for event in step
     )
@@ -199,7 +199,7 @@ TOGETHER = re.compile(
     r"|along with|together with|as well as"
     r"|during which|(?:all )?the while|meanwhile|at the same time(?: as)?|simultaneously with)"
     r"|(?P<sound>(?<!over and )over(?! and over)|above|amid|amidst|among|amongst|alongside|during)"
-    r"|(?P<manner>with)"
+    r"|(?P<manner>(?<!filled )with)"
     r")(?: ,)?(?: |$)",
     re.IGNORECASE,
 )
@@ -209,7 +209,10 @@ LEADING = re.compile(  # while it rains, a man speaks
     r"(?:while|whilst|as) (.+?(?: in the background)?)(?: ,|(?<=in the background)) (.+)$",
     re.IGNORECASE,
 )
-AT_ONCE = re.compile(r"(?: ,)?(?: all)? (?:at the same time|simultaneously)$", re.IGNORECASE)
+AT_ONCE = re.compile(
+    r"(?: ,)?(?: all| both)? (?:at the same time|simultaneously|at once|(?P<joint>together))$",
+    re.IGNORECASE,
+)
 
 
 def _together(step: str) -> list[str]:
@@ -218,7 +221,38 @@ def _together(step: str) -> list[str]:
     while (leading := LEADING.match(step)) and Phrase.of(leading[1]).kind is Kind.CLAUSE:
         events += _apart(leading[1])
         step = leading[2]
-    return events + _apart(step)
+    events += _apart(step)
+    return [part for event in events for part in split_places(event)]
+
+
+def _at_once(step: list[str]) -> list[str]:
+    """A step without the words "at the same time" at its end, if it has several events."""
+    *others, last = step
+    match = AT_ONCE.search(last)
+    if not match:
+        return step
+    text = last[: match.start()].strip()
+    if verbs := _verbs_at_once(text):
+        return [*others, *verbs]
+    if not others or not text or (match["joint"] and not _is_alone(Phrase.of(text))):
+        return step
+    return [*others, text]
+
+
+def _is_alone(clause: Phrase) -> bool:
+    """Whether its subject cannot sound "together" by itself: a cow moos; not: metal clanks."""
+    return clause.lower[0] in ("a", "an") and clause.predicate == len(clause) - 1
+
+
+def _verbs_at_once(text: str) -> list[str]:
+    """Two participles of one subject that say two sounds: coughing and knocking on a door."""
+    left, _, right = text.rpartition(" and ")
+    first, second = Phrase.of(left), Phrase.of(right)
+    if not left or second.kind is not Kind.VERBAL or second.tags[0] is not Tag.ING:
+        return []
+    if Tag.ING not in first.tags or touches(first) is touches(second):
+        return []  # talking and laughing is one sound
+    return [left, f"{first[: first.predicate or 0]} {right}".strip()]
 
 
 def _apart(step: str) -> list[str]:
@@ -244,6 +278,8 @@ def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
     phrase = Phrase.of(_listed(scope)[0] if scope else right)
     before = Phrase.of(_listed(left)[-1])
     if match["clause"]:
+        if is_silent(phrase):
+            return False
         if phrase.kind is Kind.VERBAL:  # while typing; but: while cooking
             heard = any(known.names_a_sound(word) for word in phrase.lower)
             return phrase.tags[0] is Tag.ING and heard
@@ -303,7 +339,7 @@ def _is_subject(phrase: Phrase, part: slice, clause: slice) -> bool:
 def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool) -> bool:
     """Whether a part of a list is a sound of its own, or belongs to the event before it."""
     pair = frozenset((left.lower[-1], right.lower[0]))
-    if pair in known.PAIRS or len(pair) == 1 or not (left.sounds or _is_source(left)):
+    if pair in known.PAIRS or len(pair) == 1 or not (left.sounds or left.is_source):
         return False
     if right.tags[0] is Tag.MAYBE_VERB and not right.finite and left.finite:
         return False  # a baby coos and laughs at a woman speaking
@@ -323,7 +359,7 @@ def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool)
         and not (left.sounds or right.sounds)
     ):
         return False  # a dog, a cat and a bird make noise
-    return right.sounds or _is_source(right)
+    return right.sounds or right.is_source
 
 
 def _is_new_clause(left: Phrase, right: Phrase) -> bool:
@@ -356,11 +392,6 @@ def _is_new_verb(left: Phrase, right: Phrase, by_and: bool) -> bool:
     if first is Tag.ING:
         return by_and and left.finite and not {Tag.ING, Tag.PAST} & set(left.tags)
     return right.sounds and first is Tag.MAYBE_VERB and not left.finite
-
-
-def _is_source(phrase: Phrase) -> bool:
-    """Whether a noun is a source of sound: a dog, a truck. A person alone is none."""
-    return phrase.kind is Kind.NOUN and phrase.head.has(known.ANIMALS, known.MACHINES)
 
 
 def _is_noise(phrase: Phrase) -> bool:
