@@ -97,7 +97,7 @@ ORDER = re.compile(
     rf"(?:(?<= )|^)(?:[,;.] )?(?:"
     rf"(?P<before>{_HOW}before(?! and after))"
     rf"|(?P<after>{_HOW}(?<!before and )after(?! (?:another|the other|one|which|that)\b))"
-    rf"|(?P<noun>{_LINK}{_HOW}(?:followed|proceeded|succeeded) (?:quickly |briefly )?{_HOW}by"
+    rf"|(?P<noun>{_LINK}{_HOW}(?:followed|following|proceeded|succeeded) (?:\w+ly |later |again )?{_HOW}by"
     rf"|(?:and |which )?(?:ending|ends) (?:with|in)|(?:which )?(?:leading|leads) (?:up )?to)"
     rf"|after which|after that|at which point|until"
     rf"|(?P<then>(?:and |but )?then(?: (?:finally|eventually|later))?)"
@@ -302,6 +302,8 @@ def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
 
 # --- lists: events joined by "and" and commas ---
 
+PRESENT = frozenset({"present", "occur", "occurs", "occurring"})
+
 
 def _listed(clause: str) -> list[str]:
     """Split a clause at "and" and commas where both sides are sounds of their own."""
@@ -313,6 +315,9 @@ def _listed(clause: str) -> list[str]:
             if at > begin:
                 parts.append(slice(begin, at))
             begin = at + 1
+    for at in range(len(parts) - 2, -1, -1):
+        if _is_unfinished(phrase[parts[at]]):
+            parts[at : at + 2] = [slice(parts[at].start, parts[at + 1].stop)]
     for at in range(len(parts) - 2, 0, -1):  # a man speaks, a woman and a child laugh
         if _is_subject(phrase, parts[at], parts[at + 1]):
             parts[at : at + 2] = [slice(parts[at].start, parts[at + 1].stop)]
@@ -326,6 +331,11 @@ def _listed(clause: str) -> list[str]:
             event = part
         event = slice(event.start, part.stop)
     return [*events, str(phrase[event])]
+
+
+def _is_unfinished(part: Phrase) -> bool:
+    """Whether a part is an article and adjectives of the noun after it: a brief, loud horn."""
+    return part.tags[0] is Tag.DETERMINER and set(part.tags[1:]) == {Tag.ADJECTIVE}
 
 
 def _is_subject(phrase: Phrase, part: slice, clause: slice) -> bool:
@@ -347,8 +357,13 @@ def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool)
         return _is_new_clause(left, right)
     if len(left) == 1 and "of" in right.lower and right.tags[0] in (Tag.NOUN, Tag.ING):
         return False  # the humming and vibrations of a machine
-    if right.kind is Kind.OTHER or (_is_noise(left) and _is_noise(right) and _is_plain(right)):
+    if right.kind is Kind.OTHER:
         return False
+    if _is_noise(left) and _is_noise(right) and _is_plain(right):
+        far = left.has(frozenset({"background", "distant"}))  # both may be
+        return not (far or _shares_noun(right) or _is_one_source(left, right))
+    if left.lower[-1] in PRESENT and right.tags[0] is Tag.ING:
+        return True  # snoring is present, and rustling
     if right.kind is Kind.VERBAL:
         return _is_new_verb(left, right, by_and)
     if left.kind is not Kind.NOUN:
@@ -404,6 +419,17 @@ def _is_noise(phrase: Phrase) -> bool:
         for word, tag in zip(phrase.lower, phrase.tags, strict=True)
         if tag in (Tag.NOUN, Tag.MAYBE_VERB, Tag.ING)
     )
+
+
+def _shares_noun(phrase: Phrase) -> bool:
+    """Whether the noise before a phrase belongs to its noun, too: a clanking and scraping noise."""
+    return phrase.lower[-1] in known.NOISES and phrase.tags[0] in (Tag.ING, Tag.MAYBE_VERB, Tag.NOUN)
+
+
+def _is_one_source(left: Phrase, right: Phrase) -> bool:
+    """Whether one source may well make both noises: oinking and squealing."""
+    first, second = ({known.base_of(word) or word for word in part.lower} for part in (left, right))
+    return any(first & source and second & source for source in known.ONE_SOURCE)
 
 
 def _is_plain(phrase: Phrase) -> bool:
