@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from soundcrafter.scene import words as known
+from soundcrafter.scene.aspect import is_ongoing
 from soundcrafter.scene.grammar import FINITE, Kind, Phrase, Tag, is_plural
 from soundcrafter.scene.places import is_silent, split_places, touches
 
@@ -35,6 +36,13 @@ class ParsedEvent:
     gain: float = 0.0
     repeats: int | None = 1
     throughout: bool = False
+
+    @property
+    def ongoing(self) -> bool:
+        """Whether it goes on or comes again for as long as there is time, not once or N times."""
+        if self.repeats != 1:
+            return self.repeats is None
+        return is_ongoing(Phrase.of(self.text))
 
 
 def parse_events(prompt: str) -> tuple[ParsedEvent, ...]:
@@ -97,7 +105,8 @@ ORDER = re.compile(
     rf"(?:(?<= )|^)(?:[,;.] )?(?:"
     rf"(?P<before>{_HOW}before(?! and after))"
     rf"|(?P<after>{_HOW}(?<!before and )after(?! (?:another|the other|one|which|that)\b))"
-    rf"|(?P<noun>{_LINK}{_HOW}(?:followed|following|proceeded|succeeded) (?:\w+ly |later |again )?{_HOW}by"
+    rf"|(?P<noun>{_LINK}{_HOW}(?:followed|following|proceeded|succeeded)"
+    rf" (?:\w+ly |later |again )?{_HOW}by"
     rf"|(?:and |which )?(?:ending|ends) (?:with|in)|(?:which )?(?:leading|leads) (?:up )?to)"
     rf"|after which|after that|at which point|until"
     rf"|(?P<then>(?:and |but )?then(?: (?:finally|eventually|later))?)"
@@ -118,7 +127,7 @@ def _steps(text: str) -> list[str]:
     steps: list[str] = []
     for link, step in _in_order(text):
         if link and steps and not link["noun"]:
-            step = _with_subject(step, _together(steps[-1])[-1], link)
+            step = _with_subject(step, _clauses(steps[-1])[-1], link)
         at = len(steps) - 1 if link and link["after"] else len(steps)
         steps.insert(at, step)
     if len(steps) > 1:
@@ -217,12 +226,16 @@ AT_ONCE = re.compile(
 
 def _together(step: str) -> list[str]:
     """The texts of the events of a step."""
+    return [event for clause in _clauses(step) for event in split_places(clause)]
+
+
+def _clauses(step: str) -> list[str]:
+    """The events of a step, with their phrases of place."""
     events: list[str] = []
     while (leading := LEADING.match(step)) and Phrase.of(leading[1]).kind is Kind.CLAUSE:
         events += _apart(leading[1])
         step = leading[2]
-    events += _apart(step)
-    return [part for event in events for part in split_places(event)]
+    return events + _apart(step)
 
 
 def _at_once(step: list[str]) -> list[str]:
@@ -287,8 +300,9 @@ def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
         return phrase.kind in kinds and phrase.lower[0] not in ("it", "its")
     if not (phrase.sounds and before.sounds) or phrase.kind is Kind.OTHER:
         return False
-    if re.split(" (?:and|,)(?: |$)| in ", scope)[0].split()[-1].lower() in known.DEVICES:
-        return False
+    last = re.split(" (?:and|,)(?: |$)| in ", scope)[0].split()[-1].lower()
+    if last in known.DEVICES and not (match["manner"] and phrase.kind is Kind.CLAUSE):
+        return False  # over a loudspeaker
     if match["sound"] or phrase.kind is Kind.CLAUSE:
         return phrase.lower[0] not in ("its", "it")
     manner = phrase.has(known.MANNER_NOUNS) and not phrase.has(known.PEOPLE, known.ANIMALS)
@@ -423,7 +437,8 @@ def _is_noise(phrase: Phrase) -> bool:
 
 def _shares_noun(phrase: Phrase) -> bool:
     """Whether the noise before a phrase belongs to its noun, too: a clanking and scraping noise."""
-    return phrase.lower[-1] in known.NOISES and phrase.tags[0] in (Tag.ING, Tag.MAYBE_VERB, Tag.NOUN)
+    noise = phrase.tags[0] in (Tag.ING, Tag.MAYBE_VERB, Tag.NOUN)
+    return noise and phrase.lower[-1] in known.NOISES
 
 
 def _is_one_source(left: Phrase, right: Phrase) -> bool:

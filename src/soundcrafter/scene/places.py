@@ -21,6 +21,7 @@ PLACE = re.compile(
     re.IGNORECASE,
 )
 TOUCHES = (Tag.VERB, Tag.MAYBE_VERB, Tag.ING, Tag.PAST)
+NO_SOURCES = known.NAMED_BY_USE | known.DEVICES | known.MANNER_NOUNS | known.NOISES
 MODIFIERS = (Tag.DETERMINER, Tag.ADJECTIVE, Tag.ADVERB)
 
 
@@ -82,9 +83,7 @@ def _is_participle(phrase: Phrase) -> bool:
     """Whether a participle says how a noun sounds: a crackling fire, loudly singing birds."""
     places = [at for at, tag in enumerate(phrase.tags) if tag is Tag.PREPOSITION]
     noun = phrase[: places[0] if places else len(phrase)]
-    if not noun or phrase.predicate is not None or noun.lower[-1] in known.NAMED_BY_USE | known.DEVICES:
-        return False
-    if noun.lower[-1] in known.MANNER_NOUNS | known.NOISES:  # in a laughing manner
+    if not noun or phrase.predicate is not None or noun.lower[-1] in NO_SOURCES:
         return False
     at = next((at for at, tag in enumerate(noun.tags) if tag not in MODIFIERS), len(noun) - 1)
     if noun.tags[at] is not Tag.ING or Tag.ING in noun.tags[at + 1 :] or at == len(noun) - 1:

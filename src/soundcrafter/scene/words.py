@@ -44,6 +44,8 @@ WINDS = _words("winds")
 TRAFFIC = _words("traffic")
 NAMED_BY_USE = _words("named_by_use")
 ONE_SOURCE = [frozenset(verbs.split()) for verbs in _LISTS["one_source"]]
+CONTINUOUS = _words("continuous")
+GROUPS = _words("groups")
 PAIRS = frozenset(frozenset(pair.split()) for pair in _LISTS["pairs"])
 NUMBERS = {
     "two": 2,
