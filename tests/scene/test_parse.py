@@ -62,6 +62,40 @@ in the distance, sirens wail -> sirens wail ^
 steady typing is in the background while a man talks -> steady typing ~ + a man talks
 a snake squirms and a man speaks -> a snake squirms + a man speaks
 A door slams. A dog barks. -> A door slams + A dog barks
+clinking and rustling -> clinking + rustling
+a man speaks with some loud snoring and clicking -> a man speaks + some loud snoring + clicking
+snoring is present, and rustling -> snoring is present + rustling
+bells ringing and a brief, loud horn -> bells ringing + a brief, loud horn
+a dog barks followed later by a man coughing -> a dog barks | a man coughing
+a siren with a man talking on a loudspeaker -> a siren + a man talking on a loudspeaker
+"""
+
+PLACES = """
+crows cawing in the rain -> crows cawing + rain
+cars honking in the pouring rain -> cars honking + pouring rain
+a woman sings in the rain on a tin roof -> a woman sings + rain on a tin roof
+somebody snores right through a thunderstorm -> somebody snores + a thunderstorm
+birds chirp in a light wind -> birds chirp + a light wind
+a siren wailing in heavy traffic -> a siren wailing + heavy traffic
+a campfire beside a rushing river -> a campfire + a rushing river
+someone coughing beside a crackling fire -> someone coughing + a crackling fire
+a baby crying on a rattling train -> a baby crying + a rattling train
+a dog barks next to a running engine -> a dog barks + a running engine
+a man speaking in front of a cheering crowd -> a man speaking + a cheering crowd
+a man talking near birds chirping -> a man talking + birds chirping
+a chainsaw in a forest full of singing birds -> a chainsaw in a forest + singing birds
+water pouring into a pond full of croaking frogs -> water pouring into a pond + croaking frogs
+frogs croak in a barn filled with laughter -> frogs croak in a barn + laughter
+a man talks in the rain near a crackling fire -> a man talks + rain near a crackling fire
+a man talks by a barking dog, then coughs -> a man talks + a barking dog | a man coughs
+"""
+
+AT_ONCE = """
+a rooster crowing and a cow mooing together -> a rooster crowing + a cow mooing
+a dog barks and a bell rings at once -> a dog barks + a bell rings
+someone coughing and knocking on a door at once -> someone coughing + someone knocking on a door
+a man is talking and typing at the same time -> a man is talking + a man typing
+a man speaks and metal is clanking together -> a man speaks + metal is clanking together
 """
 
 ONE_EVENT = """
@@ -94,6 +128,87 @@ a crowd clapping after the show
 a bird that chirps and flaps its wings
 in a quiet room, a clock ticks
 rain falling for 2.5 seconds
+a flag flapping in the wind
+leaves rustling in the wind
+footsteps in the snow
+footsteps on crunching leaves
+a car driving on a wet road
+cars driving in traffic
+a man speaking in a crowded room
+a dog barking in a room full of people
+a boat in the water
+water splashing in a running river
+rain in a thunderstorm
+thunder in a storm
+wind blowing through rustling leaves
+a man sitting by a crackling fire
+wood burning in a crackling fire
+food sizzling in a frying pan
+knocking on a rattling door
+a woman speaking in a laughing voice
+a man talking in an echoing hall
+a train goes by blowing its horn
+a forest full of singing birds
+two men laugh together
+a man talking and laughing at the same time
+oinking and squealing
+"""
+
+ONGOING = """
+a dog barking
+birds chirping
+coughing
+knocking on a door
+cars honk
+dogs bark loudly
+three dogs bark
+church bells toll
+footsteps
+slow footsteps in the snow
+crows
+loud bangs
+rain
+heavy rain on a tin roof
+wind blows in the trees
+wind noise
+waves crash on a beach
+traffic
+applause
+music plays
+an engine idles
+a crackling fire
+singing birds
+a man is speaking
+dishes are being washed
+a man and a woman laugh
+a crowd cheers
+a flock of geese
+the sound of rain
+a siren wails
+a dog barks repeatedly
+"""
+
+HAPPENS_ONCE = """
+a dog barks
+a dog barks twice
+a bell rings three times
+a bell rings once
+a door slams
+a door is closed
+the toilet flushes
+a baby cries
+a man coughs loudly
+a car passes by on a wet road
+a bird that chirps
+a gunshot
+a splash of water
+an explosion
+a thud
+a bark
+a beep
+two beeps
+a car horn
+a loud bang in a crowded hall
 """
 
 # Family and free prompts that name two sounds, or whose grammar does.
@@ -163,7 +278,11 @@ def composed() -> list[tuple[str, str]]:
     return made
 
 
-@pytest.mark.parametrize("line", EXAMPLES.strip().splitlines())
+def lines_of(*tables: str) -> list[str]:
+    return [line for table in tables for line in table.strip().splitlines()]
+
+
+@pytest.mark.parametrize("line", lines_of(EXAMPLES, PLACES, AT_ONCE))
 def test_finds_the_events(line):
     prompt, _, expected = line.partition(" -> ")
     assert notation(prompt) == expected
@@ -219,6 +338,23 @@ def test_no_word_is_lost():
         assert lost_words(prompt) <= set(CONSUMED.split()), prompt
 
 
+def test_no_word_is_lost_of_sounds_in_places():
+    places = {"beside", "by", "full", "filled", "front", "near", "next", "of", "on", "right"}
+    for line in lines_of(PLACES):
+        prompt = line.split(" -> ")[0]
+        assert lost_words(prompt) <= {*CONSUMED.split(), *places, "through", "to"}, prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "ongoing"),
+    [(prompt, True) for prompt in lines_of(ONGOING)]
+    + [(prompt, False) for prompt in lines_of(HAPPENS_ONCE)],
+)
+def test_grammar_tells_what_goes_on(prompt, ongoing):
+    (event,) = parse_events(prompt)
+    assert event.ongoing is ongoing
+
+
 @given(words=st.lists(st.sampled_from(f"{CONSUMED} {' '.join(CLAUSES)} , , ; two".split())))
 def test_no_word_is_lost_of_nonsense(words):
     prompt = " ".join(["rain", *words])
@@ -234,7 +370,7 @@ def test_long_prompts_are_parsed():
 
 
 def test_an_event_is_one_event():
-    lines = [line.split(" -> ")[0] for line in EXAMPLES.strip().splitlines()]
+    lines = [line.split(" -> ")[0] for line in lines_of(EXAMPLES, PLACES, AT_ONCE)]
     for prompt in [*lines, *(prompt for prompt, _ in composed())]:
         for event in parse_events(prompt):
             assert [again.text for again in parse_events(event.text)] == [event.text], prompt

@@ -146,6 +146,11 @@ class Phrase:
             for word, tag in zip(head.lower, head.tags, strict=True)
         )
 
+    @property
+    def is_source(self) -> bool:
+        """Whether it is a source of sound without a verb: a dog, a truck. A person is none."""
+        return self.kind is Kind.NOUN and self.head.has(known.ANIMALS, known.MACHINES)
+
 
 def is_plural(word: str) -> bool:
     return word in known.PLURALS or (word.endswith("s") and not word.endswith(("ss", "us", "'s")))

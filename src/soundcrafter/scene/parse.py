@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from soundcrafter.scene import words as known
+from soundcrafter.scene.aspect import is_ongoing
 from soundcrafter.scene.grammar import FINITE, Kind, Phrase, Tag, is_plural
+from soundcrafter.scene.places import is_silent, split_places, touches
 
 BACKGROUND_GAIN = -8.0  # LU
 DISTANT_GAIN = -12.0  # LU
@@ -35,6 +37,13 @@ class ParsedEvent:
     repeats: int | None = 1
     throughout: bool = False
 
+    @property
+    def ongoing(self) -> bool:
+        """Whether it goes on or comes again for as long as there is time, not once or N times."""
+        if self.repeats != 1:
+            return self.repeats is None
+        return is_ongoing(Phrase.of(self.text))
+
 
 def parse_events(prompt: str) -> tuple[ParsedEvent, ...]:
     """The events of a prompt, in the order of their steps; at least one.
@@ -51,8 +60,7 @@ def parse_events(prompt: str) -> tuple[ParsedEvent, ...]:
         return _tagged_events(tagged)
     # Spaces around commas and full stops make them words of their own; decimal points stay.
     text = " ".join(re.sub(r"\s*([,;]|\.(?!\w))", r" \1 ", prompt).split()).strip(" ,;.")
-    steps = [_together(step) for step in _steps(text)]
-    steps = [[*step[:-1], AT_ONCE.sub("", step[-1])] if len(step) > 1 else step for step in steps]
+    steps = [_at_once(_together(step)) for step in _steps(text)]
     return tuple(
         _marked(ParsedEvent(event, number)) for number, step in enumerate(steps) for event in step
     )
@@ -97,7 +105,8 @@ ORDER = re.compile(
     rf"(?:(?<= )|^)(?:[,;.] )?(?:"
     rf"(?P<before>{_HOW}before(?! and after))"
     rf"|(?P<after>{_HOW}(?<!before and )after(?! (?:another|the other|one|which|that)\b))"
-    rf"|(?P<noun>{_LINK}{_HOW}(?:followed|proceeded|succeeded) (?:quickly |briefly )?{_HOW}by"
+    rf"|(?P<noun>{_LINK}{_HOW}(?:followed|following|proceeded|succeeded)"
+    rf" (?:\w+ly |later |again )?{_HOW}by"
     rf"|(?:and |which )?(?:ending|ends) (?:with|in)|(?:which )?(?:leading|leads) (?:up )?to)"
     rf"|after which|after that|at which point|until"
     rf"|(?P<then>(?:and |but )?then(?: (?:finally|eventually|later))?)"
@@ -118,7 +127,7 @@ def _steps(text: str) -> list[str]:
     steps: list[str] = []
     for link, step in _in_order(text):
         if link and steps and not link["noun"]:
-            step = _with_subject(step, _together(steps[-1])[-1], link)
+            step = _with_subject(step, _clauses(steps[-1])[-1], link)
         at = len(steps) - 1 if link and link["after"] else len(steps)
         steps.insert(at, step)
     if len(steps) > 1:
@@ -199,7 +208,7 @@ TOGETHER = re.compile(
     r"|along with|together with|as well as"
     r"|during which|(?:all )?the while|meanwhile|at the same time(?: as)?|simultaneously with)"
     r"|(?P<sound>(?<!over and )over(?! and over)|above|amid|amidst|among|amongst|alongside|during)"
-    r"|(?P<manner>with)"
+    r"|(?P<manner>(?<!filled )with)"
     r")(?: ,)?(?: |$)",
     re.IGNORECASE,
 )
@@ -209,16 +218,54 @@ LEADING = re.compile(  # while it rains, a man speaks
     r"(?:while|whilst|as) (.+?(?: in the background)?)(?: ,|(?<=in the background)) (.+)$",
     re.IGNORECASE,
 )
-AT_ONCE = re.compile(r"(?: ,)?(?: all)? (?:at the same time|simultaneously)$", re.IGNORECASE)
+AT_ONCE = re.compile(
+    r"(?: ,)?(?: all| both)? (?:at the same time|simultaneously|at once|(?P<joint>together))$",
+    re.IGNORECASE,
+)
 
 
 def _together(step: str) -> list[str]:
     """The texts of the events of a step."""
+    return [event for clause in _clauses(step) for event in split_places(clause)]
+
+
+def _clauses(step: str) -> list[str]:
+    """The events of a step, with their phrases of place."""
     events: list[str] = []
     while (leading := LEADING.match(step)) and Phrase.of(leading[1]).kind is Kind.CLAUSE:
         events += _apart(leading[1])
         step = leading[2]
     return events + _apart(step)
+
+
+def _at_once(step: list[str]) -> list[str]:
+    """A step without the words "at the same time" at its end, if it has several events."""
+    *others, last = step
+    match = AT_ONCE.search(last)
+    if not match:
+        return step
+    text = last[: match.start()].strip()
+    if verbs := _verbs_at_once(text):
+        return [*others, *verbs]
+    if not others or not text or (match["joint"] and not _is_alone(Phrase.of(text))):
+        return step
+    return [*others, text]
+
+
+def _is_alone(clause: Phrase) -> bool:
+    """Whether its subject cannot sound "together" by itself: a cow moos; not: metal clanks."""
+    return clause.lower[0] in ("a", "an") and clause.predicate == len(clause) - 1
+
+
+def _verbs_at_once(text: str) -> list[str]:
+    """Two participles of one subject that say two sounds: coughing and knocking on a door."""
+    left, _, right = text.rpartition(" and ")
+    first, second = Phrase.of(left), Phrase.of(right)
+    if not left or second.kind is not Kind.VERBAL or second.tags[0] is not Tag.ING:
+        return []
+    if Tag.ING not in first.tags or touches(first) is touches(second):
+        return []  # talking and laughing is one sound
+    return [left, f"{first[: first.predicate or 0]} {right}".strip()]
 
 
 def _apart(step: str) -> list[str]:
@@ -244,6 +291,8 @@ def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
     phrase = Phrase.of(_listed(scope)[0] if scope else right)
     before = Phrase.of(_listed(left)[-1])
     if match["clause"]:
+        if is_silent(phrase):
+            return False
         if phrase.kind is Kind.VERBAL:  # while typing; but: while cooking
             heard = any(known.names_a_sound(word) for word in phrase.lower)
             return phrase.tags[0] is Tag.ING and heard
@@ -251,8 +300,9 @@ def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
         return phrase.kind in kinds and phrase.lower[0] not in ("it", "its")
     if not (phrase.sounds and before.sounds) or phrase.kind is Kind.OTHER:
         return False
-    if re.split(" (?:and|,)(?: |$)| in ", scope)[0].split()[-1].lower() in known.DEVICES:
-        return False
+    last = re.split(" (?:and|,)(?: |$)| in ", scope)[0].split()[-1].lower()
+    if last in known.DEVICES and not (match["manner"] and phrase.kind is Kind.CLAUSE):
+        return False  # over a loudspeaker
     if match["sound"] or phrase.kind is Kind.CLAUSE:
         return phrase.lower[0] not in ("its", "it")
     manner = phrase.has(known.MANNER_NOUNS) and not phrase.has(known.PEOPLE, known.ANIMALS)
@@ -266,6 +316,8 @@ def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
 
 # --- lists: events joined by "and" and commas ---
 
+PRESENT = frozenset({"present", "occur", "occurs", "occurring"})
+
 
 def _listed(clause: str) -> list[str]:
     """Split a clause at "and" and commas where both sides are sounds of their own."""
@@ -277,6 +329,9 @@ def _listed(clause: str) -> list[str]:
             if at > begin:
                 parts.append(slice(begin, at))
             begin = at + 1
+    for at in range(len(parts) - 2, -1, -1):
+        if _is_unfinished(phrase[parts[at]]):
+            parts[at : at + 2] = [slice(parts[at].start, parts[at + 1].stop)]
     for at in range(len(parts) - 2, 0, -1):  # a man speaks, a woman and a child laugh
         if _is_subject(phrase, parts[at], parts[at + 1]):
             parts[at : at + 2] = [slice(parts[at].start, parts[at + 1].stop)]
@@ -292,6 +347,11 @@ def _listed(clause: str) -> list[str]:
     return [*events, str(phrase[event])]
 
 
+def _is_unfinished(part: Phrase) -> bool:
+    """Whether a part is an article and adjectives of the noun after it: a brief, loud horn."""
+    return part.tags[0] is Tag.DETERMINER and set(part.tags[1:]) == {Tag.ADJECTIVE}
+
+
 def _is_subject(phrase: Phrase, part: slice, clause: slice) -> bool:
     """Whether a part of a list shares the verb of the part after it."""
     left, right = phrase[part], phrase[clause]
@@ -303,7 +363,7 @@ def _is_subject(phrase: Phrase, part: slice, clause: slice) -> bool:
 def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool) -> bool:
     """Whether a part of a list is a sound of its own, or belongs to the event before it."""
     pair = frozenset((left.lower[-1], right.lower[0]))
-    if pair in known.PAIRS or len(pair) == 1 or not (left.sounds or _is_source(left)):
+    if pair in known.PAIRS or len(pair) == 1 or not (left.sounds or left.is_source):
         return False
     if right.tags[0] is Tag.MAYBE_VERB and not right.finite and left.finite:
         return False  # a baby coos and laughs at a woman speaking
@@ -311,8 +371,13 @@ def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool)
         return _is_new_clause(left, right)
     if len(left) == 1 and "of" in right.lower and right.tags[0] in (Tag.NOUN, Tag.ING):
         return False  # the humming and vibrations of a machine
-    if right.kind is Kind.OTHER or (_is_noise(left) and _is_noise(right) and _is_plain(right)):
+    if right.kind is Kind.OTHER:
         return False
+    if _is_noise(left) and _is_noise(right) and _is_plain(right):
+        far = left.has(frozenset({"background", "distant"}))  # both may be
+        return not (far or _shares_noun(right) or _is_one_source(left, right))
+    if left.lower[-1] in PRESENT and right.tags[0] is Tag.ING:
+        return True  # snoring is present, and rustling
     if right.kind is Kind.VERBAL:
         return _is_new_verb(left, right, by_and)
     if left.kind is not Kind.NOUN:
@@ -323,7 +388,7 @@ def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool)
         and not (left.sounds or right.sounds)
     ):
         return False  # a dog, a cat and a bird make noise
-    return right.sounds or _is_source(right)
+    return right.sounds or right.is_source
 
 
 def _is_new_clause(left: Phrase, right: Phrase) -> bool:
@@ -358,11 +423,6 @@ def _is_new_verb(left: Phrase, right: Phrase, by_and: bool) -> bool:
     return right.sounds and first is Tag.MAYBE_VERB and not left.finite
 
 
-def _is_source(phrase: Phrase) -> bool:
-    """Whether a noun is a source of sound: a dog, a truck. A person alone is none."""
-    return phrase.kind is Kind.NOUN and phrase.head.has(known.ANIMALS, known.MACHINES)
-
-
 def _is_noise(phrase: Phrase) -> bool:
     """Whether a phrase names noises without their source: loud bangs, clicking."""
     shared = phrase.lower[-1] in known.NOISES  # a mixing sound
@@ -373,6 +433,18 @@ def _is_noise(phrase: Phrase) -> bool:
         for word, tag in zip(phrase.lower, phrase.tags, strict=True)
         if tag in (Tag.NOUN, Tag.MAYBE_VERB, Tag.ING)
     )
+
+
+def _shares_noun(phrase: Phrase) -> bool:
+    """Whether the noise before a phrase belongs to its noun, too: a clanking and scraping noise."""
+    noise = phrase.tags[0] in (Tag.ING, Tag.MAYBE_VERB, Tag.NOUN)
+    return noise and phrase.lower[-1] in known.NOISES
+
+
+def _is_one_source(left: Phrase, right: Phrase) -> bool:
+    """Whether one source may well make both noises: oinking and squealing."""
+    first, second = ({known.base_of(word) or word for word in part.lower} for part in (left, right))
+    return any(first & source and second & source for source in known.ONE_SOURCE)
 
 
 def _is_plain(phrase: Phrase) -> bool:

@@ -36,6 +36,16 @@ SOUND_VERBS = _words("sound_verbs")
 VERBS = SOUND_VERBS | _words("other_verbs")
 NEVER_NOUNS = _words("never_nouns")
 NOT_ING = _words("not_ing")
+TOUCHING = _words("touching")
+SILENT = _words("silent")
+FORCES = _words("forces")
+WEATHER = _words("weather")
+WINDS = _words("winds")
+TRAFFIC = _words("traffic")
+NAMED_BY_USE = _words("named_by_use")
+ONE_SOURCE = [frozenset(verbs.split()) for verbs in _LISTS["one_source"]]
+CONTINUOUS = _words("continuous")
+GROUPS = _words("groups")
 PAIRS = frozenset(frozenset(pair.split()) for pair in _LISTS["pairs"])
 NUMBERS = {
     "two": 2,
