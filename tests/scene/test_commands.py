@@ -156,5 +156,7 @@ def test_the_documents_prompts_and_scene(tiny: Run, tmp_path: Path) -> None:
     (tmp_path / "scene.toml").write_text(toml.replace("12.0 ", "3.0 ").replace("12.0,", "3.0,"))
     done = tiny("scene", tmp_path / "scene.toml", "-o", tmp_path / "a.wav", *FAST)
     assert done.code == 0, done.err
-    (python,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
-    compile(python, "scenes.md", "exec")
+    blocks = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    assert len(blocks) == 2
+    for python in blocks:
+        compile(python, "scenes.md", "exec")
