@@ -109,7 +109,7 @@ ORDER = re.compile(
     rf" (?:\w+ly |later |again )?{_HOW}by"
     rf"|(?:and |which )?(?:ending|ends) (?:with|in)|(?:which )?(?:leading|leads) (?:up )?to)"
     rf"|after which|after that|at which point|until"
-    rf"|(?P<then>(?:and |but )?then(?: (?:finally|eventually|later))?)"
+    rf"|(?P<then>(?:and |but |which )?then(?: (?:finally|eventually|later))?)"
     rf"|(?:and |but )?(?:finally|eventually|afterwards?)|(?:and|,) (?:later(?: on)?|next)(?= )"
     rf")(?: ,)?(?: |$)",
     re.IGNORECASE,
@@ -297,7 +297,7 @@ def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
             heard = any(known.names_a_sound(word) for word in phrase.lower)
             return phrase.tags[0] is Tag.ING and heard
         kinds = (Kind.CLAUSE,) if match["clause"].lower() == "as" else (Kind.CLAUSE, Kind.NOUN)
-        return phrase.kind in kinds and phrase.lower[0] not in ("it", "its")
+        return phrase.kind in kinds and not _is_same_source(phrase)
     if not (phrase.sounds and before.sounds) or phrase.kind is Kind.OTHER:
         return False
     last = re.split(" (?:and|,)(?: |$)| in ", scope)[0].split()[-1].lower()
@@ -311,7 +311,16 @@ def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
     # "with a splash" says how the sound before it ends, not that a second source splashes.
     modifiers = {Tag.DETERMINER, Tag.ADJECTIVE, Tag.ADVERB}
     splash = phrase.lower[0] in ("a", "an") and set(phrase.tags[:-1]) <= modifiers
-    return not (splash and phrase.lower[-1] in known.SOUND_VERBS and scope == str(phrase))
+    splash = splash and phrase.lower[-1] in known.SOUND_VERBS and scope == str(phrase)
+    return not splash or before.kind is Kind.NOUN or _is_noise(before)
+
+
+def _is_same_source(clause: Phrase) -> bool:
+    """Whether a clause says more about a sound before it: as it passes; but: as it rains."""
+    bases = {known.base_of(word) for word in clause.lower[:3]}
+    if clause.lower[0] in ("he", "she", "they"):  # as they pass; but: as she types
+        return not bases & known.SOUND_VERBS
+    return clause.lower[0] in ("it", "its") and not bases & {"rain", "hail", "storm", "thunder"}
 
 
 # --- lists: events joined by "and" and commas ---
@@ -369,8 +378,9 @@ def _is_new(left: Phrase, right: Phrase, following: Phrase | None, by_and: bool)
         return False  # a baby coos and laughs at a woman speaking
     if right.kind is Kind.CLAUSE:
         return _is_new_clause(left, right)
-    if len(left) == 1 and "of" in right.lower and right.tags[0] in (Tag.NOUN, Tag.ING):
-        return False  # the humming and vibrations of a machine
+    alike = len(left) == 1 or ("of" not in left.lower and _is_noise(left))
+    if alike and "of" in right.lower and right.tags[0] in (Tag.NOUN, Tag.ING):
+        return False  # the humming and vibrations of a machine, small groans and beeps of birds
     if right.kind is Kind.OTHER:
         return False
     if _is_noise(left) and _is_noise(right) and _is_plain(right):
