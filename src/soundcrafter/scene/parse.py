@@ -2,7 +2,8 @@
 
 A prompt is split at words of order into steps, a step at words such as "while" into clauses, and
 a clause at "and" and commas (lists.py) and at phrases of place (places.py) into events, where the
-grammar says that both sides are sounds of their own. In doubt, one event stays one. Nested prompts are read from left to right.
+grammar says that both sides are sounds of their own. In doubt, one event stays one. Nested prompts
+are read from left to right.
 """
 
 import re
