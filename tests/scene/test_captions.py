@@ -37,8 +37,8 @@ def test_agreement_with_a_reader() -> None:
         same += found in wanted
         same_counts += list(map(len, found)) in [list(map(len, each)) for each in wanted]
     assert len(rows) == 300
-    assert same >= 255
-    assert same_counts >= 276
+    assert same >= 265
+    assert same_counts >= 285
 
 
 def test_a_prompt_that_is_too_long_stays_whole() -> None:

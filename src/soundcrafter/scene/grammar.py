@@ -222,7 +222,7 @@ def _third_person(word: str, before: list[str], tags: Sequence[Tag], last: Tag, 
     """A verb with -s: barks. Most are plural nouns too."""
     if last is Tag.BREAK:
         insects = word in known.ANIMALS and after not in known.PARTICLES  # flies by
-        return Tag.NOUN if insects else Tag.MAYBE_VERB
+        return Tag.NOUN if insects or after == "of" else Tag.MAYBE_VERB  # gusts of wind
     if last is Tag.DETERMINER:
         return Tag.VERB if before[-1] in known.PRONOUNS else Tag.NOUN  # another laughs
     if last not in (*SUBJECTS, Tag.ING, Tag.PAST) or _in_clause(tags):
@@ -241,7 +241,8 @@ def _base_form(word: str, before: list[str], tags: Sequence[Tag], at: int, after
     if tags[at] is Tag.PRONOUN or before[at] in ("to", "do", "can", "will"):
         return Tag.VERB
     finite = max((at for at, tag in enumerate(tags) if tag in FINITE), default=-1)
-    joint = Tag.BREAK in tags[finite + 2 :]  # a man and a woman talk
+    noun = after in known.THIRD_PERSON or before[at].endswith("'s")  # and a train whistle blows
+    joint = Tag.BREAK in tags[finite + 2 :] and not noun  # a man and a woman talk
     plural = is_plural(before[at]) or joint or before[at] in known.CROWDS
     sure = word in known.NEVER_NOUNS and tags[at] in (*SUBJECTS, Tag.ING)
     if (sure or (plural and tags[at] in SUBJECTS)) and not _in_clause(tags):
