@@ -11,7 +11,9 @@ import pytest
 from soundcrafter.audio import write_audio
 from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.loudness import loudness
+from soundcrafter.models.vae import VAE, VAEConfig
 from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.scene.balance import COMPRESSION, heard_shares
 from soundcrafter.scene.render import PEAK, Mix, render
 from soundcrafter.scene.scene import Event, Scene, Track
 from soundcrafter.sound import Sound
@@ -116,11 +118,38 @@ def test_an_event_begins_at_its_earliest_or_after_what_it_waits_for(
         assert sounds[1].start == pytest.approx(start, abs=0.01)
 
 
+def test_a_masked_sound_is_raised_within_the_limit(model: SoundCrafter, recordings: Path) -> None:
+    low = Track(name="low", events=(Event(file="low.wav"),))
+    hit = Track(name="hit", events=(Event(file="hit0.wav", gain=-12.0),))
+    later = Track(name="later", events=(Event(file="hit1.wav", start=6.0),))
+
+    def levels(balance: float) -> dict[str, float]:
+        mix = mixed(model, recordings, low, hit, later, seconds=8.0, balance=balance)
+        return {name: loudness(stem, RATE) for name, stem in mix.stems.items()}
+
+    plain, balanced = levels(0.0), levels(4.0)
+    change = {name: balanced[name] - plain[name] for name in plain}
+    assert change["hit"] - change["low"] == pytest.approx(4.0, abs=0.05)
+    assert change["later"] == pytest.approx(0.0, abs=0.05)  # nothing masks it
+
+
+def test_what_is_heard_of_two_sounds_by_hand() -> None:
+    loud, quiet = np.ones((4, 2), np.float32), np.full((4, 2), 0.5, np.float32)
+    quiet[0] = 2.0  # heard in one of four frames
+    weight = 2**COMPRESSION
+    assert heard_shares([loud, quiet], [0.0, 0.0]) == pytest.approx(
+        [0.75, weight / (weight + 3 * 0.5**COMPRESSION)]
+    )
+    assert heard_shares([loud, quiet], [0.0, 4.0]) == pytest.approx([0.0, 1.0])
+    assert heard_shares([loud, np.zeros((4, 2), np.float32)], [0.0, 0.0]) == [1.0, 0.0]
+
+
 class Barking:
     """A stand-in for a model whose sounds are half a second of noise, then silence."""
 
     sample_rate = RATE
     sampling = SamplingConfig()
+    vae = VAE(VAEConfig(channels=8, norm_groups=8))
 
     def __init__(self) -> None:
         self.made: list[tuple[str, int, float]] = []

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from soundcrafter.audio import Wave, read_audio, sound_end, sound_start
+from soundcrafter.audio import Wave, read_audio, sound_end, sound_start, to_mono
 from soundcrafter.loudness import loudness
+from soundcrafter.mel import MelConfig
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
+from soundcrafter.scene.balance import balance_gains, mel_power
 from soundcrafter.scene.plan import Take, filling_takes, place_takes, plan_takes, scene_timeline
 from soundcrafter.scene.scene import Scene
 
@@ -56,7 +58,8 @@ def render(
     """Generate the events of a scene, in batches, and mix them.
 
     Each take starts at most 3 ms before its onset, with the loudness LEVEL + gain (BS.1770, gated),
-    or less if its peak would exceed PEAK. If the peak of the mix would, the mix is scaled down.
+    or less if its peak would exceed PEAK. Tracks are then balanced by at most `scene.balance`. If
+    the peak of the mix would exceed PEAK, the mix is scaled down.
     Files are relative to `folder`. `seconds` limits events without a length of their own; by
     default those that others wait for share the scene's length among its steps. Events with `fill`
     get more takes where their sound is short. `options` are those of `SoundCrafter.generate` other
@@ -74,7 +77,7 @@ def render(
     _generate(added, model, options, progress)
     for take in added:
         take.wave = _shape(take, rate)
-    return _mix(scene, takes, rate)
+    return _mix(scene, takes, model.vae.config.mel)
 
 
 def render_in_one_pass(
@@ -158,13 +161,18 @@ def _fade(wave: Wave, fade_in: float, fade_out: float, rate: int) -> Wave:
     return wave
 
 
-def _mix(scene: Scene, takes: Sequence[Take], rate: int) -> Mix:
-    """Place and mix the takes."""
+def _mix(scene: Scene, takes: Sequence[Take], mel: MelConfig) -> Mix:
+    """Place, balance and mix the takes."""
+    rate = mel.sample_rate
     starts = place_takes(takes, lambda take: len(take.wave) / rate)
     placed = list(zip(takes, starts, strict=True))
     ends = [start + len(take.wave) / rate for take, start in placed]
     seconds = scene.seconds or max(*ends, 0.2)
     stems = _stems(scene, placed, round(seconds * rate), rate)
+    if scene.balance and len(stems) > 1:
+        powers = [mel_power(to_mono(s) if s.ndim == 2 else s, mel) for s in stems.values()]
+        for stem, gain in zip(stems.values(), balance_gains(powers, scene.balance), strict=True):
+            stem *= np.float32(10 ** (gain / 20))
     wave: NDArray[np.float32] = np.sum(np.stack(list(stems.values())), axis=0)
     scale = np.float32(min(1.0, PEAK / max(float(np.abs(wave).max(initial=0.0)), 1e-9)))
     sounds = tuple(

@@ -80,11 +80,14 @@ class Scene:
     tracks: tuple[Track, ...]
     seconds: float | None = None  # length; without it the scene ends with its last sound
     seed: int = 0  # events without a seed of their own get this one, the next, and so on
+    # LU by which two tracks may move apart from their gains, so that each is heard
+    balance: float = 0.0
 
     def __post_init__(self) -> None:
         if self.seconds is not None:
             check_range(self, 0.2, MAX_SECONDS, "seconds")
         check_range(self, 0, 2**64 - 1, "seed")
+        check_range(self, 0, 12, "balance")
         events = sum(len(track.events) for track in self.tracks)
         if not 1 <= len(self.tracks) <= MAX_TRACKS or events > MAX_EVENTS:
             raise ValueError(

@@ -10,6 +10,7 @@ from soundcrafter.filenames import free_path, slug
 from soundcrafter.scene.parse import ParsedEvent, parse_events
 from soundcrafter.scene.scene import GAP, MAX_TRACKS, Event, Scene, Track
 
+BALANCE = 2.0  # LU, see `Scene`
 REPEATEDLY = 3  # takes for "repeatedly"
 # Cosine of two embedded texts that say the same sound twice. Of 1,155 pairs that the grammar splits
 # in 1,500 captions of AudioCaps' train split, the bundled model puts 6 above, all rightly.
@@ -60,7 +61,7 @@ def scene_from_text(
         tracks.append(Track(name=name, events=(event,)))
         if not parsed.throughout:  # the next step need not wait for it
             steps[parsed.step].append(name)
-    return Scene(tracks=tuple(tracks), seconds=seconds, seed=seed)
+    return Scene(tracks=tuple(tracks), seconds=seconds, seed=seed, balance=BALANCE)
 
 
 def is_single(scene: Scene) -> bool:
