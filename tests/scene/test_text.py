@@ -75,3 +75,23 @@ def test_one_event_is_no_scene() -> None:
     assert is_single(scene_from_text("a dog barks", seconds=5.0))
     assert not is_single(scene_from_text("a dog barks twice"))
     assert not is_single(scene_from_text("rain and thunder"))
+
+
+def starts(prompt: str, seconds: float | None = 10.0) -> list[float]:
+    return [event.start for event in events(scene_from_text(prompt, seconds=seconds))]
+
+
+def test_what_goes_on_begins_and_the_others_enter_later() -> None:
+    assert starts("a dog barks while church bells ring") == [1.5, 0.0]
+    assert starts("rain and wind") == [0.0, 1.5]
+    assert starts("rain and wind", None) == [0.0, 0.75]
+    assert starts("a dog barks and a door slams") == [0.0, 0.0]  # at once, as the prompt says
+    later = scene_from_text("a door slams, then rain and wind", seconds=10.0)
+    assert [(event.start, event.earliest) for event in events(later)] == [
+        (0.0, 0.0),
+        (GAP, 5.0),
+        (GAP + 0.75, 5.75),
+    ]
+    many = starts("rain, wind, thunder, traffic, crickets, birdsong and frogs croaking")
+    assert len(set(many)) == 7
+    assert max(many) == many[2] <= 5.0  # thunder, which happens once

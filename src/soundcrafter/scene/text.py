@@ -10,8 +10,12 @@ from soundcrafter.filenames import free_path, slug
 from soundcrafter.scene.parse import ParsedEvent, parse_events
 from soundcrafter.scene.scene import GAP, MAX_TRACKS, Event, Scene, Track
 
-BALANCE = 2.0  # LU, see `Scene`
+BALANCE = 2.5  # LU, see `Scene`
 REPEATEDLY = 3  # takes for "repeatedly"
+SHORTEST_STEP = 1.0  # seconds; there is no time to fill in a shorter one
+UNKNOWN_STEP = 5.0  # seconds that a step counts as, if the scene has no length
+# An event enters after the one before it by this share of the step; all within MOST_DELAY of it.
+DELAY, MOST_DELAY = 0.15, 0.5
 # Cosine of two embedded texts that say the same sound twice. Of 1,155 pairs that the grammar splits
 # in 1,500 captions of AudioCaps' train split, the bundled model puts 6 above, all rightly.
 SAME_SOUND = 0.73
@@ -24,44 +28,61 @@ def scene_from_text(
 ) -> Scene:
     """Make a scene with a track for each event that `parse_events` finds in a prompt.
 
-    Events of one step begin together. Each step begins GAP after the end of the previous one, and
-    with `seconds`, the length of the scene, not before its share of them; ongoing events then last
-    as long as their step. Without `seconds` the scene ends with its last sound. `embed` is CLAP's
-    `embed_text`: given it, events of a step that it takes for one sound are one. A prompt of more
-    than MAX_TRACKS events is not split.
+    Each step begins GAP after the end of the previous one, and with `seconds`, the length of the
+    scene, not before its share of them. In a step, what goes on begins first, and the others enter
+    one after another: sounds that begin together are hard to tell apart (Bregman, 1990). With
+    `seconds`, what goes on lasts as long as its step; without, the scene ends with its last sound.
+    `embed` is CLAP's `embed_text`: given it, events of a step that it takes for one sound are one.
+    A prompt of more than MAX_TRACKS events is not split.
     """
-    tracks: list[Track] = []
-    steps: list[list[str]] = []  # the names of each step's tracks
     events = parse_events(prompt)
     if len(events) > MAX_TRACKS:
         events = (ParsedEvent(prompt, 0),)
     if embed is not None and len(events) > 1:
         events = _join_same_sounds(events, embed)
-    step_seconds = None if seconds is None else seconds / (1 + events[-1].step)
-    for parsed in events:
-        while len(steps) <= parsed.step:
-            steps.append([])
-        before = steps[parsed.step - 1] if parsed.step else []
-        event = Event(
-            prompt=parsed.text,
-            start=GAP if before else 0.0,
-            after=tuple(before),
-            gain=parsed.gain,
-            repeats=REPEATEDLY if parsed.repeats is None else parsed.repeats,
-        )
-        if step_seconds is not None:
-            event = replace(event, earliest=parsed.step * step_seconds)
-        if parsed.throughout:
-            event = replace(event, seconds=seconds)
-        elif parsed.ongoing and step_seconds is not None and step_seconds > 2 * GAP:
-            is_last = parsed.step == events[-1].step
-            event = replace(event, fill=True, seconds=None if is_last else step_seconds - GAP)
-        taken = [Path(track.name) for track in tracks]
-        name = free_path(Path(slug(parsed.text)), taken).name
-        tracks.append(Track(name=name, events=(event,)))
-        if not parsed.throughout:  # the next step need not wait for it
-            steps[parsed.step].append(name)
+    last = events[-1].step
+    step_seconds = None if seconds is None else seconds / (1 + last)
+    tracks: list[Track] = []
+    before: list[str] = []  # the tracks that the step waits for
+    for step in range(1 + last):
+        together = [event for event in events if event.step == step]
+        names: list[str] = []
+        for parsed, delay in zip(together, _delays(together, step_seconds), strict=True):
+            event = _event(parsed, seconds, step_seconds, is_last=step == last)
+            event = replace(event, after=tuple(before), start=(GAP if before else 0.0) + delay)
+            if step_seconds is not None:
+                event = replace(event, earliest=step * step_seconds + delay)
+            taken = [Path(track.name) for track in tracks]
+            name = free_path(Path(slug(parsed.text)), taken).name
+            tracks.append(Track(name=name, events=(event,)))
+            if not parsed.throughout:  # the next step need not wait for it
+                names.append(name)
+        before = names
     return Scene(tracks=tuple(tracks), seconds=seconds, seed=seed, balance=BALANCE)
+
+
+def _event(
+    parsed: ParsedEvent, seconds: float | None, step_seconds: float | None, *, is_last: bool
+) -> Event:
+    """The event of a scene of so many seconds, before it is placed."""
+    repeats = REPEATEDLY if parsed.repeats is None else parsed.repeats
+    event = Event(prompt=parsed.text, gain=parsed.gain, repeats=repeats)
+    if parsed.throughout:
+        return replace(event, seconds=seconds)
+    fills = parsed.ongoing and repeats == 1 and step_seconds is not None
+    if not fills or step_seconds is None or step_seconds < SHORTEST_STEP:
+        return event
+    return replace(event, fill=True, seconds=None if is_last else step_seconds - GAP)
+
+
+def _delays(together: Sequence[ParsedEvent], step_seconds: float | None) -> list[float]:
+    """How many seconds after the first each event of a step enters. Short sounds enter together."""
+    ongoing = [event for event in together if event.ongoing or event.throughout]
+    if not ongoing:
+        return [0.0] * len(together)
+    enter = [*ongoing, *(event for event in together if event not in ongoing)]
+    each = (step_seconds or UNKNOWN_STEP) * min(DELAY, MOST_DELAY / len(together))
+    return [round(each * enter.index(event), 3) for event in together]
 
 
 def is_single(scene: Scene) -> bool:
