@@ -380,7 +380,10 @@ def test_without_a_length_the_silent_end_is_cut(generate: Run, tmp_path: Path) -
 def test_with_a_length_a_silent_end_is_told(generate: Run, tmp_path: Path) -> None:
     file = tmp_path / "dog.wav"
     done = generate("dog", "-o", file, "--steps", 1, "--seconds", 1.5)
-    assert done.err == f"warning: {file}: the sound ends at 0.3 s of 1.5 s; silence follows\n"
+    assert done.err == (
+        f"warning: {file}: the sound ends at 0.3 s of 1.5 s; silence follows "
+        "(--fill repeats the sound)\n"
+    )
     assert len(read(file)) == 24000
     assert generate("dog", "-o", file, "--steps", 1, "--seconds", 0.7).err == ""
 

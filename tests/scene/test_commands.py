@@ -85,6 +85,30 @@ def test_a_prompt_of_one_event_is_unchanged_to_the_bit(tiny: Run, tmp_path: Path
     assert "stems: requires a single sound" in stems.refused()
 
 
+def test_fill_repeats_a_short_sound(run: Run, tmp_path: Path) -> None:
+    # the bundled model's bark is short; the tiny one hums to the end
+    short = ("generate", "a dog barks", "--seconds", 6, "--steps", 4, "--candidates", 1)
+    plain = run(*short, "-o", tmp_path / "plain.wav")
+    assert "silence follows (--fill repeats the sound)" in plain.err
+    filled = run(*short, "-o", tmp_path / "filled.wav", "--fill")
+    assert "a dog barks at 0.0 s, a dog barks at" in filled.err
+    ends = []
+    for name in ("plain", "filled"):
+        wave, rate = soundfile.read(tmp_path / f"{name}.wav")
+        assert len(wave) == 6 * rate
+        ends.append(float(np.flatnonzero(np.abs(wave) > 0.01)[-1]) / rate)
+    assert ends[0] < 3.0 < ends[1]
+
+
+def test_fill_needs_a_length_and_composition(tiny: Run, tmp_path: Path) -> None:
+    bark = ("generate", "a dog barks", "-o", tmp_path / "a.wav", "--fill", *FAST)
+    assert "--fill requires --seconds" in tiny(*bark).refused()
+    for compose in ("off", "one-pass"):
+        done = tiny(*bark, "--seconds", 3, "--compose", compose)
+        assert "--fill requires --compose auto" in done.refused()
+    assert names(tmp_path) == []
+
+
 def test_what_no_scene_holds_is_one_sound() -> None:
     for prompt in (
         "a bell rings 500 times",

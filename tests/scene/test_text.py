@@ -71,6 +71,12 @@ def test_events_of_different_steps_or_levels_stay_apart() -> None:
         assert len(scene_from_text(prompt, embed=same).tracks) == 2
 
 
+def test_fill_repeats_what_happens_once() -> None:
+    prompt = "a dog barks twice, then a door slams"
+    dog, door = events(scene_from_text(prompt, seconds=10.0, fill=True))
+    assert (dog.fill, dog.repeats, door.fill) == (False, 2, True)
+
+
 def test_one_event_is_no_scene() -> None:
     assert is_single(scene_from_text("a dog barks", seconds=5.0))
     assert not is_single(scene_from_text("a dog barks twice"))

@@ -80,6 +80,9 @@ def generate(
             "time; off leaves it to the model."
         ),
     ] = "auto",
+    fill: Annotated[
+        bool, typer.Option("--fill", help="Fill --seconds with more takes where a sound is short.")
+    ] = False,
     stems: Annotated[
         Path | None, typer.Option(help="Folder for the events of a composed sound.")
     ] = None,
@@ -119,7 +122,10 @@ def generate(
     # refuse options that no model supports before one is loaded
     if compose not in COMPOSE:
         raise ValueError(f"compose: got {compose!r}; allowed: {', '.join(COMPOSE)}")
-    jobs = plan_jobs(_read_rows(prompt, prompts), options, prompts, compose=compose)
+    if fill and compose != "auto":
+        raise ValueError("--fill requires --compose auto")
+    rows = _read_rows(prompt, prompts)
+    jobs = plan_jobs(rows, options, prompts, compose=compose, fill=fill)
     if stems is not None and stems.is_file():
         raise ValueError(f"{stems}: not a folder")
     if stems is not None and compose == "one-pass":
@@ -154,9 +160,10 @@ def generate(
                 score = "" if sound.score is None else f"  score {sound.score:.2f}"
                 print(f"{job.file}  {sound.seconds:.2f} s  seed {sound.seed}{score}")
             if sound.seconds - sound.end > _QUIET_END:
+                advice = "" if job.scene is not None else " (--fill repeats the sound)"
                 print(
                     f"warning: {job.file}: the sound ends at {sound.end:.1f} s of "
-                    f"{sound.seconds:.1f} s; silence follows",
+                    f"{sound.seconds:.1f} s; silence follows{advice}",
                     file=sys.stderr,
                 )
     if as_json:

@@ -38,6 +38,7 @@ class OutputJob:
     file: Path = STDOUT
     scene: "Scene | None" = None  # if the prompt has several events
     one_pass: bool = False  # make the scene in one pass
+    fill: bool = False  # fill the length with more takes
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,18 @@ class Made:
 
 
 def plan_jobs(
-    rows: "Sequence[PromptRow]", options: dict[str, Any], source: Path | None, *, compose: str
+    rows: "Sequence[PromptRow]",
+    options: dict[str, Any],
+    source: Path | None,
+    *,
+    compose: str,
+    fill: bool,
 ) -> list[OutputJob]:
     """List every sound, prompt by prompt.
 
-    `compose`: one of COMPOSE, what is done with prompts of several events. Raises ValueError for
-    options that no model supports, naming the prompt of the file `source`.
+    `compose`: one of COMPOSE, what is done with prompts of several events. `fill`: sounds fill
+    their length with more takes. Raises ValueError for options that no model supports, naming the
+    prompt of the file `source`.
     """
     from soundcrafter.diffusion.sample import SamplingConfig
     from soundcrafter.request import resolve
@@ -69,6 +76,8 @@ def plan_jobs(
         except ValueError as error:
             where = "" if source is None else f"{source}: prompt {number}: "
             raise ValueError(f"{where}{error}") from None
+        if fill and own["seconds"] is None:
+            raise ValueError("--fill requires --seconds, the length to fill")
         shared = {key: own[key] for key in own if key not in ("seed", "count", "negative")}
         jobs += [
             OutputJob(
@@ -79,8 +88,11 @@ def plan_jobs(
                 number,
                 take,
                 row.name,
-                scene=None if compose == "off" else _scene(each.text, own["seconds"], each.seed),
+                scene=None
+                if compose == "off"
+                else _scene(each.text, own["seconds"], each.seed, fill),
                 one_pass=compose == "one-pass",
+                fill=fill,
             )
             for take, each in enumerate(request.jobs(), 1)
         ]
@@ -88,13 +100,13 @@ def plan_jobs(
 
 
 def _scene(
-    prompt: str, seconds: float | None, seed: int, embed: "Embed | None" = None
+    prompt: str, seconds: float | None, seed: int, fill: bool, embed: "Embed | None" = None
 ) -> "Scene | None":
-    """Return the scene of a prompt with several events, or None for a single one."""
+    """Return the scene of a prompt with several sounds, or None for a single one."""
     from soundcrafter.scene.text import is_single, scene_from_text
 
-    made = scene_from_text(prompt, seconds=seconds, seed=seed, embed=embed)
-    return None if is_single(made) else made
+    made = scene_from_text(prompt, seconds=seconds, seed=seed, embed=embed, fill=fill)
+    return None if is_single(made) and not fill else made
 
 
 def run_jobs(
@@ -111,7 +123,9 @@ def run_jobs(
         if job.scene is None
         else replace(
             job,
-            scene=_scene(job.prompt, job.options["seconds"], job.seed, crafter.clap.embed_text),
+            scene=_scene(
+                job.prompt, job.options["seconds"], job.seed, job.fill, crafter.clap.embed_text
+            ),
         )
         for job in jobs
     ]

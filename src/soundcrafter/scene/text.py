@@ -24,7 +24,12 @@ Embed = Callable[[Sequence[str]], Tensor]
 
 
 def scene_from_text(
-    prompt: str, *, seconds: float | None = None, seed: int = 0, embed: Embed | None = None
+    prompt: str,
+    *,
+    seconds: float | None = None,
+    seed: int = 0,
+    embed: Embed | None = None,
+    fill: bool = False,
 ) -> Scene:
     """Make a scene with a track for each event that `parse_events` finds in a prompt.
 
@@ -33,7 +38,8 @@ def scene_from_text(
     one after another: sounds that begin together are hard to tell apart (Bregman, 1990). With
     `seconds`, what goes on lasts as long as its step; without, the scene ends with its last sound.
     `embed` is CLAP's `embed_text`: given it, events of a step that it takes for one sound are one.
-    A prompt of more than MAX_TRACKS events is not split.
+    With `fill`, what happens once fills its step too, by happening again. A prompt of more than
+    MAX_TRACKS events is not split.
     """
     events = parse_events(prompt)
     if len(events) > MAX_TRACKS:
@@ -48,7 +54,7 @@ def scene_from_text(
         together = [event for event in events if event.step == step]
         names: list[str] = []
         for parsed, delay in zip(together, _delays(together, step_seconds), strict=True):
-            event = _event(parsed, seconds, step_seconds, is_last=step == last)
+            event = _event(parsed, seconds, step_seconds, is_last=step == last, fill=fill)
             event = replace(event, after=tuple(before), start=(GAP if before else 0.0) + delay)
             if step_seconds is not None:
                 event = replace(event, earliest=step * step_seconds + delay)
@@ -62,15 +68,21 @@ def scene_from_text(
 
 
 def _event(
-    parsed: ParsedEvent, seconds: float | None, step_seconds: float | None, *, is_last: bool
+    parsed: ParsedEvent,
+    seconds: float | None,
+    step_seconds: float | None,
+    *,
+    is_last: bool,
+    fill: bool,
 ) -> Event:
     """The event of a scene of so many seconds, before it is placed."""
     repeats = REPEATEDLY if parsed.repeats is None else parsed.repeats
     event = Event(prompt=parsed.text, gain=parsed.gain, repeats=repeats)
     if parsed.throughout:
         return replace(event, seconds=seconds)
-    fills = parsed.ongoing and repeats == 1 and step_seconds is not None
-    if not fills or step_seconds is None or step_seconds < SHORTEST_STEP:
+    if repeats > 1 or not (parsed.ongoing or fill):
+        return event
+    if step_seconds is None or step_seconds < SHORTEST_STEP:
         return event
     return replace(event, fill=True, seconds=None if is_last else step_seconds - GAP)
 
