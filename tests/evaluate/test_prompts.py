@@ -9,6 +9,7 @@ import pytest
 from soundcrafter.data.captions import normalize_caption, read_captions
 from soundcrafter.evaluate.prompt_sets import (
     REVERSED,
+    added_family_prompts,
     composition_prompts,
     family_prompts,
     free_prompts,
@@ -16,6 +17,7 @@ from soundcrafter.evaluate.prompt_sets import (
 )
 
 FROZEN = {
+    "added_families.csv": "8024c7b4a571c1067d34e4abe0c3d80acdec47ebdf09d8c3c95c5b53e3a1c020",
     "families.csv": "8364b3e2f0ee8539cb6be8c4d4eafc692bbbd52c88d1112a28fb99a22e17fb83",
     "composition.csv": "eb48f1836617fe023ee970bb2e2a2e44a625462ee87c55b729e6e871cfd63b05",
     "free.csv": "d87c5e41c62b980583994dc325ab552124c4b487608cb090c2579b47980ff955",
@@ -35,6 +37,10 @@ def test_four_wordings_a_family_and_a_hundred_free_ones(data_dir):
     with open(data_dir / "scored_families.csv", newline="") as stream:
         families = {row["family"] for row in csv.DictReader(stream)}
     assert Counter(p.family for p in family_prompts()) == dict.fromkeys(families, 4)
+    with open(data_dir / "added_families.csv", newline="") as stream:
+        added = {row["family"] for row in csv.DictReader(stream)}
+    assert Counter(p.family for p in added_family_prompts()) == dict.fromkeys(added, 4)
+    assert not added & families
     assert len(free_prompts()) == 100
     assert {p.family for p in free_prompts()} == families
 
@@ -68,7 +74,12 @@ def test_no_prompt_is_a_caption_or_stands_twice(data_dir):
     known = {normalize_caption(caption) for caption in known}
     prompts = [
         normalize_caption(prompt.text)
-        for prompt in (*family_prompts(), *free_prompts(), *composition_prompts())
+        for prompt in (
+            *family_prompts(),
+            *added_family_prompts(),
+            *free_prompts(),
+            *composition_prompts(),
+        )
     ]
     assert len(known) > 50_000
     assert not known & set(prompts)

@@ -30,8 +30,8 @@ def exclude_captions(manifest: Manifest, tables: Sequence[str]) -> Manifest:
     """Leave out the recordings whose normalised caption is in one of the tables.
 
     Tables are paths of csv or jsonl files (see `read_captions`), or `frozen:NAME` for the frozen
-    prompts families, free, composition or figure4. Raises ValueError for a missing table or column,
-    and if no recording is left.
+    prompts families, added_families, free, composition or figure4. Raises ValueError for a missing
+    table or column, and if no recording is left.
     """
     excluded = read_excluded(tables)
     return filter_recordings(

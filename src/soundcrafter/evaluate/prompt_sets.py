@@ -18,7 +18,8 @@ from soundcrafter.data.manifest import read_manifest
 from soundcrafter.data.tables import read_table, require_columns
 from soundcrafter.prompt_file import read_prompt_lines
 
-FAMILIES, FREE, COMPOSITION = "families.csv", "free.csv", "composition.csv"
+FAMILIES, ADDED_FAMILIES = "families.csv", "added_families.csv"
+FREE, COMPOSITION = "free.csv", "composition.csv"
 REVERSED = "-reversed"  # ends the name of a scene in reversed order
 
 
@@ -45,6 +46,12 @@ class CompositionPrompt:
 def family_prompts() -> tuple[Prompt, ...]:
     """Return 4 wordings of each of the 52 scored families, family by family."""
     return read_prompts(_prompt_file(FAMILIES))
+
+
+def added_family_prompts() -> tuple[Prompt, ...]:
+    """Return 4 wordings of each of the 11 families that a later data set added to the scored ones,
+    most of them sounds of games."""
+    return read_prompts(_prompt_file(ADDED_FAMILIES))
 
 
 def free_prompts() -> tuple[Prompt, ...]:
