@@ -34,6 +34,19 @@ def test_a_run_is_extended_by_more_steps(stage, done, go, make_recipe, tmp_path)
         go(stage, tmp_path, f"{stage}.steps=3")
 
 
+def test_a_constant_schedule_is_extended_without_a_trace(go, tmp_path):
+    constant = "vae.schedule=constant"
+    straight = go("vae", tmp_path / "straight", "vae.steps=6", constant)
+    go("vae", tmp_path / "extended", "vae.steps=3", constant)
+    rest = go("vae", tmp_path / "extended", "vae.steps=6", constant)
+    assert [entry["loss"] for entry in rest] == pytest.approx(
+        [entry["loss"] for entry in straight[3:]], rel=1e-5
+    )
+    last = go("vae", tmp_path / "extended", "vae.steps=8", constant, "vae.decay=0.25")
+    assert last[0]["learning_rate"] == straight[0]["learning_rate"]  # the last of constant rate
+    assert last[1]["learning_rate"] == pytest.approx((1 - 0.5**0.5) * straight[0]["learning_rate"])
+
+
 def test_a_curriculum_is_not_extended(go, trained_copy):
     shutil.rmtree(run_folder(trained_copy, "diffusion"))
     phases = "diffusion.curriculum=[{share=0.5, seconds=0.32},{share=0.5, seconds=0.64}]"

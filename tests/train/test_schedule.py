@@ -31,3 +31,23 @@ def test_a_run_that_is_all_warmup():
     config = StageConfig(steps=2, warmup_steps=4, learning_rate=1.0)
     assert [learning_rate(step, config) for step in range(2)] == [0.25, 0.5]
     assert learning_rate(4, config) == 1.0  # no division by zero past the end
+
+
+def test_a_constant_schedule_decays_at_its_end():
+    config = StageConfig(
+        steps=20, warmup_steps=4, learning_rate=2.0, schedule="constant", decay=0.25
+    )
+    rates = [learning_rate(step, config) for step in range(20)]
+    assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert rates[4:17] == [2.0] * 13  # the decay begins after 12 of 16 steps
+    assert rates[17:] == pytest.approx([2.0 * (1 - part**0.5) for part in (0.25, 0.5, 0.75)])
+    assert learning_rate(20, config) == 0.0
+    endless = StageConfig(steps=20, learning_rate=2.0, schedule="constant")
+    assert {learning_rate(step, endless) for step in range(20)} == {2.0}
+
+
+def test_what_a_schedule_does_not_allow():
+    with pytest.raises(ValueError, match=r"decay: got 0\.2; allowed with the cosine: 0"):
+        StageConfig(decay=0.2)
+    with pytest.raises(ValueError, match="decay"):
+        StageConfig(schedule="constant", decay=1.5)

@@ -20,6 +20,7 @@ RETIRED = {
 }
 _PATH_NAMES = {path.rpartition(".")[2] for path in PATHS}
 STEPS = "stage.steps"  # in an identity; a run may be extended
+DECAY = "stage.decay"  # which a constant schedule gets when a run is about to end
 
 
 def read_identity(run: Path) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def read_identity(run: Path) -> dict[str, Any]:
 def check_identity(place: Path, stage: Stage) -> None:
     """Raise ValueError if the run in a folder cannot resume as this stage.
 
-    More steps are allowed, unless they change the phases of a curriculum.
+    More steps are allowed, unless they change the phases of a curriculum, and another decay.
     """
     found = _flatten(read_identity(place))
     before = {k: v for k, v in found.items() if k not in RETIRED or v != RETIRED[k]}
@@ -47,6 +48,7 @@ def check_identity(place: Path, stage: Stage) -> None:
     before = {**{k: v for k, v in _flatten(defaults).items() if k in now}, **before}
     keys = {**before, **now}
     different = [key for key in keys if not _equal(key, before.get(key), now.get(key))]
+    different = [key for key in different if key != DECAY]
     remedy = "resume with the same settings"
     if STEPS in different:
         if len(stage.phase_starts()) > 1:

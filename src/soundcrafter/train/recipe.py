@@ -46,8 +46,12 @@ class StageConfig:
     accumulate: int = 1  # micro-batches per step
     seconds: float = 10.24  # length of a training segment
     learning_rate: float = 1e-4  # peak
-    final_learning_rate: float = 0.0  # at the end of the cosine, as a fraction of the peak
+    final_learning_rate: float = 0.0  # at the end, as a fraction of the peak
     warmup_steps: int = 0  # linear warm-up from 0
+    # After the warm-up: one cosine, or the peak, so that a run can be extended without a trace, and
+    # a decay at the end.
+    schedule: Literal["cosine", "constant"] = "cosine"
+    decay: float = 0.0  # share of the steps after the warm-up in which a constant schedule ends
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW
     weight_decay: float = 0.01  # AdamW
     clip_norm: float = 0.0  # largest gradient norm; 0: no clipping
@@ -68,6 +72,9 @@ class StageConfig:
         )
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size: {self.batch_size} is not a multiple of accumulate")
+        self._check_fractions("decay")
+        if self.decay and self.schedule == "cosine":
+            raise ValueError(f"decay: got {self.decay}; allowed with the cosine: 0")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: got {self.ema_decay}; allowed: 0 to below 1")
 

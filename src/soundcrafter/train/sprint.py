@@ -22,7 +22,7 @@ from soundcrafter.train.checkpoint import IDENTITY, list_checkpoints, run_folder
 from soundcrafter.train.ema import Ema
 from soundcrafter.train.log import Log, Report
 from soundcrafter.train.loop import check_dependents, settle_precision
-from soundcrafter.train.schedule import cosine_rate
+from soundcrafter.train.schedule import rate_at
 from soundcrafter.train.stage import LossModule, Stage, total_loss
 from soundcrafter.train.unfinished import warn_of_unfinished
 
@@ -44,7 +44,7 @@ def sprint(
 ) -> int:
     """Train a stage into the model folder for `minutes`; returns the number of steps.
 
-    The learning rate follows the clock: a warm-up of `warmup_steps`, then a cosine over the
+    The learning rate follows the clock: a warm-up of `warmup_steps`, then the schedule over the
     minutes to `final_learning_rate`; `steps` is ignored. The time starts when the data is in
     memory; `clock` returns seconds. `report` gets every log entry. Parts that were not trained to
     the end are used with a warning, or with `allow_unfinished` without. Raises ValueError for a
@@ -96,7 +96,7 @@ def _race(
     stage = runner.stage
     began, step, logged, progress = clock(), 0, 0, 0.0
     while progress < 1.0:
-        runner.run(step, cosine_rate(step, progress, stage.config))
+        runner.run(step, rate_at(step, progress, stage.config))
         step += 1
         progress = (clock() - began) / (60 * minutes)
         if step % EMA_EVERY == 0 or progress >= 1.0:
