@@ -492,3 +492,26 @@ def test_cached_draws_are_fast(data_dir, pad):
         drawn.draw(i)
         times.append(time.perf_counter() - begin)
     assert np.median(times) < 5e-3
+
+
+def test_speed_changes_length_and_pitch(tmp_path):
+    time = np.arange(RATE) / RATE
+    file = tmp_path / "tone.wav"
+    write_audio(file, (0.3 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32), RATE)
+    recording = Recording(file=file, caption="A tone", label="a", seconds=1.0)
+    tone = Manifest(root=tmp_path, recordings=(recording,))
+    source = sounds(tone, num_samples=2 * RATE, speed=0.1)
+    lengths, pitches = [], []
+    for index in range(40):
+        wave = source.draw(index).wave
+        assert len(wave) == 2 * RATE
+        end = int(np.flatnonzero(np.abs(wave) > 0.01)[-1])
+        lengths.append(end / RATE)
+        spectrum = np.abs(np.fft.rfft(wave[:4000]))
+        pitches.append(float(np.argmax(spectrum)) * RATE / 4000)
+    assert 0.9 < min(lengths) < 0.93
+    assert 1.07 < max(lengths) < 1.12
+    np.testing.assert_allclose(np.array(lengths) * pitches, 1000, rtol=0.01)
+    assert same(source.draw(3), sounds(tone, num_samples=2 * RATE, speed=0.1).draw(3))
+    with pytest.raises(ValueError, match=r"speed: got 0\.9; must be from 0 to 0\.5"):
+        DataConfig(speed=0.9)

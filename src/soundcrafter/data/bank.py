@@ -25,13 +25,15 @@ class SoundBank:
 
     Draws come from the device's torch generator. They have the same distribution as those of
     `Sounds`, except that silent crops are not drawn again. Recordings that cannot be decoded are
-    added to `sounds.skipped`. Raises ValueError for pad "repeat", and if no recording can be
-    decoded.
+    added to `sounds.skipped`. Raises ValueError for pad "repeat" and speed, and if no
+    recording can be decoded.
     """
 
     def __init__(self, sounds: Sounds, device: torch.device) -> None:
         if sounds.config.pad != "zero":
             raise ValueError(f"pad: got {sounds.config.pad}; allowed on a device: zero")
+        if sounds.config.speed:
+            raise ValueError(f"speed: got {sounds.config.speed}; allowed on a device: 0")
         self.config, self.num_samples, self.peak = sounds.config, sounds.num_samples, sounds.peak
         waves, failures = load_waves(sounds.manifest, sounds.sample_rate)
         sounds.skipped.update(failures)

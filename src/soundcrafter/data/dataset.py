@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundcrafter.audio import fit_length, limit_peak, normalize_peak
+from soundcrafter.audio import fit_length, limit_peak, normalize_peak, resample
 from soundcrafter.data.augment import gain, join_captions, mix
 from soundcrafter.data.cache import WaveCache
 from soundcrafter.data.captions import exclude_captions, read_excluded
@@ -38,6 +38,8 @@ class DataConfig:
     mix_snr_db: tuple[float, float] = (-5.0, 5.0)  # range of the first sound's level over the other
     # share of the U-Net's draws that place one to three sounds of different labels in time
     timeline_probability: float = 0.0
+    # largest share by which a recording is played faster and higher, or slower and lower
+    speed: float = 0.0
     gain_db: float = 0.0  # maximum attenuation in dB; each draw is attenuated by 0 to this
     # Hz: leave out recordings made at a lower rate, which are silent in the upper band; 0: use all
     min_sample_rate: int = 0
@@ -61,6 +63,8 @@ class DataConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)}; must be from 0 to 1")
         if self.mix_snr_db[0] > self.mix_snr_db[1]:
             raise ValueError(f"mix_snr_db: got {self.mix_snr_db}; the first must be the lower")
+        if not 0 <= self.speed <= 0.5:
+            raise ValueError(f"speed: got {self.speed}; must be from 0 to 0.5")
         if self.gain_db < 0:
             raise ValueError(f"gain_db: got {self.gain_db}; must be 0 or more")
         if self.min_sample_rate < 0:
@@ -246,13 +250,18 @@ class Sounds:
         return None
 
     def _crop(self, recording: int, rng: np.random.Generator) -> np.ndarray:
-        item = self.manifest.recordings[recording]
-        spare = max(self._cache.num_samples(item) - self.num_samples, 0)
+        item, needed, played_at = self.manifest.recordings[recording], self.num_samples, 1.0
+        if self.config.speed:
+            played_at += rng.uniform(-self.config.speed, self.config.speed)
+            needed = round(needed * played_at)
+        spare = max(self._cache.num_samples(item) - needed, 0)
         for _ in range(1 + (SILENT_RETRIES if spare else 0)):
             start = int(rng.integers(spare + 1))
-            wave = self._cache.crop(item, start, self.num_samples)
+            wave = self._cache.crop(item, start, needed)
             if np.abs(wave).max() >= SILENCE:
                 break
+        if played_at != 1:
+            wave = resample(wave, round(played_at * self.sample_rate), self.sample_rate)
         if self.peak is not None:
             wave = normalize_peak(wave, self.peak)
         return fit_length(wave, self.num_samples, self.config.pad)

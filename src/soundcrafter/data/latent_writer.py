@@ -179,7 +179,10 @@ def _settings(
 ) -> dict[str, Any]:
     """Everything that determines the content of the shards; stored in each of them."""
     data = to_dict(sounds.config)
-    del data["cache_gb"]  # only affects speed
+    del data["cache_gb"]  # only affects how fast draws are
+    for name in ("timeline_probability", "speed"):  # absent from older shards
+        if not data[name]:
+            del data[name]
     settings = {
         "format": FORMAT,
         "metadata": metadata,

@@ -63,7 +63,7 @@ def data_identity(sounds: Sounds) -> dict[str, Any]:
     settings = to_dict(sounds.config)
     del settings["cache_gb"]  # only affects speed
     # absent from the identities of older runs
-    for name in ("caption", "min_sample_rate", "timeline_probability"):
+    for name in ("caption", "min_sample_rate", "timeline_probability", "speed"):
         if not settings[name]:
             del settings[name]
     return {**settings, "recordings": sounds.manifest.fingerprint()}
