@@ -1,0 +1,190 @@
+"""Editing a given sound: where it stands in the result, what of it is made anew, and how both are
+joined."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundcrafter.audio import Wave, read_audio, resample, to_mono
+from soundcrafter.diffusion.sample import SECONDS_RANGE
+from soundcrafter.mel import MelConfig
+from soundcrafter.sound import Sound
+
+Audio = Sound | tuple[np.ndarray, int] | str | os.PathLike[str]  # a sound, (wave, rate) or a file
+
+PEAK = 0.5  # of what the VAE encodes, as in training
+FADE = 0.02  # seconds of the cross-fade inside an edge of a region
+VARY = 0.6  # default strength where all of a sound is made anew
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A part of a sound that is made anew."""
+
+    start: float  # seconds
+    end: float  # seconds
+    low: float = 0.0  # Hz
+    high: float | None = None  # Hz; None: up to the highest
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end:
+            raise ValueError(
+                f"region: got {self.start:g} to {self.end:g} s; the end must come after the start"
+            )
+        if not 0 <= self.low < (np.inf if self.high is None else self.high):
+            raise ValueError(
+                f"region: got {self.low:g} to {self.high:g} Hz; allowed: 0 <= low < high"
+            )
+
+    @property
+    def is_full_band(self) -> bool:
+        """Whether it has no limits in frequency."""
+        return self.low == 0 and self.high is None
+
+
+def load_wave(audio: Audio, sample_rate: int, name: str = "init") -> Wave:
+    """Load audio as wave [N] at a rate in Hz: resampled, and mixed to mono.
+
+    Raises ValueError for audio that cannot be read, is silent, or has another length than 0.2 to
+    600 s.
+    """
+    if isinstance(audio, Sound):
+        wave, rate = audio.wave, audio.sample_rate
+    elif isinstance(audio, tuple):
+        wave, rate = np.asarray(audio[0], dtype=np.float32), int(audio[1])
+        if wave.ndim == 2:
+            wave = to_mono(wave)
+    else:
+        wave, rate = read_audio(audio, sample_rate), sample_rate
+    low, high = SECONDS_RANGE
+    if wave.ndim != 1 or not np.isfinite(wave).all():
+        raise ValueError(f"{name}: allowed: finite samples of shape [N] or [N, channels]")
+    if rate < 1 or not low <= len(wave) / rate <= high:
+        raise ValueError(
+            f"{name}: got {len(wave) / max(rate, 1):g} s; allowed: {low:g} to {high:g} s"
+        )
+    if not np.abs(wave).max() > 1e-5:
+        raise ValueError(f"{name}: the sound is silent")
+    return resample(np.ascontiguousarray(wave), rate, sample_rate)
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """A given sound in its place in the result, and the regions that are made anew."""
+
+    wave: Wave  # [N], silent where the given sound is not
+    sample_rate: int  # Hz
+    regions: tuple[Region, ...]  # empty: all of it
+
+    @classmethod
+    def of(
+        cls, wave: Wave, sample_rate: int, seconds: float, at: float, regions: Sequence[Region]
+    ) -> "Canvas":
+        """Place wave [N] at `at` seconds of a result; what it does not cover is made anew, besides
+        the regions. Raises ValueError for regions that are not in the sound, or overlap."""
+        length, first = round(seconds * sample_rate), round(at * sample_rate)
+        if first + len(wave) > length:
+            raise ValueError(
+                f"seconds: got {seconds:g}; the given sound ends at "
+                f"{(first + len(wave)) / sample_rate:g} s"
+            )
+        placed = np.zeros(length, np.float32)
+        placed[first : first + len(wave)] = wave
+        end = (first + len(wave)) / sample_rate
+        around = [(0.0, at), (end, seconds)]
+        new = [Region(start=a, end=b) for a, b in around if round((b - a) * sample_rate) > 0]
+        for region in regions:
+            if region.start < at or region.end > end + 1 / sample_rate:
+                raise ValueError(
+                    f"region: got {region.start:g} to {region.end:g} s; "
+                    f"allowed: {at:g} to {end:g} s"
+                )
+            if region.low >= sample_rate / 2:
+                raise ValueError(f"region: got {region.low:g} Hz; allowed: below {sample_rate / 2}")
+        ordered = sorted(regions, key=lambda region: region.start)
+        for one, other in zip(ordered, ordered[1:], strict=False):
+            if other.start < one.end:
+                raise ValueError(
+                    f"regions: {one.start:g} to {one.end:g} s and {other.start:g} to "
+                    f"{other.end:g} s overlap"
+                )
+        return cls(placed, sample_rate, (*new, *regions))
+
+    @property
+    def scale(self) -> float:
+        """What the wave is multiplied by before it is encoded."""
+        return PEAK / float(np.abs(self.wave).max())
+
+    def mask(self, frames: int, rows: int, frame_seconds: float, mel: MelConfig) -> Tensor | None:
+        """What of a latent is made anew, [1, 1, frames, rows] from 0 to 1; None: all of it.
+
+        A cell counts by the share of it that lies in a region.
+        """
+        if not self.regions:
+            return None
+        mask = torch.zeros(frames, rows)
+        edges = torch.arange(frames + 1) * frame_seconds
+        bands = mel.band_edges(rows)
+        for region in self.regions:
+            time = _coverage(edges, region.start, region.end)
+            high = bands[-1] if region.high is None else region.high
+            frequency = _coverage(torch.tensor(bands), region.low, float(high))
+            mask = torch.maximum(mask, time[:, None] * frequency)
+        # what follows the end of the sound is no part of it
+        mask[edges[:-1] >= len(self.wave) / self.sample_rate] = 1.0
+        return mask[None, None]
+
+    def join(self, generated: Wave) -> Wave:
+        """Put the regions of a generated wave [N] into the given one.
+
+        Cross-fades lie inside the regions, so that all else is kept sample for sample.
+        """
+        if not self.regions:
+            return generated
+        joined, change = self.wave.copy(), generated / np.float32(self.scale) - self.wave
+        for region in self.regions:
+            part = change if region.is_full_band else self._band(change, region)
+            joined += part * self._window(region)
+        return joined
+
+    def _window(self, region: Region) -> Wave:
+        """1 inside a region, 0 outside it, with fades at the edges that lie in the sound [N]."""
+        rate, length = self.sample_rate, len(self.wave)
+        first, last = round(region.start * rate), min(round(region.end * rate), length)
+        fade = min(round(FADE * rate), (last - first) // 2)
+        ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(fade) + 0.5) / max(fade, 1))
+        window = np.zeros(length, np.float32)
+        window[first:last] = 1.0
+        if first > 0:
+            window[first : first + fade] = ramp
+        if last < length:
+            window[last - fade : last] = ramp[::-1]
+        return window
+
+    def _band(self, wave: Wave, region: Region) -> Wave:
+        """Keep the frequencies of a region."""
+        spectrum = np.fft.rfft(wave)
+        frequencies = np.fft.rfftfreq(len(wave), 1 / self.sample_rate)
+        high = np.inf if region.high is None else region.high
+        spectrum[(frequencies < region.low) | (frequencies > high)] = 0
+        return np.fft.irfft(spectrum, len(wave)).astype(np.float32)
+
+
+def _coverage(edges: Tensor, low: float, high: float) -> Tensor:
+    """The share of each cell between neighbouring edges that lies between low and high."""
+    begin, end = edges[:-1].clamp(low, high), edges[1:].clamp(low, high)
+    return (end - begin) / (edges[1:] - edges[:-1]).clamp(min=1e-9)
+
+
+def join_ends(wave: Wave, after: Wave) -> Wave:
+    """Make wave [N] a loop, given what would follow its end, [M]: its start is faded in from it."""
+    fade = min(len(after), len(wave) // 2)
+    angle = np.pi / 2 * (np.arange(fade) + 0.5) / fade
+    looped = wave.copy()
+    # constant power: both are the same sound, but with other phases
+    looped[:fade] = wave[:fade] * np.sin(angle) + after[:fade] * np.cos(angle)
+    return looped
