@@ -72,8 +72,11 @@ def main() -> None:
 def find_prompts(name: str, wordings: Path) -> Sequence[Prompt]:
     """The frozen prompts, or the wordings of split dev."""
     if name == "dev":
+        scored = {prompt.family for prompt in family_prompts()}
         found = read_wordings(wordings, "dev").items()
-        return [Prompt(text, family) for family, texts in found for text in texts]
+        return [
+            Prompt(text, family) for family, texts in found if family in scored for text in texts
+        ]
     return free_prompts() if name == "free" else family_prompts()
 
 

@@ -32,7 +32,7 @@ LAYERS = (
     ),
     ("models", "diffusion"),
     ("cpu",),
-    ("config", "request", "conditions"),
+    ("config", "request", "conditions", "editing", "codec"),
     ("store",),
     ("convert",),
     ("hub",),
@@ -44,7 +44,7 @@ LAYERS = (
     ("describe", "cli", "__init__", "__main__"),
 )
 APART = ({"models", "diffusion"}, {"train", "reports"}, {"train", "listening"})
-CPU_USERS = {"pipeline", "evaluate", "bench"}  # nothing else depends on cpu/
+CPU_USERS = {"pipeline", "codec", "evaluate", "bench"}  # nothing else depends on cpu/
 FILES = sorted(PACKAGE.rglob("*.py"))
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 INSTANT = ("__init__.py", "__main__.py", "cli", "audio.py", "settings.py", "files.py")

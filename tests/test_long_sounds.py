@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from soundcrafter import pipeline
+from soundcrafter import codec
+from soundcrafter.codec import vocode_in_pieces
 from soundcrafter.diffusion.windows import window_starts
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
 from soundcrafter.models.spectral import SpectralConfig, SpectralVocoder
 from soundcrafter.models.vocoder import Vocoder
-from soundcrafter.pipeline import SoundCrafter, vocode_in_pieces
+from soundcrafter.pipeline import SoundCrafter
 
 VOCODERS = {
     "hifigan": lambda: HiFiGAN(HiFiGANConfig(channels=32)),
@@ -59,7 +60,7 @@ def test_a_short_latent_is_decoded_as_it_is_and_a_long_one_in_windows(tiny_model
         whole = decode(latent)
     assert torch.equal(crafter.decode(latent), whole)
     monkeypatch.setattr(crafter.vae, "decode", lambda x: seen.append(x.shape[2]) or decode(x))
-    monkeypatch.setattr(pipeline, "PIECE_SECONDS", 0.64)
+    monkeypatch.setattr(codec, "PIECE_SECONDS", 0.64)
     assert crafter.decode(latent).shape == whole.shape
     assert seen == [16] * 3  # at 0, 12 and 24
 
@@ -72,7 +73,7 @@ def test_the_bundled_model_has_no_seams_where_pieces_meet(monkeypatch):
     window, ratio = 64, crafter.vae.config.stride[0]
     with torch.inference_mode():
         whole = crafter.vae.decode(latent)[0, 0]
-    monkeypatch.setattr(pipeline, "PIECE_SECONDS", 2.56)
+    monkeypatch.setattr(codec, "PIECE_SECONDS", 2.56)
     mel = crafter.decode(latent)[0, 0]
     steps = mel.diff(dim=0).abs().mean(1)
     starts = window_starts(latent.shape[2], window, window // 4)

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,24 +165,33 @@ def list_audio(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found)
 
 
-def write_audio(path: str | os.PathLike[str], wave: NDArray[np.float32], sample_rate: int) -> None:
+def write_audio(
+    path: str | os.PathLike[str],
+    wave: NDArray[np.float32],
+    sample_rate: int,
+    *,
+    loop: bool = False,
+) -> None:
     """Write wave [N] or [N, C] atomically, as `encode_audio` encodes it.
 
     Raises ValueError as `encode_audio` does, and for a folder that is missing or not writable.
     """
     path = Path(path)
     try:
-        encoded = encode_audio(wave, sample_rate, path.suffix)
+        encoded = encode_audio(wave, sample_rate, path.suffix, loop=loop)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     with replacing(path) as temporary:
         temporary.write_bytes(encoded)
 
 
-def encode_audio(wave: NDArray[np.float32], sample_rate: int, suffix: str = ".wav") -> memoryview:
+def encode_audio(
+    wave: NDArray[np.float32], sample_rate: int, suffix: str = ".wav", *, loop: bool = False
+) -> memoryview:
     """Encode wave [N] or [N, C] as a sound file; the suffix chooses the format, wav and flac are
     16-bit PCM.
 
+    `loop` marks all of a wav file as a loop, which game engines and samplers play without a seam.
     The wave is clipped to [-1, 1]. The same wave always gives the same bytes in wav and flac (Ogg
     contains a random serial number). Raises ValueError for an unknown suffix, a wave of
     another shape or with NaN, and a rate above 200 kHz.
@@ -201,7 +211,21 @@ def encode_audio(wave: NDArray[np.float32], sample_rate: int, suffix: str = ".wa
     with soundfile.SoundFile(stream, "w", sample_rate, channels, subtype, format=kind) as file:
         for begin in range(0, len(samples), _BLOCK):
             file.write(samples[begin : begin + _BLOCK])
+    if loop and kind == "WAV":
+        _append_loop(stream, len(samples), sample_rate)
     return stream.getbuffer()
+
+
+def _append_loop(stream: io.BytesIO, count: int, sample_rate: int) -> None:
+    """Append a sampler chunk to a wav file: one forward loop over all of its samples, endless."""
+    nanoseconds, middle_c = round(1e9 / sample_rate), 60
+    header = (0, 0, nanoseconds, middle_c, 0, 0, 0, 1, 0)  # of one loop
+    body = struct.pack("<9I6I", *header, *(0, 0, 0, count - 1, 0, 0))
+    stream.seek(0, io.SEEK_END)
+    stream.write(b"smpl" + struct.pack("<I", len(body)) + body)
+    size = stream.tell() - 8
+    stream.seek(4)
+    stream.write(struct.pack("<I", size))
 
 
 def check_write_suffix(suffix: str) -> None:

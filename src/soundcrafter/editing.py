@@ -4,14 +4,15 @@ joined."""
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from soundcrafter.audio import Wave, read_audio, resample, to_mono
+from soundcrafter.audio import Wave, limit_peak, read_audio, resample, to_mono
 from soundcrafter.diffusion.sample import SECONDS_RANGE
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel import MelConfig, band_edges
 from soundcrafter.sound import Sound
 
 Audio = Sound | tuple[np.ndarray, int] | str | os.PathLike[str]  # a sound, (wave, rate) or a file
@@ -79,6 +80,7 @@ class Canvas:
     wave: Wave  # [N], silent where the given sound is not
     sample_rate: int  # Hz
     regions: tuple[Region, ...]  # empty: all of it
+    is_extended: bool  # whether the result is longer than the given sound
 
     @classmethod
     def of(
@@ -106,13 +108,13 @@ class Canvas:
             if region.low >= sample_rate / 2:
                 raise ValueError(f"region: got {region.low:g} Hz; allowed: below {sample_rate / 2}")
         ordered = sorted(regions, key=lambda region: region.start)
-        for one, other in zip(ordered, ordered[1:], strict=False):
+        for one, other in pairwise(ordered):
             if other.start < one.end:
                 raise ValueError(
                     f"regions: {one.start:g} to {one.end:g} s and {other.start:g} to "
                     f"{other.end:g} s overlap"
                 )
-        return cls(placed, sample_rate, (*new, *regions))
+        return cls(placed, sample_rate, (*new, *regions), bool(new))
 
     @property
     def scale(self) -> float:
@@ -128,7 +130,7 @@ class Canvas:
             return None
         mask = torch.zeros(frames, rows)
         edges = torch.arange(frames + 1) * frame_seconds
-        bands = mel.band_edges(rows)
+        bands = band_edges(mel, rows).tolist()
         for region in self.regions:
             time = _coverage(edges, region.start, region.end)
             high = bands[-1] if region.high is None else region.high
@@ -139,17 +141,18 @@ class Canvas:
         return mask[None, None]
 
     def join(self, generated: Wave) -> Wave:
-        """Put the regions of a generated wave [N] into the given one.
+        """Put the regions of a generated wave [N] into the given one, or replace all of it.
 
         Cross-fades lie inside the regions, so that all else is kept sample for sample.
         """
+        generated = generated / np.float32(self.scale)
         if not self.regions:
-            return generated
-        joined, change = self.wave.copy(), generated / np.float32(self.scale) - self.wave
+            return limit_peak(generated)
+        joined, change = self.wave.copy(), generated - self.wave
         for region in self.regions:
             part = change if region.is_full_band else self._band(change, region)
             joined += part * self._window(region)
-        return joined
+        return np.clip(joined, -1.0, 1.0)
 
     def _window(self, region: Region) -> Wave:
         """1 inside a region, 0 outside it, with fades at the edges that lie in the sound [N]."""

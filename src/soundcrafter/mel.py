@@ -124,6 +124,18 @@ def band_centres(config: MelConfig) -> NDArray[np.float64]:
     return _corners(config)[1:-1]
 
 
+def band_edges(config: MelConfig, groups: int) -> NDArray[np.float64]:
+    """The limits of `groups` equal groups of neighbouring mel bands, in Hz [groups + 1].
+
+    The outermost are 0 and half the sample rate.
+    """
+    corners = _corners(config)
+    between = (corners[:-1] + corners[1:]) / 2  # the edges of the bands
+    edges = between[np.round(np.linspace(0, config.num_mels, groups + 1)).astype(int)]
+    edges[0], edges[-1] = 0.0, config.sample_rate / 2
+    return edges
+
+
 def _filters(config: MelConfig) -> Tensor:
     """The triangular mel filters [n_fft // 2 + 1, F].
 

@@ -3,31 +3,30 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from soundcrafter.audio import limit_peak, trim_end
+from soundcrafter.audio import fit_length, limit_peak, trim_end
+from soundcrafter.codec import PIECE_SECONDS, Codec
 from soundcrafter.conditions import Conditions, Event, conditions, embed_prompts
 from soundcrafter.config import latent_frames
-from soundcrafter.cpu.memory import limit_heap, trim_heap, tune_malloc
+from soundcrafter.cpu.memory import trim_heap, tune_malloc
 from soundcrafter.cpu.optimize import optimize
 from soundcrafter.device import choose_device
 from soundcrafter.diffusion.sample import MAX_SEED, SECONDS_RANGE, SamplingConfig, sample
 from soundcrafter.diffusion.schedule import Schedule
-from soundcrafter.diffusion.windows import blend_windows
+from soundcrafter.editing import VARY, Audio, Canvas, Region, load_wave
 from soundcrafter.hub import find_model
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
-from soundcrafter.models.griffin_lim import PhaseStream
 from soundcrafter.models.lora import Adapter
-from soundcrafter.models.spectral import SpectralVocoder
 from soundcrafter.models.unet import ReusingUNet, UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
@@ -37,9 +36,7 @@ from soundcrafter.request import GenerateRequest, Job, Prompts, resolve
 from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, copy_parts, open_folder, save_part
 
-# Limits that bound memory. Longer sounds go through the VAE and the
-# vocoder in pieces; on a CPU the U-Net takes at most this many such sounds of a batch at once.
-PIECE_SECONDS = 10.24
+# To bound memory, on a CPU the U-Net takes at most this many sounds of PIECE_SECONDS at once.
 PIECES_AT_ONCE = 8
 
 
@@ -73,6 +70,7 @@ class SoundCrafter:
             _allow_forks()
         for network in (self.vae, self.vocoder):
             self._speed_up(network)
+        self.codec = Codec(self.vae, self.vocoder, self.device)
         self.set_adapters(adapters or {})
 
     @classmethod
@@ -176,7 +174,7 @@ class SoundCrafter:
 
     def generate(
         self,
-        prompts: Prompts,
+        prompts: Prompts | None = None,
         *,
         seconds: float | None = None,
         count: int = 1,
@@ -192,6 +190,16 @@ class SoundCrafter:
         batch_size: int | None = None,
         trim: bool | None = None,
         noise: torch.Tensor | None = None,
+        init: Audio | None = None,
+        strength: float | None = None,
+        at: float | None = None,
+        regions: Sequence[Region] = (),
+        loop: bool = False,
+        like: Audio | None = None,
+        like_weight: float | None = None,
+        more: str | Iterable[str] = (),
+        less: str | Iterable[str] = (),
+        steer: float | None = None,
         progress: Progress | None = None,
     ) -> list[Sound]:
         """Make sounds for one prompt or several, `count` for each, in the order of the prompts.
@@ -225,6 +233,19 @@ class SoundCrafter:
             trim: cut the silence after the end of a sound, by default if `seconds` is not given.
             noise: initial noise [sounds, C, T, F] for all sounds, instead of drawing it from the
                 seeds; see the method `noise`. Requires candidates=1.
+            init: a sound to edit: a `Sound`, (wave [N] or [N, channels], rate) or a file, 0.2 to
+                600 s. Its length is the default of `seconds`; of a longer result the rest is
+                generated, after `at` seconds that come before it. Without prompts its own CLAP
+                embedding is the condition.
+            strength: share of the steps that change `init`, 0 (not at all) to 1 (a new sound).
+                Default 0.6; in regions and beyond its ends 1.
+            regions: the parts of `init` to make anew, see `Region`; all else is kept.
+            loop: make a sound whose end is followed by its start. Its length is rounded to whole
+                latent frames.
+            like: a sound to resemble, as `init`: its CLAP embedding is the condition, mixed with
+                that of the prompt, if there is one, by `like_weight`, 0 to 1. Default 0.5.
+            more, less: descriptions to move towards or away from, by `steer` times their
+                embeddings. Default 0.5.
             progress: called with (steps done, all steps) after every sampling step.
 
         Raises ValueError for a wrong type or a value out of range, before any sound is made.
@@ -245,13 +266,23 @@ class SoundCrafter:
             batch_size=batch_size,
             trim=trim,
             noise=noise,
+            init=init,
+            strength=strength,
+            at=at,
+            regions=regions,
+            loop=loop,
+            like=like,
+            like_weight=like_weight,
+            more=more,
+            less=less,
+            steer=steer,
             progress=progress,
         )
         return list(sounds)
 
     def stream(
         self,
-        prompts: Prompts,
+        prompts: Prompts | None = None,
         *,
         seconds: float | None = None,
         count: int = 1,
@@ -267,9 +298,24 @@ class SoundCrafter:
         batch_size: int | None = None,
         trim: bool | None = None,
         noise: torch.Tensor | None = None,
+        init: Audio | None = None,
+        strength: float | None = None,
+        at: float | None = None,
+        regions: Sequence[Region] = (),
+        loop: bool = False,
+        like: Audio | None = None,
+        like_weight: float | None = None,
+        more: str | Iterable[str] = (),
+        less: str | Iterable[str] = (),
+        steer: float | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Sound]:
         """Yield the sounds of `generate`, whose arguments it takes, as they are made."""
+        if prompts is None and init is None and like is None:
+            raise ValueError("prompt: got None; allowed: a string, or a list of strings")
+        wave = None if init is None else load_wave(init, self.sample_rate)
+        if wave is not None and seconds is None:
+            seconds = (at or 0.0) + len(wave) / self.sample_rate
         request = resolve(
             self.sampling,
             prompts,
@@ -285,7 +331,15 @@ class SoundCrafter:
             masked=masked,
             reuse=reuse,
             batch_size=batch_size,
-            trim=seconds is None if trim is None else trim,
+            trim=seconds is None and not loop if trim is None else trim,
+            wordless=prompts is None,
+            strength=strength,
+            at=at,
+            loop=loop,
+            like_weight=like_weight,
+            more=more,
+            less=less,
+            steer=steer,
         )
         if request.candidates > 1 and not self.clap.has_audio:
             raise ValueError(
@@ -294,10 +348,51 @@ class SoundCrafter:
             )
         if noise is not None:
             self._check_noise(noise, request)
-        return self._sounds(request, noise, progress or (lambda done, total: None))
+        given = self._given(request, wave, regions, like)
+        return self._sounds(request, noise, given, progress or (lambda done, total: None))
+
+    @torch.inference_mode()
+    def _given(
+        self,
+        request: GenerateRequest,
+        wave: np.ndarray | None,
+        regions: Sequence[Region],
+        like: Audio | None,
+    ) -> "_Given":
+        """Encode the sounds that a request was given."""
+        cond: torch.Tensor | None = None
+        if like is not None:
+            cond = self._embed_audio(load_wave(like, self.sample_rate, "like"))
+        elif request.wordless and wave is not None:
+            cond = self._embed_audio(wave)
+        if wave is None:
+            if request.strength is not None or request.at or regions:
+                raise ValueError("strength, at and regions: require a sound to edit, init")
+            return _Given(like=cond)
+        canvas = Canvas.of(wave, self.sample_rate, request.seconds, request.at, regions)
+        if request.loop and canvas.regions:
+            raise ValueError("loop: allowed with init: without regions, at its length")
+        if canvas.is_extended and request.strength not in (None, 1):
+            raise ValueError(f"strength: got {request.strength:g}; allowed beyond the ends: 1")
+        frames = self._frames(request)
+        start = self.codec.encode(canvas.wave * np.float32(canvas.scale), frames)
+        rows = start.shape[3]
+        mask = canvas.mask(frames, rows, self.codec.frame_seconds, self.vae.config.mel)
+        return _Given(
+            canvas=canvas,
+            start=start,
+            mask=None if mask is None else mask.to(self.device),
+            strength=request.strength,
+            like=cond,
+        )
+
+    def _embed_audio(self, wave: np.ndarray) -> torch.Tensor:
+        """Embed wave [N] at the model's rate: [E]."""
+        return self.clap.embed_audio(wave, self.sample_rate)[0]
 
     def _check_noise(self, noise: torch.Tensor, request: GenerateRequest) -> None:
-        wanted = (len(request.jobs()), *self._latent_shape(request.seconds))
+        shape = self._latent_shape(request.seconds)
+        wanted = (len(request.jobs()), shape[0], self._frames(request), shape[2])
         if not (isinstance(noise, torch.Tensor) and noise.is_floating_point()):
             raise ValueError(f"noise: got {type(noise).__name__}; allowed: a tensor of floats")
         if tuple(noise.shape) != wanted:
@@ -308,7 +403,11 @@ class SoundCrafter:
             raise ValueError(f"candidates: got {request.candidates} with noise; allowed: 1")
 
     def _sounds(
-        self, request: GenerateRequest, noise: torch.Tensor | None, progress: Progress
+        self,
+        request: GenerateRequest,
+        noise: torch.Tensor | None,
+        given: "_Given",
+        progress: Progress,
     ) -> Iterator[Sound]:
         jobs, at_once = request.jobs(), request.batch_size
         batches = [slice(i, i + at_once) for i in range(0, len(jobs), at_once)]
@@ -318,8 +417,8 @@ class SoundCrafter:
             def report(done: int, before: int = index * each) -> None:
                 progress(before + done, each * len(batches))
 
-            given = None if noise is None else noise[batch]
-            yield from self._batch(jobs[batch], request, given, report)
+            own = None if noise is None else noise[batch]
+            yield from self._batch(jobs[batch], request, own, given, report)
 
     @torch.inference_mode()
     def _batch(
@@ -327,91 +426,107 @@ class SoundCrafter:
         jobs: Sequence[Job],
         request: GenerateRequest,
         noise: torch.Tensor | None,
+        given: "_Given",
         report: Callable[[int], None],
     ) -> Iterator[Sound]:
-        conds = self._conditions(jobs, request)
+        conds = self._conditions(jobs, request, given)
         negatives = {text: self._embed_negative(text) for text in {job.negative for job in jobs}}
         uncond = torch.stack([negatives[job.negative] for job in jobs])
         seeds, drafted = [job.seed for job in jobs], request.drafted
         if noise is None:
-            noises = [self.noise(seed, request.seconds, request.candidates) for seed in seeds]
+            frames = self._frames(request)
+            noises = [self._noise(seed, frames, request.candidates) for seed in seeds]
             drafts = torch.stack(noises).to(self.device)
             noise = drafts[:, 0]
             if drafted:
-                noise = self._choose(drafts, seeds, conds, uncond, request, report)
+                noise = self._choose(drafts, seeds, conds, uncond, request, given, report)
         latent = self._sample(
             request,
             noise.to(self.device),
             conds,
             uncond,
             seeds,
-            lambda done, _: report(drafted + done),
+            given,
+            lambda done, total: report(drafted + round(request.steps * done / total)),
         )
         for i, job in enumerate(jobs):
             # one at a time: the mel at full size takes the most memory
-            samples = self._cut(self.vocode(self.decode(latent[i : i + 1])), request.seconds)
+            samples = self._wave(latent[i : i + 1], request, given)
             if request.trim:
                 samples = trim_end(samples, self.sample_rate)
             score = self._similarity(samples, conds.events[i]) if self.clap.has_audio else None
             found = latent[i].float().cpu().numpy()
-            yield Sound(samples, self.sample_rate, job.text, job.seed, score, found)
+            yield Sound(samples, self.sample_rate, job.text, job.seed, score, found, request.loop)
 
-    def _conditions(self, jobs: Sequence[Job], request: GenerateRequest) -> Conditions:
+    def _wave(self, latent: torch.Tensor, request: GenerateRequest, given: "_Given") -> np.ndarray:
+        """latent [1, C, T, F] -> samples [N] of a request."""
+        if request.loop:
+            looped = self.codec.decode_loop(latent)
+            return limit_peak(looped) if given.canvas is None else given.canvas.join(looped)
+        wave = self.vocode(self.decode(latent))
+        if given.canvas is None:
+            return self._cut(wave, request.seconds)
+        samples = wave[0].float().cpu().numpy()
+        return given.canvas.join(fit_length(samples, len(given.canvas.wave)))
+
+    def _conditions(
+        self, jobs: Sequence[Job], request: GenerateRequest, given: "_Given"
+    ) -> Conditions:
         """Embed the prompts of a batch."""
         prompts = [job.prompt for job in jobs]
-        rows = embed_prompts(prompts, lambda text: self.clap.embed_text([text])[0], request.seconds)
+
+        def embed(text: str) -> torch.Tensor:
+            return self._embed_prompt(text, request, given.like)
+
+        rows = embed_prompts(prompts, embed, request.seconds)
         if all(isinstance(prompt, str) for prompt in prompts):
             return Conditions(rows, torch.stack([event.cond for (event,) in rows]))
-        frames, mel = self._latent_frames(request.seconds), self.vae.config.mel
+        frames = self._frames(request)
         return conditions(
             rows,
             self.unet.config,
             frames=frames,
-            seconds=frames * self.vae.config.stride[0] * mel.hop / mel.sample_rate,
+            seconds=frames * self.codec.frame_seconds,
             masked=request.masked,
         )
+
+    def _embed_prompt(
+        self, text: str, request: GenerateRequest, like: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Embed a prompt, mixed with the sound to resemble and steered: [E], unit norm."""
+        if not text and like is not None:
+            found = like
+        else:
+            found = self.clap.embed_text([text])[0]
+            if like is not None:
+                found = torch.lerp(found, like, request.like_weight)
+        if like is None and not (request.more or request.less):
+            return found  # unchanged to the bit
+        for texts, sign in ((request.more, 1.0), (request.less, -1.0)):
+            for each in texts:
+                found = found + sign * request.steer * self.clap.embed_text([each])[0]
+        return F.normalize(found, dim=0)
 
     def _embed_negative(self, text: str) -> torch.Tensor:
         """Embed a negative prompt, [E]; an empty one becomes the null condition."""
         return self.clap.embed_text([text])[0] if text else self.unet.null_cond
 
-    @torch.inference_mode()
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """latent [B, C, T, F] -> log-mel [B, 1, T', F'], float32."""
-        window, frames = self._latent_frames(PIECE_SECONDS), latent.shape[2]
-        with self._keeping_little(self.vae):
-            if frames <= window:
-                return self.vae.decode(latent)
-            # the decoder's group norms and attention depend on the whole window; without overlap
-            # there would be seams
-            return blend_windows(
-                lambda span: self.vae.decode(latent[:, :, span]),
-                frames,
-                window,
-                window // 4,
-                self.vae.config.stride[0],
-            )
+        return self.codec.decode(latent)
 
-    @torch.inference_mode()
     def vocode(self, mel: torch.Tensor) -> torch.Tensor:
         """log-mel [B, 1, T, F] -> wave [B, N], float32."""
-        config = self.vocoder.config.mel
-        # convolutional vocoders redo filter setup per piece, so use fewer, longer pieces
-        pieces = 2 if isinstance(self.vocoder, SpectralVocoder) else 1
-        frames = round(PIECE_SECONDS / pieces * config.sample_rate / config.hop)
-        with self._keeping_little(self.vocoder):
-            return vocode_in_pieces(self.vocoder, mel, frames)
-
-    def _keeping_little(self, network: torch.nn.Module) -> AbstractContextManager[None]:
-        return limit_heap(network) if self.device.type == "cpu" else nullcontext()
+        return self.codec.vocode(mel)
 
     def _sample(
         self,
-        settings: SamplingConfig,
+        settings: GenerateRequest,
         noise: torch.Tensor,
         conds: Conditions,
         uncond: torch.Tensor,
         seeds: Sequence[int],
+        given: "_Given",
         callback: Progress,
     ) -> torch.Tensor:
         """Noise [B, C, T, F], conditions of B sounds, uncond [B, E] -> latent [B, C, T, F]."""
@@ -430,6 +545,10 @@ class SoundCrafter:
             seeds=seeds,
             window=window,
             batch_limit=batch_limit,
+            start=None if given.start is None else given.start.expand(len(noise), -1, -1, -1),
+            strength=given.steps_share,
+            mask=given.mask,
+            loop=settings.loop,
             callback=callback,
         )
 
@@ -440,6 +559,7 @@ class SoundCrafter:
         conds: Conditions,
         uncond: torch.Tensor,
         request: GenerateRequest,
+        given: "_Given",
         report: Callable[[int], None],
     ) -> torch.Tensor:
         """Noises [J, K, C, T, F], conditions of J sounds, uncond [J, E] -> the best of each K,
@@ -456,6 +576,7 @@ class SoundCrafter:
             each,
             away,
             [seed for seed in seeds for _ in range(count)],
+            given,
             lambda done, _: report(done),
         )
         scores = [
@@ -512,9 +633,20 @@ class SoundCrafter:
         low, high = SECONDS_RANGE
         if not low <= seconds <= high:
             raise ValueError(f"seconds: got {seconds}; allowed: {low:g} to {high:g}")
-        seed, shape = int(seed), self._latent_shape(seconds)
+        return self._noise(int(seed), self._latent_frames(seconds), count)
+
+    def _noise(self, seed: int, frames: int, count: int) -> torch.Tensor:
+        """The initial noises [count, C, frames, F] of a seed."""
+        config = self.vae.config
+        shape = (config.latent_channels, frames, config.mel.num_mels // config.stride[1])
         generator = torch.Generator().manual_seed(seed)
         return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
+
+    def _frames(self, request: GenerateRequest) -> int:
+        """The number of latent frames of a sound; those of a loop are all heard."""
+        if not request.loop:
+            return self._latent_frames(request.seconds)
+        return max(1, round(request.seconds / self.codec.frame_seconds))
 
     def _latent_shape(self, seconds: float) -> tuple[int, int, int]:
         """[C, T, F] of a sound's latent."""
@@ -526,6 +658,26 @@ class SoundCrafter:
         return latent_frames(self.vae.config, self.unet.config, seconds)
 
 
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """The encoded sounds that a request was given."""
+
+    canvas: Canvas | None = None
+    start: torch.Tensor | None = None  # [1, C, T, F]
+    mask: torch.Tensor | None = None  # [1, 1, T, F]; None: all is made anew
+    strength: float | None = None
+    like: torch.Tensor | None = None  # [E]
+
+    @property
+    def steps_share(self) -> float:
+        """The share of the steps to take."""
+        if self.start is None:
+            return 1.0
+        if self.strength is not None:
+            return self.strength
+        return VARY if self.mask is None else 1.0
+
+
 @cache
 def _allow_forks() -> None:
     """Let forked processes use the models of this one, with one thread each.
@@ -534,28 +686,3 @@ def _allow_forks() -> None:
     """
     if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
-
-def vocode_in_pieces(vocoder: Vocoder, mel: torch.Tensor, frames: int) -> torch.Tensor:
-    """log-mel [B, 1, T, F] -> wave [B, T * hop], in pieces of about `frames`.
-
-    Each piece is padded by the receptive field (`config.context`), so the result equals that of
-    the whole mel, except for rounding.
-    """
-    count, config = mel.shape[2], vocoder.config
-    context, hop = config.context, config.mel.hop
-    frames = max(frames, 6 * context)  # or too much of a piece would be computed twice
-    if count <= frames + context:
-        return vocoder(mel)
-    phases = PhaseStream(config.mel) if isinstance(vocoder, SpectralVocoder) else None
-    out = torch.empty(len(mel), count * hop, device=mel.device)
-    end = 0
-    while end < count:
-        start, low = end, max(end - context, 0)
-        end = min(low + frames, count)
-        high = min(end + context, count)
-        extra = () if phases is None else (phases.between(low, high + 2),)
-        wave = vocoder(mel[:, :, low:high], *extra)
-        out[:, start * hop : end * hop] = wave[:, (start - low) * hop : (end - low) * hop]
-        trim_heap()  # freed here, or memory fragments
-    return out

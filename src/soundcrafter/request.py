@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
+from soundcrafter.diffusion.sample import MAX_SEED, SECONDS_RANGE, SamplingConfig
 from soundcrafter.settings import check_range, from_dict
 from soundcrafter.timeline import Timeline
 
@@ -44,14 +44,34 @@ class GenerateRequest(SamplingConfig):
     seeds: tuple[int, ...] = (0,)  # of the first sound of each prompt; one for all, or one each
     batch_size: int = 4  # sounds made at once, each with its candidates
     trim: bool = False  # whether the silence after a sound is cut
+    wordless: bool = False  # the prompt is a sound, and its text empty
+    strength: float | None = None  # share of the steps that change a given sound
+    at: float = 0.0  # seconds of silence before the given sound
+    loop: bool = False  # the end of the sound is followed by its start
+    like_weight: float = 0.5  # of the sound to resemble, where there is a prompt too
+    more: tuple[str, ...] = ()  # descriptions to move towards
+    less: tuple[str, ...] = ()  # descriptions to move away from
+    steer: float = 0.5  # how far, relative to the prompt
 
     def __post_init__(self) -> None:
         super().__post_init__()
         texts = [text for prompt in self.prompts for text in _texts_of(prompt)]
-        if not texts or not all(text.strip() for text in texts):
+        if not texts or not (self.wordless or all(text.strip() for text in texts)):
             raise ValueError("prompt: must not be empty; describe the sound")
         for text in texts:
             _check_text("prompt", text)
+        for name in ("more", "less"):
+            for text in getattr(self, name):
+                if not text.strip():
+                    raise ValueError(f"{name}: must not be empty; describe a sound")
+                _check_text(name, text)
+        if self.strength is not None:
+            check_range(self, 0, 1, "strength")
+        check_range(self, 0, 1, "like_weight")
+        check_range(self, 0, 10, "steer")
+        check_range(self, 0, SECONDS_RANGE[1], "at")
+        if self.loop and self.reuse > 1:
+            raise ValueError(f"reuse: got {self.reuse}; allowed with loop: 1")
         for negative in (self.negative, *self.negatives):
             _check_text("negative", negative)
         for prompt in self.prompts:
@@ -93,14 +113,14 @@ class GenerateRequest(SamplingConfig):
 
 def resolve(
     sampling: SamplingConfig,
-    prompts: Prompts,
+    prompts: Prompts | None,
     *,
     seed: int | Iterable[int] = 0,
     negative: str | Iterable[str] | None = None,
-    **options: float | str | None,
+    **options: Any,
 ) -> GenerateRequest:
-    """Build a validated request: None falls back to the model's setting; a seed of -1 becomes
-    random.
+    """Build a validated request: an option that is None falls back to the model's setting;
+    a seed of -1 becomes random.
 
     Raises ValueError, saying what is allowed, for a wrong type or value.
     """
@@ -112,7 +132,8 @@ def resolve(
         given["negative"] = negative
     elif negative is not None:
         given["negatives"] = _items("negative", negative, str)
-    given["prompts"] = _items("prompt", prompts, str | Timeline)
+    given["prompts"] = _items("prompt", "" if prompts is None else prompts, str | Timeline)
+    given |= {name: _items(name, given[name], str) for name in ("more", "less") if name in given}
     return from_dict(GenerateRequest, {**vars(sampling), **given})
 
 

@@ -22,6 +22,7 @@ class Sound:
     # no audio tower.
     score: float | None
     latent: np.ndarray | None = None  # [C, T, F] float32, which the VAE decoded to this sound
+    loop: bool = False  # its end is followed by its start
 
     @property
     def seconds(self) -> float:
@@ -34,12 +35,12 @@ class Sound:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write wav or flac (16-bit PCM) or ogg, by the suffix; ValueError for another one."""
-        write_audio(path, self.wave, self.sample_rate)
+        write_audio(path, self.wave, self.sample_rate, loop=self.loop)
         return Path(path)
 
     def to_bytes(self, suffix: str = ".wav") -> bytes:
         """A wav file (or flac, ogg) of this sound, for a stream or an answer of a server."""
-        return bytes(encode_audio(self.wave, self.sample_rate, suffix))
+        return bytes(encode_audio(self.wave, self.sample_rate, suffix, loop=self.loop))
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """The mel spectrogram: a PNG at `path`, or a matplotlib figure where there is none."""

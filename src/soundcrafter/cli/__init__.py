@@ -9,6 +9,7 @@ import typer
 
 from soundcrafter.cli import data
 from soundcrafter.cli.bench import bench
+from soundcrafter.cli.edit import edit
 from soundcrafter.cli.evaluate import evaluate_app
 from soundcrafter.cli.generate import demo, generate
 from soundcrafter.cli.model import import_model, info, ship
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(generate)
+app.command()(edit)
 app.command()(scene)
 app.command()(train)
 app.command()(sprint)

@@ -65,6 +65,24 @@ def generate(
         list[str] | None,
         typer.Option(help="Adapter (LoRA) folder, or FOLDER:WEIGHT. Repeatable."),
     ] = None,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Make a loop, with loop points in wav.")
+    ] = False,
+    like: Annotated[
+        Path | None, typer.Option(help="Sound to resemble, besides the prompt.")
+    ] = None,
+    like_weight: Annotated[
+        float | None, typer.Option(help="Of --like, 0 to 1. Default 0.5.")
+    ] = None,
+    more: Annotated[
+        list[str] | None, typer.Option(help="What to move towards. Repeatable.")
+    ] = None,
+    less: Annotated[
+        list[str] | None, typer.Option(help="What to move away from. Repeatable.")
+    ] = None,
+    steer: Annotated[
+        float | None, typer.Option(help="How far --more and --less go. Default 0.5.")
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")] = None,
     reuse: Annotated[
         int | None, typer.Option(help="Steps that share the U-Net's inner levels: faster, rougher.")
@@ -118,6 +136,11 @@ def generate(
         "reuse": reuse,
         "trim": trim,
         "batch_size": batch_size,
+        "loop": loop,
+        "like_weight": like_weight,
+        "more": tuple(more or ()),
+        "less": tuple(less or ()),
+        "steer": steer,
     }
     # refuse options that no model supports before one is loaded
     if compose not in COMPOSE:
@@ -126,6 +149,8 @@ def generate(
         raise ValueError("--fill requires --compose auto")
     rows = _read_rows(prompt, prompts)
     jobs = plan_jobs(rows, options, prompts, compose=compose, fill=fill)
+    if loop and any(job.scene is not None and not job.one_pass for job in jobs):
+        raise ValueError("--loop requires a single event per prompt, or --compose off")
     if stems is not None and stems.is_file():
         raise ValueError(f"{stems}: not a folder")
     if stems is not None and compose == "one-pass":
@@ -145,7 +170,7 @@ def generate(
     report: list[dict[str, object]] = []
     crafter = SoundCrafter.from_pretrained(model, device, _adapters(adapter or ()), precision)
     with progress("generating", show=not as_json) as advance:
-        for made in run_jobs(crafter, jobs, advance):
+        for made in run_jobs(crafter, jobs, advance, like):
             job, sound = made.job, made.sound
             if made.mix is not None:
                 _say_composed(made.mix)

@@ -110,9 +110,13 @@ def _scene(
 
 
 def run_jobs(
-    crafter: "SoundCrafter", jobs: Sequence[OutputJob], advance: Callable[[float, int], None]
+    crafter: "SoundCrafter",
+    jobs: Sequence[OutputJob],
+    advance: Callable[[float, int], None],
+    like: Path | None = None,
 ) -> Iterator[Made]:
-    """Make the sounds of jobs; neighbours with the same options share batches.
+    """Make the sounds of jobs, which resemble the sound `like`; neighbours with the same options
+    share batches.
 
     `advance` is called with (done, total) in sounds; `done` may be fractional.
     """
@@ -134,7 +138,7 @@ def run_jobs(
         advance(done + len(batch) * steps / total, len(jobs))
 
     for batch in _batches(jobs):
-        yield from _run(crafter, batch, report)
+        yield from _run(crafter, batch, report, like)
         done += len(batch)
 
 
@@ -149,9 +153,11 @@ def _batches(jobs: Sequence[OutputJob]) -> Iterator[list[OutputJob]]:
         yield from [[job] for job in batch] if composed else [batch]
 
 
-def _run(crafter: "SoundCrafter", jobs: Sequence[OutputJob], progress: Progress) -> Iterator[Made]:
+def _run(
+    crafter: "SoundCrafter", jobs: Sequence[OutputJob], progress: Progress, like: Path | None
+) -> Iterator[Made]:
     if jobs[0].scene is not None and not jobs[0].one_pass:
-        yield _compose(crafter, jobs[0], jobs[0].scene, progress)
+        yield _compose(crafter, jobs[0], jobs[0].scene, progress, like)
         return
     from soundcrafter.scene.plan import scene_timeline
 
@@ -162,6 +168,7 @@ def _run(crafter: "SoundCrafter", jobs: Sequence[OutputJob], progress: Progress)
         [timeline or job.prompt for timeline, job in zip(timelines, jobs, strict=True)],
         seed=[job.seed for job in jobs],
         negative=negatives or None,
+        like=like,
         **jobs[0].options,
         progress=progress,
     )
@@ -169,13 +176,19 @@ def _run(crafter: "SoundCrafter", jobs: Sequence[OutputJob], progress: Progress)
         yield Made(job, sound, timeline)
 
 
-def _compose(crafter: "SoundCrafter", job: OutputJob, scene: "Scene", progress: Progress) -> Made:
+def _compose(
+    crafter: "SoundCrafter",
+    job: OutputJob,
+    scene: "Scene",
+    progress: Progress,
+    like: Path | None,
+) -> Made:
     from soundcrafter.scene.render import render
     from soundcrafter.sound import Sound
 
     # the scene has its length, and its sounds are always trimmed
     options = {key: job.options[key] for key in job.options if key not in ("seconds", "trim")}
-    mix = render(scene, crafter, negative=job.negative, progress=progress, **options)
+    mix = render(scene, crafter, negative=job.negative, like=like, progress=progress, **options)
     score = crafter.score(mix.wave, job.prompt)
     return Made(job, Sound(mix.wave, mix.sample_rate, job.prompt, job.seed, score), mix=mix)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from soundcrafter.diffusion.guidance import Model, guided, prediction_to_denoiser
 from soundcrafter.diffusion.samplers import SAMPLERS, Denoise, Noise
 from soundcrafter.diffusion.schedule import Schedule, Spacing
-from soundcrafter.diffusion.windows import windowed, with_batch_limit
+from soundcrafter.diffusion.windows import looped, windowed, with_batch_limit
 from soundcrafter.progress import Progress
 from soundcrafter.settings import check_range
 
@@ -75,6 +75,7 @@ def sample(
     *,
     uncond: Tensor,
     levels: Tensor | None = None,
+    loop: bool = False,
     seeds: Sequence[int] = (),
     window: int | None = None,
     batch_limit: int | None = None,
@@ -95,6 +96,7 @@ def sample(
             embedding of a negative prompt.
         levels: for masked composition, the levels [B, K, T] of K events in each latent frame; cond
             is then [B, K, E], their conditions, and uncond [E] or [B, E]. See `guided`.
+        loop: the latent's end is followed by its start, see `looped`.
         seeds: one per sample, for the noise that stochastic samplers add.
         window: latents of more frames than this are denoised in overlapping windows.
         batch_limit: the largest batch that the model gets at once.
@@ -115,7 +117,7 @@ def sample(
     times = times[len(times) - round(strength * len(times)) :]
     if start is not None and not len(times):
         return start
-    denoise = _denoiser(model, schedule, settings, cond, uncond, levels, window, batch_limit)
+    denoise = _denoiser(model, schedule, settings, cond, uncond, levels, loop, window, batch_limit)
     x = noise
     if start is not None:
         noised = schedule.add_noise(start, noise, times[0])
@@ -161,6 +163,7 @@ def _denoiser(
     cond: Tensor,
     uncond: Tensor,
     levels: Tensor | None,
+    loop: bool,
     window: int | None,
     batch_limit: int | None,
 ) -> Denoise:
@@ -169,6 +172,8 @@ def _denoiser(
         model = with_batch_limit(model, batch_limit)
     if window is not None:
         model = windowed(model, window, overlap=window // 4)
+    if loop:
+        model = looped(model)
     low, high, last = settings.guidance_from, settings.guidance_until, schedule.config.steps
     interval = None if (low, high) == (0.0, 1.0) else (low * last, high * last)
     predict = guided(model, cond, uncond, settings.guidance, interval, levels)

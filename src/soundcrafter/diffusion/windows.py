@@ -1,6 +1,6 @@
 """Process long latents and large batches in pieces, so that memory does not grow with them.
 
-`windowed` and `with_batch_limit` take a model and return a model, so they go inside `guided`:
+`windowed`, `looped` and `with_batch_limit` take a model and return one, so they go inside `guided`:
 
     predict = guided(windowed(unet, window, overlap), cond, uncond, scale)
 """
@@ -39,6 +39,22 @@ def windowed(model: Model, window: int, overlap: int) -> Model:
         return blend_windows(predict, frames, window, overlap)
 
     return windowed_model
+
+
+def looped(model: Model) -> Model:
+    """A model for latents whose end is followed by their start.
+
+    At every time step the latent is rolled by another number of frames, so that no edge stays one.
+    """
+
+    def looped_model(latent: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        # multiples of the golden ratio spread evenly over the frames
+        shift = round(float(t[0]) * 0.6180339887 * latent.shape[2]) % latent.shape[2]
+        if cond.ndim == 3:
+            cond = stretch_timeline(cond, latent.shape[2]).roll(shift, 1)
+        return model(latent.roll(shift, 2), t, cond).roll(-shift, 2)
+
+    return looped_model
 
 
 def with_batch_limit(model: Model, limit: int) -> Model:

@@ -1,0 +1,143 @@
+"""The command that edits a sound: vary, inpaint, extend, loop."""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
+from soundcrafter.cli.jobs import OutputJob, assign_files
+
+
+def edit(
+    sound: Annotated[Path, typer.Argument(help="Sound file: any rate, mono or stereo.")],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="Description of the new parts; without it, more of the same."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg) or folder.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How much changes: 0 nothing, 1 everything. Default 0.6.")
+    ] = None,
+    inpaint: Annotated[
+        list[str] | None,
+        typer.Option(help='Make a part anew: "2.0-3.5" s, or "2.0-3.5,200-4000" Hz. Repeatable.'),
+    ] = None,
+    extend: Annotated[float, typer.Option(help="Seconds to add at the end.")] = 0.0,
+    before: Annotated[float, typer.Option(help="Seconds to add at the beginning.")] = 0.0,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Vary it to a loop, with loop points in wav.")
+    ] = False,
+    like: Annotated[Path | None, typer.Option(help="Sound to resemble.")] = None,
+    like_weight: Annotated[
+        float | None, typer.Option(help="Of --like beside the prompt, 0 to 1. Default 0.5.")
+    ] = None,
+    more: Annotated[
+        list[str] | None, typer.Option(help="What to move towards. Repeatable.")
+    ] = None,
+    less: Annotated[
+        list[str] | None, typer.Option(help="What to move away from. Repeatable.")
+    ] = None,
+    steer: Annotated[
+        float | None, typer.Option(help="How far --more and --less go. Default 0.5.")
+    ] = None,
+    takes: Annotated[int, typer.Option(help="Results; take k uses seed + k.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed; -1 draws a random one.")] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub name; the bundled model if not given.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance strength.")] = None,
+    negative: Annotated[str | None, typer.Option(help="Description of sounds to avoid.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Drafts of each sound.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files in a folder.")
+    ] = False,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    plot: Annotated[bool, typer.Option("--plot", help="Plot each sound's spectrogram.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Edit a sound: vary all of it, make parts anew, make it longer, make it a loop.
+
+    What is not made anew is kept sample for sample, at the model's rate.
+    """
+    from soundcrafter.diffusion.sample import SamplingConfig
+    from soundcrafter.editing import Region, load_wave
+    from soundcrafter.files import make_folder
+    from soundcrafter.pipeline import SoundCrafter
+    from soundcrafter.request import resolve
+
+    regions = [Region(**_region(text)) for text in inpaint or ()]
+    options: dict[str, Any] = {
+        "steps": steps,
+        "guidance": guidance,
+        "candidates": candidates,
+        "negative": negative,
+        "strength": strength,
+        "at": before,
+        "loop": loop,
+        "like_weight": like_weight,
+        "more": more or (),
+        "less": less or (),
+        "steer": steer,
+    }
+    if extend < 0 or before < 0:
+        raise ValueError(f"extend, before: got {extend:g}, {before:g}; allowed: 0 or more")
+    # refuse options that no model supports before one is loaded
+    request = resolve(
+        SamplingConfig(), prompt, wordless=prompt is None, count=takes, seed=seed, **options
+    )
+    text = prompt or sound.stem
+    jobs = [
+        OutputJob(text, None, job.seed, {}, 1, take) for take, job in enumerate(request.jobs(), 1)
+    ]
+    jobs = assign_files(jobs, output, None, overwrite=overwrite, skip_existing=False, plot=plot)
+    crafter = SoundCrafter.from_pretrained(model, device, precision=precision)
+    rate = crafter.sample_rate
+    wave = load_wave(sound, rate, str(sound))
+    seconds = before + len(wave) / rate + extend
+    report = []
+    with progress("editing", show=not as_json) as advance:
+        sounds = crafter.stream(
+            prompt,
+            init=(wave, rate),
+            regions=regions,
+            seconds=seconds,
+            like=like,
+            count=takes,
+            seed=request.seeds[0],
+            trim=False,
+            progress=advance,
+            **options,
+        )
+        for job, made in zip(jobs, sounds, strict=True):
+            make_folder(job.file.parent)
+            made.save(job.file)
+            facts = {"file": str(job.file), "seed": made.seed, "seconds": made.seconds}
+            if plot:
+                made.plot(job.file.with_suffix(".png"))
+                facts["spectrogram"] = str(job.file.with_suffix(".png"))
+            report.append(facts)
+            if not as_json:
+                print(f"{job.file}  {made.seconds:.2f} s  seed {made.seed}")
+    if as_json:
+        print(json.dumps(report, indent=2))
+
+
+def _region(text: str) -> dict[str, float]:
+    """Parse "START-END" or "START-END,LOW-HIGH"."""
+    number = r"(\d+(?:\.\d*)?)"
+    match = re.fullmatch(rf"{number}-{number}(?:\s*,\s*{number}-{number})?", text.strip())
+    if match is None:
+        raise ValueError(f'inpaint: got {text!r}; write "START-END" or "START-END,LOW-HIGH"')
+    names = ("start", "end", "low", "high")
+    return {
+        name: float(value)
+        for name, value in zip(names, match.groups(), strict=True)
+        if value is not None
+    }

@@ -1,0 +1,116 @@
+"""Between waves and latents: the VAE and the vocoder, in pieces that bound memory."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from soundcrafter.cpu.memory import limit_heap, trim_heap
+from soundcrafter.diffusion.windows import blend_windows
+from soundcrafter.editing import join_ends
+from soundcrafter.mel import LogMel
+from soundcrafter.models.griffin_lim import PhaseStream
+from soundcrafter.models.spectral import SpectralVocoder
+from soundcrafter.models.vae import VAE
+from soundcrafter.models.vocoder import Vocoder
+
+PIECE_SECONDS = 10.24  # longer sounds go through the VAE and the vocoder in pieces
+# Seconds beside the seam of a loop that the decoder sees on both sides, and of the cross-fade there
+LOOP_CONTEXT, LOOP_FADE = 1.0, 0.1
+
+
+class Codec:
+    """A VAE and a vocoder on one device."""
+
+    def __init__(self, vae: VAE, vocoder: Vocoder, device: torch.device) -> None:
+        self.vae, self.vocoder, self.device = vae, vocoder, device
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of its waves."""
+        return self.vocoder.config.mel.sample_rate
+
+    @property
+    def frame_seconds(self) -> float:
+        """The length of a latent frame."""
+        config = self.vae.config
+        return config.stride[0] * config.mel.hop / config.mel.sample_rate
+
+    @torch.inference_mode()
+    def encode(self, wave: np.ndarray, frames: int | None = None) -> torch.Tensor:
+        """wave [N] at the model's rate -> latent [1, C, T, F], with silence up to `frames`."""
+        config = self.vae.config
+        mel = LogMel(config.mel).to(self.device)(torch.from_numpy(wave)[None].to(self.device))
+        least = math.ceil(mel.shape[2] / config.stride[0])
+        wanted = (frames or least) * config.stride[0]
+        mel = F.pad(mel, (0, 0, 0, max(0, wanted - mel.shape[2])), value=math.log(config.mel.floor))
+        return self.vae.encode(mel[:, :, :wanted])
+
+    @torch.inference_mode()
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """latent [B, C, T, F] -> log-mel [B, 1, T', F'], float32."""
+        window, frames = round(PIECE_SECONDS / self.frame_seconds), latent.shape[2]
+        with self._keeping_little(self.vae):
+            if frames <= window:
+                return self.vae.decode(latent)
+            # the decoder's group norms and attention depend on the whole window; without overlap
+            # there would be seams
+            return blend_windows(
+                lambda span: self.vae.decode(latent[:, :, span]),
+                frames,
+                window,
+                window // 4,
+                self.vae.config.stride[0],
+            )
+
+    @torch.inference_mode()
+    def vocode(self, mel: torch.Tensor) -> torch.Tensor:
+        """log-mel [B, 1, T, F] -> wave [B, N], float32."""
+        config = self.vocoder.config.mel
+        # convolutional vocoders redo filter setup per piece, so use fewer, longer pieces
+        pieces = 2 if isinstance(self.vocoder, SpectralVocoder) else 1
+        frames = round(PIECE_SECONDS / pieces * config.sample_rate / config.hop)
+        with self._keeping_little(self.vocoder):
+            return vocode_in_pieces(self.vocoder, mel, frames)
+
+    def _keeping_little(self, network: torch.nn.Module) -> AbstractContextManager[None]:
+        return limit_heap(network) if self.device.type == "cpu" else nullcontext()
+
+    @torch.inference_mode()
+    def decode_loop(self, latent: torch.Tensor) -> np.ndarray:
+        """latent [1, C, T, F] -> wave [N] whose end is followed by its start."""
+        config, frames = self.vae.config, latent.shape[2]
+        frame = config.stride[0] * config.mel.hop  # samples
+        before = min(frames, math.ceil(LOOP_CONTEXT * self.sample_rate / frame))
+        around = torch.cat([latent[:, :, -before:], latent, latent[:, :, :before]], 2)
+        wave = self.vocode(self.decode(around))[0].float().cpu().numpy()
+        start, end = before * frame, (before + frames) * frame
+        fade = min(round(LOOP_FADE * self.sample_rate), before * frame)
+        return join_ends(wave[start:end], wave[end : end + fade])
+
+
+def vocode_in_pieces(vocoder: Vocoder, mel: torch.Tensor, frames: int) -> torch.Tensor:
+    """log-mel [B, 1, T, F] -> wave [B, T * hop], in pieces of about `frames`.
+
+    Each piece is padded by the receptive field (`config.context`), so the result equals that of
+    the whole mel, except for rounding.
+    """
+    count, config = mel.shape[2], vocoder.config
+    context, hop = config.context, config.mel.hop
+    frames = max(frames, 6 * context)  # or too much of a piece would be computed twice
+    if count <= frames + context:
+        return vocoder(mel)
+    phases = PhaseStream(config.mel) if isinstance(vocoder, SpectralVocoder) else None
+    out = torch.empty(len(mel), count * hop, device=mel.device)
+    end = 0
+    while end < count:
+        start, low = end, max(end - context, 0)
+        end = min(low + frames, count)
+        high = min(end + context, count)
+        extra = () if phases is None else (phases.between(low, high + 2),)
+        wave = vocoder(mel[:, :, low:high], *extra)
+        out[:, start * hop : end * hop] = wave[:, (start - low) * hop : (end - low) * hop]
+        trim_heap()  # freed here, or memory fragments
+    return out
