@@ -71,6 +71,17 @@ def test_events_of_different_steps_or_levels_stay_apart() -> None:
         assert len(scene_from_text(prompt, embed=same).tracks) == 2
 
 
+def test_the_background_lasts_through_all_steps() -> None:
+    prompt = "a door slams, then a dog barks twice while rain falls in the background"
+    door, dog, rain = events(scene_from_text(prompt, seconds=10.0))
+    assert (rain.start, rain.earliest, rain.after, rain.seconds) == (0.0, 0.0, (), 10.0)
+    assert (rain.gain, rain.fill) == (-8.0, True)
+    assert (dog.after, dog.earliest) == (("a-door-slams",), 5.0)
+    assert door.start == 0.0
+    bells, crow = starts("church bells in the background while a crow caws")
+    assert (bells, crow) == (0.0, 1.5)
+
+
 def test_fill_repeats_what_happens_once() -> None:
     prompt = "a dog barks twice, then a door slams"
     dog, door = events(scene_from_text(prompt, seconds=10.0, fill=True))

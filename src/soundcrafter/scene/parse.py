@@ -30,7 +30,7 @@ class ParsedEvent:
     step: events of one step sound together; steps follow each other: 0, 1, ...
     gain: LU relative to the other events.
     repeats: how often it sounds; None for an unstated number ("repeatedly").
-    throughout: it lasts through all steps.
+    throughout: it lasts through all steps, as what is in the background does.
     """
 
     text: str
@@ -343,13 +343,14 @@ REPEATS = re.compile(
 
 def _marked(event: ParsedEvent) -> ParsedEvent:
     """Take the marks out of the text of an event; "distant thunder" keeps its adjective."""
-    text, gain, repeats = event.text, 0.0, event.repeats
+    text, gain, repeats, throughout = event.text, 0.0, event.repeats, event.throughout
     for pattern, value in ((BACKGROUND, BACKGROUND_GAIN), (DISTANT, DISTANT_GAIN)):
         if not pattern.search(text):
             continue
         without = re.sub(r" (?:is|are|was|were)$", "", pattern.sub("", text).strip(" ,;."))
         if without:
             text, gain = without, value
+            throughout = throughout or pattern is BACKGROUND
     if (match := REPEATS.search(text)) and _number(match) in COUNTS:
         without = (text[: match.start()] + text[match.end() :]).strip(" ,;.")
         if without:
@@ -360,7 +361,7 @@ def _marked(event: ParsedEvent) -> ParsedEvent:
         r"^(?:and |but )+|(?: and| but|[,;. ])+$", "", text.strip(" ,;."), flags=re.IGNORECASE
     )
     text = re.sub(r" (?=[,;.])", "", text)
-    return replace(event, text=text, gain=gain, repeats=repeats)
+    return replace(event, text=text, gain=gain, repeats=repeats, throughout=throughout)
 
 
 def _number(match: re.Match[str]) -> int | None:

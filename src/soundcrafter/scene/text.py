@@ -53,10 +53,11 @@ def scene_from_text(
     for step in range(1 + last):
         together = [event for event in events if event.step == step]
         names: list[str] = []
-        for parsed, delay in zip(together, _delays(together, step_seconds), strict=True):
+        for parsed, delay in zip(together, _delays(together, step, step_seconds), strict=True):
             event = _event(parsed, seconds, step_seconds, is_last=step == last, fill=fill)
-            event = replace(event, after=tuple(before), start=(GAP if before else 0.0) + delay)
-            if step_seconds is not None:
+            if not parsed.throughout:
+                event = replace(event, after=tuple(before), start=(GAP if before else 0.0) + delay)
+            if step_seconds is not None and not parsed.throughout:
                 event = replace(event, earliest=step * step_seconds + delay)
             taken = [Path(track.name) for track in tracks]
             name = free_path(Path(slug(parsed.text)), taken).name
@@ -79,7 +80,7 @@ def _event(
     repeats = REPEATEDLY if parsed.repeats is None else parsed.repeats
     event = Event(prompt=parsed.text, gain=parsed.gain, repeats=repeats)
     if parsed.throughout:
-        return replace(event, seconds=seconds)
+        return replace(event, seconds=seconds, fill=seconds is not None and repeats == 1)
     if repeats > 1 or not (parsed.ongoing or fill):
         return event
     if step_seconds is None or step_seconds < SHORTEST_STEP:
@@ -87,14 +88,19 @@ def _event(
     return replace(event, fill=True, seconds=None if is_last else step_seconds - GAP)
 
 
-def _delays(together: Sequence[ParsedEvent], step_seconds: float | None) -> list[float]:
-    """How many seconds after the first each event of a step enters. Short sounds enter together."""
-    ongoing = [event for event in together if event.ongoing or event.throughout]
-    if not ongoing:
+def _delays(together: Sequence[ParsedEvent], step: int, step_seconds: float | None) -> list[float]:
+    """How many seconds after the first each event of a step enters. Short sounds enter together.
+
+    What lasts through all steps begins with the first of them.
+    """
+    lasting = [event for event in together if event.throughout]
+    ongoing = [event for event in together if event.ongoing and not event.throughout]
+    if not ongoing and not (lasting and step == 0):
         return [0.0] * len(together)
-    enter = [*ongoing, *(event for event in together if event not in ongoing)]
+    others = [event for event in together if event not in lasting and event not in ongoing]
+    enter = [*(lasting if step == 0 else []), *ongoing, *others]
     each = (step_seconds or UNKNOWN_STEP) * min(DELAY, MOST_DELAY / len(together))
-    return [round(each * enter.index(event), 3) for event in together]
+    return [round(each * enter.index(event), 3) if event in enter else 0.0 for event in together]
 
 
 def is_single(scene: Scene) -> bool:
