@@ -11,6 +11,7 @@ _SHELF = (
 )
 _HIGHPASS = ((1.0, -2.0, 1.0), (1.0, -1.99004745483398, 0.99007225036621))
 _BLOCK, _STEP = 0.4, 0.1  # seconds
+_PIECE, _CONTEXT = 60.0, 2.0  # seconds filtered at once; before them, in which the filters settle
 _ABSOLUTE, _RELATIVE = -70.0, -10.0  # LUFS and LU, of the gate
 
 
@@ -21,7 +22,15 @@ def loudness(wave: Wave, sample_rate: int) -> float:
     any sample rate is possible. A wave shorter than a block of 0.4 s is padded with silence.
     """
     block, step = round(_BLOCK * sample_rate), round(_STEP * sample_rate)
-    weighted = _k_weighted(fit_length(wave, max(len(wave), block)), sample_rate)
+    wave = fit_length(wave, max(len(wave), block))
+    piece, context = round(_PIECE * sample_rate), round(_CONTEXT * sample_rate)
+    weighted = np.empty(len(wave))
+    for start in range(
+        0, len(wave), piece
+    ):  # a transform of all of it would take 40 times its size
+        before = max(0, start - context)
+        found = _k_weighted(wave[before : start + piece], sample_rate)
+        weighted[start : start + piece] = found[start - before :]
     energy = np.concatenate([[0.0], np.cumsum(weighted**2)])
     starts = np.arange(0, len(weighted) - block + 1, step)
     powers = (energy[starts + block] - energy[starts]) / block

@@ -74,6 +74,16 @@ def test_the_balance_is_what_was_asked(model: SoundCrafter, recordings: Path, ga
     assert found == pytest.approx(gain, abs=0.2)
 
 
+def test_loudness_in_pieces_is_loudness() -> None:
+    rng, rate = np.random.default_rng(0), 2000
+    wave = np.repeat(rng.uniform(0.01, 0.5, 150), rate).astype(np.float32)
+    wave *= rng.standard_normal(len(wave)).astype(np.float32)
+    # the whole as one piece: three repeats of a part have that part's loudness, but for the joins
+    part = wave[: 50 * rate]
+    assert loudness(np.tile(part, 3), rate) == pytest.approx(loudness(part, rate), abs=0.05)
+    assert abs(loudness(wave, rate) - loudness(wave[::-1].copy(), rate)) < 0.05
+
+
 def test_events_follow_each_other(model: SoundCrafter, recordings: Path) -> None:
     first = Track(name="a", events=(Event(file="hit0.wav", start=0.5),))
     second = Track(name="b", events=(Event(file="low.wav", seconds=1.0, after=("a",)),))

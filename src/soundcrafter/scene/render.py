@@ -148,8 +148,7 @@ def _shape(take: Take, rate: int) -> Wave:
     measured = np.resize(wave, max(len(wave), round(0.4 * rate)))
     scale = 10 ** ((LEVEL + take.gain - loudness(measured, rate)) / 20)
     scale = min(scale, PEAK / np.abs(wave).max()) if math.isfinite(scale) else 1.0
-    wave = (wave * np.float32(scale)).astype(np.float32)
-    return _fade(wave, event.fade_in, fade_out, rate)
+    return _fade(wave * np.float32(scale), event.fade_in, fade_out, rate)
 
 
 def _fade(wave: Wave, fade_in: float, fade_out: float, rate: int) -> Wave:
@@ -173,7 +172,7 @@ def _mix(scene: Scene, takes: Sequence[Take], mel: MelConfig) -> Mix:
         powers = [mel_power(to_mono(s) if s.ndim == 2 else s, mel) for s in stems.values()]
         for stem, gain in zip(stems.values(), balance_gains(powers, scene.balance), strict=True):
             stem *= np.float32(10 ** (gain / 20))
-    wave: NDArray[np.float32] = np.sum(np.stack(list(stems.values())), axis=0)
+    wave: NDArray[np.float32] = sum(stems.values(), np.zeros_like(next(iter(stems.values()))))
     scale = np.float32(min(1.0, PEAK / max(float(np.abs(wave).max(initial=0.0)), 1e-9)))
     sounds = tuple(
         PlacedSound(
@@ -185,7 +184,9 @@ def _mix(scene: Scene, takes: Sequence[Take], mel: MelConfig) -> Mix:
         )
         for take, start in placed
     )
-    return Mix(wave * scale, rate, {name: stem * scale for name, stem in stems.items()}, sounds)
+    for layer in (wave, *stems.values()):
+        layer *= scale
+    return Mix(wave, rate, stems, sounds)
 
 
 def _stems(
