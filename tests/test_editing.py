@@ -9,10 +9,10 @@ import pytest
 import soundfile
 import torch
 
-from soundcrafter.audio import encode_audio
+from soundcrafter.audio import encode_audio, join_ends
 from soundcrafter.diffusion.sample import SamplingConfig, sample
 from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
-from soundcrafter.editing import Canvas, Region, join_ends, load_wave
+from soundcrafter.editing import FADE, Canvas, Region, load_wave
 from soundcrafter.mel import MelConfig, band_edges
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.sound import Sound
@@ -81,14 +81,69 @@ def test_a_region_in_frequency_keeps_the_other_frequencies(model, rain):
 def test_a_longer_sound_keeps_the_given_one(model, rain):
     made = model.generate("rain", init=rain, at=1.0, seconds=6.0, seed=3, **FAST)[0]
     assert len(made.wave) == 6 * RATE
-    assert np.array_equal(made.wave[RATE : 4 * RATE], rain.wave)
+    fade = round(FADE * RATE)
+    kept = slice(RATE + fade, 4 * RATE - fade)
+    assert np.array_equal(made.wave[kept], rain.wave[fade:-fade])
     for part in (made.wave[:RATE], made.wave[4 * RATE :]):
         assert np.square(part).mean() > 0.01 * np.square(rain.wave).mean()
+
+
+def test_an_extension_fades_over_from_the_given_sound():
+    given = Canvas.of(np.full(2 * RATE, 0.5, np.float32), RATE, 4.0, 1.0, [])
+    assert given.is_extended
+    joined = given.join(np.full(4 * RATE, -0.5, np.float32))
+    fade = round(FADE * RATE)
+    assert np.array_equal(joined[RATE + fade : 3 * RATE - fade], np.full(2 * RATE - 2 * fade, 0.5))
+    assert np.abs(np.diff(joined)).max() < 0.01  # no step from the given sound to silence
+    assert joined[0] == joined[-1] == -0.5
+
+
+def test_touching_regions_are_one():
+    regions = [Region(start=0.5, end=1.0), Region(start=1.0, end=1.5), Region(start=1.8, end=2.0)]
+    canvas = Canvas.of(np.full(2 * RATE, 0.5, np.float32), RATE, 3.0, 0.0, regions)
+    joined = canvas.join(np.full(3 * RATE, -0.5, np.float32))
+    fade = round(FADE * RATE)
+    assert (joined[RATE // 2 + fade : RATE * 3 // 2 - fade] == -0.5).all()
+    assert (joined[round(1.8 * RATE) + fade :] == -0.5).all()  # the last, and the extension
+    assert (joined[: RATE // 2] == 0.5).all()
+
+
+def test_regions_are_in_the_time_of_the_given_sound():
+    canvas = Canvas.of(np.ones(2 * RATE, np.float32), RATE, 3.0, 1.0, [Region(start=1.0, end=1.5)])
+    assert (2.0, 2.5) in [(region.start, region.end) for region in canvas.regions]
+
+
+def test_what_exceeds_full_scale_is_kept():
+    loud = np.full(RATE, 1.5, np.float32)
+    canvas = Canvas.of(loud, RATE, 1.0, 0.0, [Region(start=0.5, end=1.0)])
+    joined = canvas.join(np.full(RATE, 0.9, np.float32))
+    assert np.array_equal(joined[: RATE // 2], loud[: RATE // 2])
+    assert joined[RATE // 2 :].max() <= 1.5
+
+
+def test_bands_of_the_same_time_are_apart(model, rain):
+    bands = [Region(start=1, end=2, high=500.0), Region(start=1, end=2, low=3000.0)]
+    assert len(Canvas.of(rain.wave, RATE, 3.0, 0.0, bands).regions) == 2
+
+
+def test_drafts_of_a_given_sound_are_ranked(model, rain):
+    options = {"init": rain, "candidates": 2, "draft_steps": 1, "steps": 4}
+    steps = []
+    for strength in (0.0, 0.1, 0.5):
+        (made,) = model.generate(
+            "rain", strength=strength, progress=lambda *done: steps.append(done), **options
+        )
+        assert np.isfinite(made.wave).all()
+        assert steps[-1][0] == steps[-1][1]
 
 
 def test_a_loop_has_no_seam(model):
     loop = model.generate("rain", seconds=2.0, loop=True, seed=1, **FAST)[0]
     assert loop.loop
+    noise = model.noise(1, 2.0, loop=True)
+    same = model.generate("rain", seconds=2.0, loop=True, noise=noise, seed=1, **FAST)[0]
+    assert np.array_equal(same.wave, loop.wave)
+    assert model.generate("rain", seconds=0.2, loop=True, **FAST)[0].seconds >= 0.2
     assert len(loop.wave) == round(2.0 / model.codec.frame_seconds) * 1280
     twice = np.concatenate([loop.wave, loop.wave]).astype(float)
     steps = np.abs(np.diff(twice))
@@ -146,6 +201,14 @@ def test_a_sound_to_resemble_is_the_condition(model, rain):
     assert like.prompt == ""
 
 
+def test_a_quiet_sound_is_heard_as_a_loud_one(model, rain):
+    quiet = (rain.wave * np.float32(0.001), RATE)
+    loud, other = (
+        model.generate(like=sound, seconds=1.0, seed=5, **FAST)[0] for sound in (rain, quiet)
+    )
+    np.testing.assert_allclose(loud.latent, other.latent, atol=0.05)
+
+
 def test_more_and_less_move_the_condition(model):
     bright = model.generate("rain", more="thunder", less=["wind"], seconds=2.0, seed=1, **FAST)[0]
     plain = model.generate("rain", seconds=2.0, seed=1, trim=False, **FAST)[0]
@@ -160,12 +223,20 @@ def test_audio_is_taken_as_it_comes(tmp_path):
     soundfile.write(tmp_path / "six.wav", stereo, 192_000, subtype="FLOAT")
     assert len(load_wave(tmp_path / "six.wav", RATE)) == 4000
     assert len(load_wave((stereo, 48_000), RATE)) == RATE
+    counts = np.array([0, 16384, -32768, 32767] * 2000, np.int16)
+    np.testing.assert_allclose(load_wave((counts, RATE), RATE)[:3], [0.0, 0.5, -1.0])
+    both = Sound(stereo[:, :2], 48_000, "", 0, None)
+    assert load_wave(both, RATE).shape == (RATE,)
     wave = np.ones(8000, np.float32)
     for audio, fault in (
         ((wave[:100], RATE), "init: got 0.00625 s; allowed: 0.2 to 600 s"),
         ((0 * wave, RATE), "init: the sound is silent"),
         ((wave * np.nan, RATE), "init: allowed: finite samples"),
         ((wave, 0), "init: got 8000 s"),
+        ((wave, 16_000.5), "init: allowed: a Sound, a file, or"),
+        ((wave,), "init: allowed: a Sound, a file, or"),
+        (wave, "init: allowed: a Sound, a file, or"),
+        (np.array(["a"]), "init: allowed: a Sound, a file, or"),
         (tmp_path / "none.wav", "none.wav"),
     ):
         with pytest.raises(ValueError, match=fault):
@@ -178,9 +249,13 @@ def test_audio_is_taken_as_it_comes(tmp_path):
         ({"strength": 0.5}, "require a sound to edit, init"),
         ({"init": True, "strength": 1.5}, "strength: got 1.5; allowed: 0 to 1"),
         ({"init": True, "strength": float("nan")}, "strength: got nan; expected a finite number"),
-        ({"init": True, "seconds": 2.0}, "seconds: got 2; the given sound ends at 3 s"),
-        ({"init": True, "seconds": 4.0, "strength": 0.5}, "allowed beyond the ends: 1"),
-        ({"init": True, "loop": True, "seconds": 4.0}, "loop: allowed with init"),
+        ({"init": True, "seconds": 2.0}, "seconds: got 2; allowed: at least 3"),
+        ({"init": True, "seconds": 4.0, "strength": 0.5}, "allowed when extending: 1"),
+        ({"init": True, "loop": True, "seconds": 4.0}, "loop: a given sound cannot be looped"),
+        ({"loop": True, "trim": True}, "trim: not possible with loop"),
+        ({"like_weight": 0.5}, "like_weight: requires a sound to resemble"),
+        ({"steer": 0.5}, "steer: requires descriptions"),
+        ({"init": True, "regions": [(0.5, 1.0)]}, "allowed: a list of Region"),
         ({"loop": True, "reuse": 2}, "reuse: got 2; allowed with loop: 1"),
         ({"more": ""}, "more: must not be empty"),
         ({"like": True, "like_weight": 2.0}, "like_weight: got 2.0; allowed: 0 to 1"),
@@ -212,6 +287,8 @@ def test_impossible_regions_are_refused():
             Region(start=values[0], end=values[1])
     with pytest.raises(ValueError, match="200 to 100 Hz"):
         Region(start=0.0, end=1.0, low=200.0, high=100.0)
+    with pytest.raises(ValueError, match="-5 to the top Hz"):
+        Region(start=0.0, end=1.0, low=-5.0)
 
 
 def test_the_mask_of_a_canvas_by_hand():
@@ -253,7 +330,9 @@ def test_the_command(run, rain, tmp_path: Path):
     assert np.array_equal(before[2 * RATE :], after[2 * RATE :])
     run("edit", file, "--extend", 1, "--before", 0.5, "-o", tmp_path / "b.wav", *fast)
     longer = soundfile.read(tmp_path / "b.wav", dtype="int16")[0]
-    assert np.array_equal(longer[RATE // 2 : RATE // 2 + 3 * RATE], before)
+    fade = round(FADE * RATE)
+    kept = longer[RATE // 2 + fade : RATE // 2 + 3 * RATE - fade]
+    assert np.array_equal(kept, before[fade:-fade])
     assert len(longer) == 4.5 * RATE
     run("edit", file, "--takes", 2, "-o", tmp_path / "takes", "--plot", *fast)
     assert sorted(f.name for f in (tmp_path / "takes").iterdir()) == [
@@ -287,9 +366,11 @@ def test_generate_takes_what_makes_sense_there(run, rain, tmp_path: Path):
         (("--inpaint", "2-1"), "region: got 2 to 1 s"),
         (("--inpaint", "later"), 'write "START-END"'),
         (("--inpaint", "1-9"), "allowed: 0 to 3 s"),
-        (("--extend", "-1"), "extend, before: got -1, 0; allowed: 0 or more"),
+        (("--extend", "-1"), "extend: got -1; allowed: 0.05 s or more, or 0"),
+        (("--extend", "nan"), "extend: got nan"),
         (("--strength", "nan"), "strength: got nan"),
-        (("--loop", "--extend", "1"), "loop: allowed with init"),
+        (("--loop", "--extend", "1"), "loop: a given sound cannot be looped"),
+        (("--like-weight", "0.5"), "like_weight: requires a sound to resemble"),
         (("--takes", "0"), "count: got 0"),
     ],
 )

@@ -34,11 +34,11 @@ def embed(text: str) -> torch.Tensor:
 
 def conds(config: UNetConfig, masked: bool | None, *prompts):
     rows = embed_prompts(prompts, embed, 4.0)
-    return conditions(rows, config, frames=8, seconds=4.0, masked=masked)
+    return conditions(rows, config, frames=8, seconds=4.0, heard=4.0, masked=masked)
 
 
 def test_a_timeline_gives_each_frame_its_prompt_and_pauses_silence():
-    rain, dog, silence = embed("rain"), embed("a dog barks"), silence_cond(TRAINED)
+    rain, dog, silence = embed("rain"), embed("a dog barks"), silence_cond(TRAINED, torch.zeros(1))
     found = conds(TRAINED, None, RAIN_THEN_DOG, "thunder")
     wanted = torch.stack([rain, rain, silence, silence, dog, dog, silence, silence])
     assert torch.equal(found.cond[0], wanted)
@@ -49,8 +49,8 @@ def test_a_timeline_gives_each_frame_its_prompt_and_pauses_silence():
 
 def test_a_model_not_trained_on_timelines_composes_without_pauses():
     found = conds(UNTRAINED, None, RAIN_THEN_DOG)
-    assert found.cond.shape == (1, 3, 4)
-    assert (found.levels[0] > 0).int().tolist() == [[1] * 4 + [0] * 4, [0] * 4 + [1] * 4, [0] * 8]
+    assert found.cond.shape == (1, 2, 4)
+    assert (found.levels[0] > 0).int().tolist() == [[1] * 4 + [0] * 4, [0] * 4 + [1] * 4]
     assert found.levels[0, 1, -1] == pytest.approx(10 ** (-6 / 20))
     in_one = conds(UNTRAINED, False, RAIN_THEN_DOG)
     wanted = torch.stack([embed("rain")] * 4 + [embed("a dog barks")] * 4)
@@ -59,8 +59,15 @@ def test_a_model_not_trained_on_timelines_composes_without_pauses():
 
 def test_masked_composition_is_there_for_trained_models_too():
     found = conds(TRAINED, True, RAIN_THEN_DOG)
-    assert torch.equal(found.cond[0, 2], silence_cond(TRAINED))
+    assert torch.equal(found.cond[0, 2], silence_cond(TRAINED, torch.zeros(1)))
     assert (found.levels[0, 2] > 0).tolist() == [False, False, True, True] * 2
+
+
+def test_what_lasts_to_the_end_lasts_to_the_end_of_the_latent():
+    rows = embed_prompts([RAIN_THEN_DOG, "thunder"], embed, 3.0)
+    found = conditions(rows, TRAINED, frames=8, seconds=4.0, heard=3.0, masked=False)
+    assert torch.equal(found.cond[1], embed("thunder").expand(8, 4))
+    assert torch.equal(found.cond[0, 4:], embed("a dog barks").expand(4, 4))
 
 
 def test_events_are_judged_where_they_are_heard():
@@ -121,6 +128,13 @@ def test_a_sound_does_not_depend_on_the_timelines_beside_it(trained):
         for prompt, sound in zip(prompts, together, strict=True):
             (alone,) = trained.generate(prompt, masked=masked, **OPTIONS)
             np.testing.assert_allclose(sound.wave, alone.wave, atol=2e-3)
+
+
+def test_a_plain_prompt_beside_a_timeline_is_as_alone(trained):
+    options = {**OPTIONS, "seconds": 3.1}  # no whole number of the U-Net's frames
+    together = trained.generate(["thunder", RAIN_THEN_DOG], batch_size=2, **options)
+    (alone,) = trained.generate("thunder", **options)
+    np.testing.assert_allclose(together[0].wave, alone.wave, atol=2e-3)
 
 
 def test_candidates_are_ranked_by_the_event_that_fits_least(trained):

@@ -305,6 +305,16 @@ def trim_end(wave: Wave, sample_rate: int) -> Wave:
     return cut
 
 
+def join_ends(wave: Wave, after: Wave) -> Wave:
+    """Make wave [N] a loop, given what would follow its end, [M]: its start is faded in from it."""
+    fade = min(len(after), len(wave) // 2)
+    angle = np.pi / 2 * (np.arange(fade) + 0.5) / fade
+    looped = wave.copy()
+    # constant power: both are the same sound, but with other phases
+    looped[:fade] = wave[:fade] * np.sin(angle) + after[:fade] * np.cos(angle)
+    return looped
+
+
 def fit_length(
     wave: Wave, num_samples: int, pad: Literal["zero", "repeat"] = "zero", start: int = 0
 ) -> Wave:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from soundcrafter.audio import join_ends
 from soundcrafter.cpu.memory import limit_heap, trim_heap
 from soundcrafter.diffusion.windows import blend_windows
-from soundcrafter.editing import join_ends
 from soundcrafter.mel import LogMel
 from soundcrafter.models.griffin_lim import PhaseStream
 from soundcrafter.models.spectral import SpectralVocoder
@@ -45,7 +45,7 @@ class Codec:
         mel = LogMel(config.mel).to(self.device)(torch.from_numpy(wave)[None].to(self.device))
         least = math.ceil(mel.shape[2] / config.stride[0])
         wanted = (frames or least) * config.stride[0]
-        mel = F.pad(mel, (0, 0, 0, max(0, wanted - mel.shape[2])), value=math.log(config.mel.floor))
+        mel = F.pad(mel, (0, 0, 0, max(0, wanted - mel.shape[2])), value=config.mel.log_floor)
         return self.vae.encode(mel[:, :, :wanted])
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What the U-Net and CLAP's ranking get for prompts and timelines."""
+"""Conditions for the U-Net and for CLAP's ranking, from prompts and timelines."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,10 +69,11 @@ def conditions(
     *,
     frames: int,
     seconds: float,
+    heard: float,
     masked: bool | None,
 ) -> Conditions:
-    """The conditions of sounds with these events, in `frames` latent frames of so many seconds in
-    all.
+    """The conditions of sounds with these events, in `frames` latent frames that last `seconds`, of
+    which `heard` seconds are kept.
 
     `masked`: see `SamplingConfig`. A U-Net that was not trained on timelines knows no silence, so
     its events last until the next one.
@@ -82,12 +83,16 @@ def conditions(
     levels = first.new_zeros(len(rows), most, frames)
     for i, row in enumerate(rows):
         events[i, : len(row)] = torch.stack([event.cond for event in row])
-        spans = [(event.start / seconds, event.end / seconds) for event in row]
+        # what lasts to the end of the sound lasts to that of the latent, which is longer
+        ends = [seconds if event.end >= heard else event.end for event in row]
+        spans = [(e.start / seconds, end / seconds) for e, end in zip(row, ends, strict=True)]
         amplitudes = [event.amplitude for event in row]
         levels[i, : len(row)] = event_levels(spans, amplitudes, frames).to(levels)
-    silence = silence_cond(config).to(events)
+    silence = silence_cond(config, events)
     if not config.timelines:
         levels = fill_pauses(levels)
-    if masked or (masked is None and not config.timelines):
+        if masked is not False:
+            return Conditions(rows, events, levels)
+    if masked:
         return Conditions(rows, *with_silence(events, levels, silence))
     return Conditions(rows, frame_conds(events, levels, silence))

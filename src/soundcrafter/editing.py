@@ -1,10 +1,9 @@
-"""Editing a given sound: where it stands in the result, what of it is made anew, and how both are
-joined."""
+"""Editing a given sound: its place in the result, what is regenerated, and how both are joined."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +18,14 @@ Audio = Sound | tuple[np.ndarray, int] | str | os.PathLike[str]  # a sound, (wav
 
 PEAK = 0.5  # of what the VAE encodes, as in training
 FADE = 0.02  # seconds of the cross-fade inside an edge of a region
-VARY = 0.6  # default strength where all of a sound is made anew
+VARY = 0.6  # default strength where all of a sound is regenerated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """A part of a sound that is made anew."""
+    """A part of a given sound to regenerate."""
 
-    start: float  # seconds
+    start: float  # seconds from the start of the given sound
     end: float  # seconds
     low: float = 0.0  # Hz
     high: float | None = None  # Hz; None: up to the highest
@@ -37,9 +36,14 @@ class Region:
                 f"region: got {self.start:g} to {self.end:g} s; the end must come after the start"
             )
         if not 0 <= self.low < (np.inf if self.high is None else self.high):
-            raise ValueError(
-                f"region: got {self.low:g} to {self.high:g} Hz; allowed: 0 <= low < high"
-            )
+            top = "the top" if self.high is None else f"{self.high:g}"
+            raise ValueError(f"region: got {self.low:g} to {top} Hz; allowed: 0 <= low < high")
+
+    def overlaps(self, other: "Region") -> bool:
+        """Whether both contain the same frequencies at the same time."""
+        apart = self.end <= other.start or other.end <= self.start
+        tops = [np.inf if region.high is None else region.high for region in (self, other)]
+        return not (apart or tops[0] <= other.low or tops[1] <= self.low)
 
     @property
     def is_full_band(self) -> bool:
@@ -54,11 +58,11 @@ def load_wave(audio: Audio, sample_rate: int, name: str = "init") -> Wave:
     600 s.
     """
     if isinstance(audio, Sound):
-        wave, rate = audio.wave, audio.sample_rate
-    elif isinstance(audio, tuple):
-        wave, rate = np.asarray(audio[0], dtype=np.float32), int(audio[1])
-        if wave.ndim == 2:
-            wave = to_mono(wave)
+        audio = audio.wave, audio.sample_rate
+    if isinstance(audio, tuple) and len(audio) == 2:
+        wave, rate = _float_wave(audio, name)
+    elif not isinstance(audio, str | os.PathLike):
+        raise ValueError(f"{name}: allowed: a Sound, a file, or (samples, rate in Hz)")
     else:
         wave, rate = read_audio(audio, sample_rate), sample_rate
     low, high = SECONDS_RANGE
@@ -73,9 +77,22 @@ def load_wave(audio: Audio, sample_rate: int, name: str = "init") -> Wave:
     return resample(np.ascontiguousarray(wave), rate, sample_rate)
 
 
+def _float_wave(audio: tuple[Any, Any], name: str) -> tuple[Wave, int]:
+    """A (wave, rate) pair as mono floats; integer samples are scaled to [-1, 1]."""
+    samples, rate = np.asarray(audio[0]), audio[1]
+    if np.ndim(rate) or not isinstance(rate, int | np.integer) or samples.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: allowed: a Sound, a file, or (samples, rate in Hz)")
+    wave = samples.astype(np.float32)
+    if samples.dtype.kind in "iu":
+        limits = np.iinfo(samples.dtype)
+        middle = 0.0 if samples.dtype.kind == "i" else (limits.max + 1) / 2
+        wave = (wave - np.float32(middle)) / np.float32(limits.max + 1 - middle)
+    return (to_mono(wave) if wave.ndim == 2 else wave), int(rate)
+
+
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """A given sound in its place in the result, and the regions that are made anew."""
+    """A given sound in its place in the result, and the regions that are regenerated."""
 
     wave: Wave  # [N], silent where the given sound is not
     sample_rate: int  # Hz
@@ -86,35 +103,43 @@ class Canvas:
     def of(
         cls, wave: Wave, sample_rate: int, seconds: float, at: float, regions: Sequence[Region]
     ) -> "Canvas":
-        """Place wave [N] at `at` seconds of a result; what it does not cover is made anew, besides
-        the regions. Raises ValueError for regions that are not in the sound, or overlap."""
+        """Place wave [N] at `at` seconds of a result.
+
+        Besides the regions, what it does not cover is regenerated, with 20 ms of its end for the
+        cross-fade. Raises ValueError for regions that are not in the sound, or overlap.
+        """
         length, first = round(seconds * sample_rate), round(at * sample_rate)
         if first + len(wave) > length:
             raise ValueError(
-                f"seconds: got {seconds:g}; the given sound ends at "
-                f"{(first + len(wave)) / sample_rate:g} s"
+                f"seconds: got {seconds:g}; allowed: at least "
+                f"{(first + len(wave)) / sample_rate:g}, where the given sound ends"
             )
         placed = np.zeros(length, np.float32)
         placed[first : first + len(wave)] = wave
-        end = (first + len(wave)) / sample_rate
-        around = [(0.0, at), (end, seconds)]
-        new = [Region(start=a, end=b) for a, b in around if round((b - a) * sample_rate) > 0]
+        end = len(wave) / sample_rate
         for region in regions:
-            if region.start < at or region.end > end + 1 / sample_rate:
+            if region.end > end + 1 / sample_rate:
                 raise ValueError(
-                    f"region: got {region.start:g} to {region.end:g} s; "
-                    f"allowed: {at:g} to {end:g} s"
+                    f"region: got {region.start:g} to {region.end:g} s; allowed: 0 to {end:g} s"
                 )
             if region.low >= sample_rate / 2:
                 raise ValueError(f"region: got {region.low:g} Hz; allowed: below {sample_rate / 2}")
         ordered = sorted(regions, key=lambda region: region.start)
-        for one, other in pairwise(ordered):
-            if other.start < one.end:
-                raise ValueError(
-                    f"regions: {one.start:g} to {one.end:g} s and {other.start:g} to "
-                    f"{other.end:g} s overlap"
-                )
-        return cls(placed, sample_rate, (*new, *regions), bool(new))
+        for number, one in enumerate(ordered):
+            for other in ordered[number + 1 :]:
+                if one.overlaps(other):
+                    raise ValueError(
+                        f"regions: {one.start:g} to {one.end:g} s and {other.start:g} to "
+                        f"{other.end:g} s overlap"
+                    )
+        placed_regions = [replace(r, start=r.start + at, end=r.end + at) for r in ordered]
+        around = [(0.0, at + FADE), (at + end - FADE, seconds)]
+        new = [
+            Region(start=begin, end=stop)
+            for begin, stop in around
+            if round((stop - begin - FADE) * sample_rate) > 0
+        ]
+        return cls(placed, sample_rate, _merged([*placed_regions, *new]), bool(new))
 
     @property
     def scale(self) -> float:
@@ -122,7 +147,7 @@ class Canvas:
         return PEAK / float(np.abs(self.wave).max())
 
     def mask(self, frames: int, rows: int, frame_seconds: float, mel: MelConfig) -> Tensor | None:
-        """What of a latent is made anew, [1, 1, frames, rows] from 0 to 1; None: all of it.
+        """What of a latent is regenerated, [1, 1, frames, rows] from 0 to 1; None: all of it.
 
         A cell counts by the share of it that lies in a region.
         """
@@ -152,7 +177,9 @@ class Canvas:
         for region in self.regions:
             part = change if region.is_full_band else self._band(change, region)
             joined += part * self._window(region)
-        return np.clip(joined, -1.0, 1.0)
+        changed = joined != self.wave
+        joined[changed] = joined[changed].clip(-1.0, 1.0)
+        return joined
 
     def _window(self, region: Region) -> Wave:
         """1 inside a region, 0 outside it, with fades at the edges that lie in the sound [N]."""
@@ -177,17 +204,20 @@ class Canvas:
         return np.fft.irfft(spectrum, len(wave)).astype(np.float32)
 
 
+def _merged(regions: Sequence[Region]) -> tuple[Region, ...]:
+    """Join touching regions without limits in frequency, so that no fade lies between them."""
+    merged: list[Region] = [region for region in regions if not region.is_full_band]
+    last: Region | None = None
+    for region in sorted((r for r in regions if r.is_full_band), key=lambda r: r.start):
+        if last is not None and region.start <= last.end + FADE:
+            last = replace(last, end=max(last.end, region.end))
+        else:
+            merged += [] if last is None else [last]
+            last = region
+    return (*merged, *(() if last is None else (last,)))
+
+
 def _coverage(edges: Tensor, low: float, high: float) -> Tensor:
     """The share of each cell between neighbouring edges that lies between low and high."""
     begin, end = edges[:-1].clamp(low, high), edges[1:].clamp(low, high)
     return (end - begin) / (edges[1:] - edges[:-1]).clamp(min=1e-9)
-
-
-def join_ends(wave: Wave, after: Wave) -> Wave:
-    """Make wave [N] a loop, given what would follow its end, [M]: its start is faded in from it."""
-    fade = min(len(after), len(wave) // 2)
-    angle = np.pi / 2 * (np.arange(fade) + 0.5) / fade
-    looped = wave.copy()
-    # constant power: both are the same sound, but with other phases
-    looped[:fade] = wave[:fade] * np.sin(angle) + after[:fade] * np.cos(angle)
-    return looped

@@ -1,5 +1,6 @@
 """Log-mel spectrograms, time first. All parts of the project use this implementation."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,19 @@ class MelConfig:
     def reflect_pad(self) -> int:
         """Samples of reflection padding at each end; a wave must be longer than this."""
         return (self.n_fft - self.hop) // 2 if self.framing == "exact" else self.n_fft // 2
+
+    @property
+    def log_floor(self) -> float:
+        """The value of silence in a log-mel spectrogram."""
+        if self.log == "ln":
+            return math.log(self.floor)
+        return 20.0 / self.power * math.log10(self.floor)
+
+    def power_of(self, log_mel: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The power in each cell of a log-mel spectrogram of any shape."""
+        if self.log == "ln":
+            return np.exp(np.float32(2 / self.power) * log_mel)
+        return np.power(np.float32(10.0), log_mel / np.float32(10.0))
 
     def num_frames(self, num_samples: int) -> int:
         """The number of frames T for a wave of `num_samples`."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from soundcrafter.audio import fit_length, limit_peak, trim_end
+from soundcrafter.audio import fit_length, limit_peak, normalize_peak, trim_end
 from soundcrafter.codec import PIECE_SECONDS, Codec
 from soundcrafter.conditions import Conditions, Event, conditions, embed_prompts
 from soundcrafter.config import latent_frames
@@ -226,7 +226,7 @@ class SoundCrafter:
             candidates: initial noises drafted for each sound, 1 to 100; CLAP chooses one.
             draft_steps: sampling steps of each draft, at least 1.
             masked: whether the prompts of a `Timeline` are denoised each by itself and blended in
-                their spans; by default unless the U-Net was trained on timelines.
+                their spans; by default only if the U-Net was not trained on timelines.
             reuse: steps that share the U-Net's inner levels, at least 1: faster and rougher. 1
                 turns it off.
             batch_size: sounds made at once, 1 to 1024. Default 4.
@@ -239,7 +239,7 @@ class SoundCrafter:
                 embedding is the condition.
             strength: share of the steps that change `init`, 0 (not at all) to 1 (a new sound).
                 Default 0.6; in regions and beyond its ends 1.
-            regions: the parts of `init` to make anew, see `Region`; all else is kept.
+            regions: the parts of `init` to regenerate, see `Region`; all else is kept.
             loop: make a sound whose end is followed by its start. Its length is rounded to whole
                 latent frames.
             like: a sound to resemble, as `init`: its CLAP embedding is the condition, mixed with
@@ -313,6 +313,10 @@ class SoundCrafter:
         """Yield the sounds of `generate`, whose arguments it takes, as they are made."""
         if prompts is None and init is None and like is None:
             raise ValueError("prompt: got None; allowed: a string, or a list of strings")
+        if like is None and like_weight is not None:
+            raise ValueError("like_weight: requires a sound to resemble, like")
+        if steer is not None and not (more or less):
+            raise ValueError("steer: requires descriptions, more or less")
         wave = None if init is None else load_wave(init, self.sample_rate)
         if wave is not None and seconds is None:
             seconds = (at or 0.0) + len(wave) / self.sample_rate
@@ -369,11 +373,14 @@ class SoundCrafter:
             if request.strength is not None or request.at or regions:
                 raise ValueError("strength, at and regions: require a sound to edit, init")
             return _Given(like=cond)
+        regions = tuple(regions) if isinstance(regions, Iterable) else (regions,)
+        if not all(isinstance(region, Region) for region in regions):
+            raise ValueError(f"regions: got {regions!r}; allowed: a list of Region")
         canvas = Canvas.of(wave, self.sample_rate, request.seconds, request.at, regions)
         if request.loop and canvas.regions:
-            raise ValueError("loop: allowed with init: without regions, at its length")
+            raise ValueError("loop: a given sound cannot be looped with regions or another length")
         if canvas.is_extended and request.strength not in (None, 1):
-            raise ValueError(f"strength: got {request.strength:g}; allowed beyond the ends: 1")
+            raise ValueError(f"strength: got {request.strength:g}; allowed when extending: 1")
         frames = self._frames(request)
         start = self.codec.encode(canvas.wave * np.float32(canvas.scale), frames)
         rows = start.shape[3]
@@ -387,8 +394,8 @@ class SoundCrafter:
         )
 
     def _embed_audio(self, wave: np.ndarray) -> torch.Tensor:
-        """Embed wave [N] at the model's rate: [E]."""
-        return self.clap.embed_audio(wave, self.sample_rate)[0]
+        """Embed wave [N] at the model's rate, at the level of its training: [E]."""
+        return self.clap.embed_audio(normalize_peak(wave), self.sample_rate)[0]
 
     def _check_noise(self, noise: torch.Tensor, request: GenerateRequest) -> None:
         shape = self._latent_shape(request.seconds)
@@ -458,6 +465,14 @@ class SoundCrafter:
             found = latent[i].float().cpu().numpy()
             yield Sound(samples, self.sample_rate, job.text, job.seed, score, found, request.loop)
 
+    def _draft_steps(self, request: GenerateRequest, share: float) -> int:
+        """The steps of a whole sampling of which `share` are about `draft_steps`.
+
+        So drafts of a given sound begin at the noise level at which the sound itself will.
+        """
+        wanted = math.ceil(request.draft_steps / share)
+        return wanted if self.schedule.is_flow else min(wanted, self.schedule.config.steps)
+
     def _wave(self, latent: torch.Tensor, request: GenerateRequest, given: "_Given") -> np.ndarray:
         """latent [1, C, T, F] -> samples [N] of a request."""
         if request.loop:
@@ -487,6 +502,7 @@ class SoundCrafter:
             self.unet.config,
             frames=frames,
             seconds=frames * self.codec.frame_seconds,
+            heard=request.seconds,
             masked=request.masked,
         )
 
@@ -568,10 +584,12 @@ class SoundCrafter:
         A draft is a rough copy of what the noise becomes in many steps (less so with a sampler
         that adds noise).
         """
-        count = drafts.shape[1]
+        count, share = drafts.shape[1], given.steps_share
+        if share == 0:  # nothing changes, so there is nothing to choose
+            return drafts[:, 0]
         each, away = conds.repeat(count), uncond.repeat_interleave(count, 0)
         latent = self._sample(
-            replace(request, steps=request.draft_steps),
+            replace(request, steps=self._draft_steps(request, share)),
             drafts.flatten(0, 1),
             each,
             away,
@@ -623,8 +641,10 @@ class SoundCrafter:
         event = Event(self.clap.embed_text([prompt])[0], 0.0, len(wave) / self.sample_rate)
         return self._similarity(wave, [event])
 
-    def noise(self, seed: int, seconds: float, count: int = 1) -> torch.Tensor:
-        """Return the initial noises [count, C, T/d, F/d] of a seed.
+    def noise(
+        self, seed: int, seconds: float, count: int = 1, *, loop: bool = False
+    ) -> torch.Tensor:
+        """Return the initial noises [count, C, T/d, F/d] of a seed, for a sound or a loop.
 
         They are the same on every device, in any batch, and for any larger count.
         """
@@ -633,7 +653,8 @@ class SoundCrafter:
         low, high = SECONDS_RANGE
         if not low <= seconds <= high:
             raise ValueError(f"seconds: got {seconds}; allowed: {low:g} to {high:g}")
-        return self._noise(int(seed), self._latent_frames(seconds), count)
+        frames = self._loop_frames(seconds) if loop else self._latent_frames(seconds)
+        return self._noise(int(seed), frames, count)
 
     def _noise(self, seed: int, frames: int, count: int) -> torch.Tensor:
         """The initial noises [count, C, frames, F] of a seed."""
@@ -646,7 +667,12 @@ class SoundCrafter:
         """The number of latent frames of a sound; those of a loop are all heard."""
         if not request.loop:
             return self._latent_frames(request.seconds)
-        return max(1, round(request.seconds / self.codec.frame_seconds))
+        return self._loop_frames(request.seconds)
+
+    def _loop_frames(self, seconds: float) -> int:
+        """The latent frames of a loop, at least the shortest sound."""
+        frame = self.codec.frame_seconds
+        return max(math.ceil(SECONDS_RANGE[0] / frame - 1e-6), round(seconds / frame))
 
     def _latent_shape(self, seconds: float) -> tuple[int, int, int]:
         """[C, T, F] of a sound's latent."""

@@ -72,6 +72,8 @@ class GenerateRequest(SamplingConfig):
         check_range(self, 0, SECONDS_RANGE[1], "at")
         if self.loop and self.reuse > 1:
             raise ValueError(f"reuse: got {self.reuse}; allowed with loop: 1")
+        if self.loop and self.trim:
+            raise ValueError("trim: not possible with loop, whose end is followed by its start")
         for negative in (self.negative, *self.negatives):
             _check_text("negative", negative)
         for prompt in self.prompts:

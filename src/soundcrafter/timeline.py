@@ -22,7 +22,9 @@ class Span:
         check_range(self, 0, MAX_SECONDS, "start", "end")
         check_range(self, -60, 20, "gain")
         if not self.start < self.end:
-            raise ValueError(f"start, end: got {self.start:g}, {self.end:g}; the end comes later")
+            raise ValueError(
+                f"start, end: got {self.start:g}, {self.end:g}; the end must be after the start"
+            )
 
 
 @dataclass(frozen=True)

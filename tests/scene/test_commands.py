@@ -64,6 +64,9 @@ def test_events_in_one_pass_are_one_sound_on_a_timeline(tiny: Run, tmp_path: Pat
     assert soundfile.info(tmp_path / "a.wav").frames == 64_000
     stems = tiny("generate", DOOR_AND_DOG, "-o", tmp_path / "b.wav", "--stems", tmp_path, *one_pass)
     assert "stems: not available with --compose one-pass" in stems.refused()
+    done = tiny("generate", DOOR_AND_DOG, "-o", tmp_path / "a.wav", "--compose", "one-pass", *FAST)
+    assert "a dog barks 0.5-1 s" in done.err, "without a length, the steps share the model's"
+    tiny("generate", DOOR_AND_DOG, "-o", tmp_path / "a.wav", *one_pass)
     tiny("scene", "--text", DOOR_AND_DOG, "--save", tmp_path / "s.toml", "--seconds", 4)
     done = tiny(
         "scene", tmp_path / "s.toml", "-o", tmp_path / "c.wav", "--one-pass", "--plot", *FAST
@@ -83,6 +86,13 @@ def test_a_prompt_of_one_event_is_unchanged_to_the_bit(tiny: Run, tmp_path: Path
     assert len({file.read_bytes() for file in tmp_path.glob("*.wav")}) == 1
     stems = tiny("generate", prompt, "-o", tmp_path / "c.wav", "--stems", tmp_path / "s", *FAST)
     assert "stems: requires a single sound" in stems.refused()
+
+
+def test_a_stem_does_not_replace_the_mix(tiny: Run, tmp_path: Path) -> None:
+    file = scene_from_text("rain and wind", seconds=1.0).save(tmp_path / "s.toml")
+    done = tiny("scene", file, "-o", tmp_path / "rain.wav", "--stems", tmp_path, *FAST)
+    assert "a stem would have this name" in done.refused()
+    assert names(tmp_path) == ["s.toml"]
 
 
 def test_fill_repeats_a_short_sound(run: Run, tmp_path: Path) -> None:

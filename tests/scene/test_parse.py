@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import random
 import re
 import subprocess
 import sys
@@ -436,3 +437,18 @@ def test_odd_prompts_keep_at_least_one_event(prompt):
 def test_needs_no_torch():
     code = "import sys, soundcrafter.scene.parse\nassert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+WORDS = (
+    "a the dog door rain wind thunder fire barks barking slams and , . then while with over is are",
+    "after before which until in of on near background distance someone coughing bells two times",
+    "twice followed by as at first finally it its his crackling full train sound once not",
+)
+
+
+def test_any_words_are_parsed():
+    words, rng = " ".join(WORDS).split(), random.Random(0)
+    for _ in range(3000):
+        prompt = " ".join(rng.choice(words) for _ in range(rng.randint(1, 9)))
+        if any(word not in ",." for word in prompt.split()):
+            assert all(event.ongoing in (True, False) for event in parse_events(prompt))

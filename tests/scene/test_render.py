@@ -11,9 +11,10 @@ import pytest
 from soundcrafter.audio import write_audio
 from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.loudness import loudness
+from soundcrafter.mel import MelConfig
 from soundcrafter.models.vae import VAE, VAEConfig
 from soundcrafter.pipeline import SoundCrafter
-from soundcrafter.scene.balance import COMPRESSION, heard_shares
+from soundcrafter.scene.balance import COMPRESSION, balance_gains, heard_shares, mel_power
 from soundcrafter.scene.render import PEAK, Mix, render
 from soundcrafter.scene.scene import Event, Scene, Track
 from soundcrafter.sound import Sound
@@ -143,6 +144,21 @@ def test_a_masked_sound_is_raised_within_the_limit(model: SoundCrafter, recordin
     assert change["later"] == pytest.approx(0.0, abs=0.05)  # nothing masks it
 
 
+def test_balance_of_any_length_and_beside_silence() -> None:
+    mel, rng = MelConfig(), np.random.default_rng(0)
+    cell = 4 * mel.hop
+    for length in (100, cell, 500 * cell + 1, 500 * cell + 200, 1000 * cell + 700):
+        wave = 0.1 * rng.standard_normal(length).astype(np.float32)
+        assert len(mel_power(wave, mel)) >= -(-length // cell)
+    loud, quiet = (mel_power(level * wave, mel) for level in (np.float32(1), np.float32(0.05)))
+    silent = mel_power(np.zeros_like(wave), mel)
+    assert not silent.any()
+    with_silence = balance_gains([loud, silent, quiet], 4.0)
+    assert with_silence[1] == 0
+    assert [with_silence[0], with_silence[2]] == balance_gains([loud, quiet], 4.0)
+    assert balance_gains([silent, silent], 4.0) == [0.0, 0.0]
+
+
 def test_what_is_heard_of_two_sounds_by_hand() -> None:
     loud, quiet = np.ones((4, 2), np.float32), np.full((4, 2), 0.5, np.float32)
     quiet[0] = 2.0  # heard in one of four frames
@@ -164,11 +180,15 @@ class Barking:
     def __init__(self) -> None:
         self.made: list[tuple[str, int, float]] = []
 
-    def stream(self, prompts: list[str], *, seed: list[int], seconds: float, **_: Any) -> Any:
+    def stream(
+        self, prompts: list[str], *, seed: list[int], seconds: float, progress: Any, **_: Any
+    ) -> Any:
         for prompt, own in zip(prompts, seed, strict=True):
             self.made.append((prompt, own, seconds))
             wave = np.zeros(round(seconds * RATE), np.float32)
             noise = np.random.default_rng(own).standard_normal(RATE // 2)
+            if progress is not None:
+                progress(len(self.made), len(self.made))
             wave[: RATE // 2] = 0.1 * noise
             yield Sound(wave, RATE, prompt, own, None)
 
@@ -193,6 +213,40 @@ def test_fill_adds_takes_until_the_time_is_over() -> None:
     assert [sound.seed for sound in takes[:5]] == [4, 5, 6, 7, 5]
     again = render(scene, cast(SoundCrafter, Barking()))
     assert np.array_equal(again.wave, mix.wave)
+
+
+def test_sounds_after_the_end_are_not_listed() -> None:
+    bell = Event(prompt="a bell", repeats=5, interval=1.0)
+    mix = render(Scene(tracks=(Track(name="b", events=(bell,)),), seconds=2.2), model_of_barks())
+    assert [sound.start for sound in mix.sounds] == [0.0, 1.0, 2.0]
+    assert all(sound.end > sound.start for sound in mix.sounds)
+
+
+def model_of_barks() -> SoundCrafter:
+    return cast(SoundCrafter, Barking())
+
+
+def test_a_file_is_read_before_anything_is_generated(tmp_path: Path) -> None:
+    model = Barking()
+    tracks = (
+        Track(name="a", events=(Event(prompt="a bell"),)),
+        Track(name="b", events=(Event(file="none.wav"),)),
+    )
+    with pytest.raises(ValueError, match=r"none\.wav"):
+        render(Scene(tracks=tracks), cast(SoundCrafter, model), folder=tmp_path)
+    assert model.made == []
+
+
+def test_progress_goes_up_to_its_end() -> None:
+    done: list[float] = []
+    dog = Track(name="dog", events=(Event(prompt="a dog", fill=True),))
+    render(
+        Scene(tracks=(dog,), seconds=9.0),
+        model_of_barks(),
+        progress=lambda step, total: done.append(step / total),
+    )
+    assert done == sorted(done)
+    assert done[-1] == 1.0
 
 
 def test_fill_ends_with_the_seconds_of_its_event() -> None:

@@ -64,7 +64,7 @@ def test_toml_holds_no_defaults() -> None:
         (
             'seconds = 5.0\n[[tracks]]\nname = "a"\n'
             'events = [{prompt = "x", fill = true, repeats = 2}]',
-            "fill: requires a prompt, and repeats = 1",
+            "fill: requires a prompt, and no repeats, interval or jitter",
         ),
         (
             'seconds = 5.0\n[[tracks]]\nname = "a"\nevents = [{prompt = "x", earliest = 5.0}]',

@@ -10,6 +10,8 @@ import typer
 from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
 from soundcrafter.cli.jobs import OutputJob, assign_files
 
+LEAST_ADDED = 0.05  # seconds
+
 
 def edit(
     sound: Annotated[Path, typer.Argument(help="Sound file: any rate, mono or stereo.")],
@@ -25,7 +27,7 @@ def edit(
     ] = None,
     inpaint: Annotated[
         list[str] | None,
-        typer.Option(help='Make a part anew: "2.0-3.5" s, or "2.0-3.5,200-4000" Hz. Repeatable.'),
+        typer.Option(help='Regenerate a part: "2.0-3.5" s, or "2.0-3.5,200-4000" Hz. Repeatable.'),
     ] = None,
     extend: Annotated[float, typer.Option(help="Seconds to add at the end.")] = 0.0,
     before: Annotated[float, typer.Option(help="Seconds to add at the beginning.")] = 0.0,
@@ -34,7 +36,7 @@ def edit(
     ] = False,
     like: Annotated[Path | None, typer.Option(help="Sound to resemble.")] = None,
     like_weight: Annotated[
-        float | None, typer.Option(help="Of --like beside the prompt, 0 to 1. Default 0.5.")
+        float | None, typer.Option(help="Weight of --like relative to the prompt, 0 to 1.")
     ] = None,
     more: Annotated[
         list[str] | None, typer.Option(help="What to move towards. Repeatable.")
@@ -62,11 +64,12 @@ def edit(
     plot: Annotated[bool, typer.Option("--plot", help="Plot each sound's spectrogram.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Edit a sound: vary all of it, make parts anew, make it longer, make it a loop.
+    """Edit a sound: vary all of it, regenerate parts, make it longer, make it a loop.
 
-    What is not made anew is kept sample for sample, at the model's rate.
+    What is not regenerated is kept sample for sample, at the model's rate.
     """
-    from soundcrafter.diffusion.sample import SamplingConfig
+    from soundcrafter.audio import audio_info
+    from soundcrafter.diffusion.sample import SECONDS_RANGE, SamplingConfig
     from soundcrafter.editing import Region, load_wave
     from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter
@@ -86,8 +89,9 @@ def edit(
         "less": less or (),
         "steer": steer,
     }
-    if extend < 0 or before < 0:
-        raise ValueError(f"extend, before: got {extend:g}, {before:g}; allowed: 0 or more")
+    for name, added in (("extend", extend), ("before", before)):
+        if not (added == 0 or LEAST_ADDED <= added <= SECONDS_RANGE[1]):
+            raise ValueError(f"{name}: got {added:g}; allowed: {LEAST_ADDED:g} s or more, or 0")
     # refuse options that no model supports before one is loaded
     request = resolve(
         SamplingConfig(), prompt, wordless=prompt is None, count=takes, seed=seed, **options
@@ -96,6 +100,9 @@ def edit(
     jobs = [
         OutputJob(text, None, job.seed, {}, 1, take) for take, job in enumerate(request.jobs(), 1)
     ]
+    if output is not None and str(output) == "-":
+        raise ValueError("output: '-' is not supported; name a file or a folder")
+    audio_info(sound)  # refuse a missing file before a model is loaded
     jobs = assign_files(jobs, output, None, overwrite=overwrite, skip_existing=False, plot=plot)
     crafter = SoundCrafter.from_pretrained(model, device, precision=precision)
     rate = crafter.sample_rate
@@ -131,7 +138,7 @@ def edit(
 
 def _region(text: str) -> dict[str, float]:
     """Parse "START-END" or "START-END,LOW-HIGH"."""
-    number = r"(\d+(?:\.\d*)?)"
+    number = r"(\d+\.?\d*|\.\d+)"
     match = re.fullmatch(rf"{number}-{number}(?:\s*,\s*{number}-{number})?", text.strip())
     if match is None:
         raise ValueError(f'inpaint: got {text!r}; write "START-END" or "START-END,LOW-HIGH"')

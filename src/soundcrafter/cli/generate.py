@@ -72,7 +72,7 @@ def generate(
         Path | None, typer.Option(help="Sound to resemble, besides the prompt.")
     ] = None,
     like_weight: Annotated[
-        float | None, typer.Option(help="Of --like, 0 to 1. Default 0.5.")
+        float | None, typer.Option(help="Weight of --like relative to the prompt, 0 to 1.")
     ] = None,
     more: Annotated[
         list[str] | None, typer.Option(help="What to move towards. Repeatable.")
@@ -149,6 +149,8 @@ def generate(
         raise ValueError("--fill requires --compose auto")
     rows = _read_rows(prompt, prompts)
     jobs = plan_jobs(rows, options, prompts, compose=compose, fill=fill)
+    if loop and (trim or fill):
+        raise ValueError("--loop cannot be combined with --trim and --fill")
     if loop and any(job.scene is not None and not job.one_pass for job in jobs):
         raise ValueError("--loop requires a single event per prompt, or --compose off")
     if stems is not None and stems.is_file():
@@ -174,6 +176,8 @@ def generate(
             job, sound = made.job, made.sound
             if made.mix is not None:
                 _say_composed(made.mix)
+            elif stems is not None:
+                print(f"warning: {stems}: no stems: the prompt is one sound", file=sys.stderr)
             if made.timeline is not None:
                 print(f"in one pass: {made.timeline}", file=sys.stderr)
             if job.file == STDOUT:
@@ -215,8 +219,9 @@ def _write(made: Made, stems: Path | None, plot: bool) -> dict[str, object]:
 
 def _say_composed(mix: "Mix") -> None:
     events = ", ".join(f"{sound.what} at {sound.start:.1f} s" for sound in mix.sounds)
-    advice = "--compose off makes it in one pass"
-    print(f"composed of {len(mix.sounds)} sounds: {events} ({advice})", file=sys.stderr)
+    advice = "--compose off leaves the prompt to the model"
+    count = "1 sound" if len(mix.sounds) == 1 else f"{len(mix.sounds)} sounds"
+    print(f"composed of {count}: {events} ({advice})", file=sys.stderr)
 
 
 def demo(

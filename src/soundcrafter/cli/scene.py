@@ -100,6 +100,9 @@ def write_mix(mix: "Mix", output: Path, stems: Path | None, plot: bool) -> dict[
     from soundcrafter.files import make_folder
     from soundcrafter.plots import plot_timeline
 
+    files = {name: stems / f"{name}{output.suffix}" for name in mix.stems} if stems else {}
+    if output.resolve() in {file.resolve() for file in files.values()}:
+        raise ValueError(f"{output}: a stem would have this name; choose another folder for stems")
     write_audio(output, mix.wave, mix.sample_rate)
     facts: dict[str, Any] = {"file": str(output), "seconds": len(mix.wave) / mix.sample_rate}
     facts["sounds"] = [asdict(sound) for sound in mix.sounds]
@@ -107,7 +110,7 @@ def write_mix(mix: "Mix", output: Path, stems: Path | None, plot: bool) -> dict[
         make_folder(stems)
         facts["stems"] = {}
         for name, wave in mix.stems.items():
-            file = stems / f"{name}{output.suffix}"
+            file = files[name]
             write_audio(file, wave, mix.sample_rate)
             facts["stems"][name] = str(file)
     if plot:

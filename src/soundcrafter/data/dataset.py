@@ -236,6 +236,8 @@ class Sounds:
         # only scaled: a mean removed from the whole would sound in the pauses
         scale = 1.0 if self.peak is None else self.peak / np.abs(wave).max()
         wave = limit_peak((wave * scale).astype(np.float32))
+        if self.config.gain_db:
+            wave = gain(wave, -rng.uniform(0, self.config.gain_db))
         return Draw(wave=wave, caption=caption, label=None, files=files, events=events)
 
     def _partner(self, recording: int, rng: np.random.Generator) -> tuple[int, np.ndarray] | None:

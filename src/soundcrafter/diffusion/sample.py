@@ -35,7 +35,7 @@ class SamplingConfig:
     guidance_from: float = 0.0
     guidance_until: float = 1.0
     # Timelines by masked composition: each prompt is denoised by itself, and they are blended in
-    # their spans. None: unless the U-Net was trained on timelines.
+    # their spans. None: only if the U-Net was not trained on timelines.
     masked: bool | None = None
     reuse: int = 1  # steps that share the U-Net's inner levels; 1: each step computes its own
     negative: str = ""  # negative prompt; empty: the null condition
@@ -116,6 +116,8 @@ def sample(
     times = schedule.sampling_times(settings.steps, settings.spacing)
     times = times[len(times) - round(strength * len(times)) :]
     if start is not None and not len(times):
+        if callback is not None:
+            callback(1, 1)
         return start
     denoise = _denoiser(model, schedule, settings, cond, uncond, levels, loop, window, batch_limit)
     x = noise

@@ -41,6 +41,7 @@ from soundcrafter.scene.text import is_single, scene_from_text
 from soundcrafter.version import __version__
 
 SECONDS = 10.0  # of every sound: room for two events
+SUITE = 2  # raised when the sounds for the same prompts change
 DEV = "dev"  # the split whose single recordings set the thresholds
 
 Families = dict[str, list[Recording]]
@@ -75,6 +76,7 @@ def evaluate_composition(
         if family not in recordings:
             raise ValueError(f"{data}: no recording of {family} in {split}")
     identity = {
+        "suite": SUITE,
         "model": dict(model.training_ids),
         "sampling": {**vars(model.sampling), "seconds": SECONDS},
         "tagger": tagger.sha256,

@@ -109,7 +109,8 @@ def claim_folder(
 
     Raises ValueError if the folder contains sounds that were generated in another way.
     """
-    sampling = vars(model.sampling)
+    # absent from older folders
+    sampling = {name: value for name, value in vars(model.sampling).items() if value is not None}
     identity: dict[str, Any] = {
         "model": dict(model.training_ids),
         "sampling": sampling if seconds is None else {**sampling, "seconds": seconds},

@@ -187,13 +187,13 @@ class UNet(nn.Module):
             nn.init.normal_(self.cond_proj.weight)
 
 
-def silence_cond(config: UNetConfig) -> Tensor:
+def silence_cond(config: UNetConfig, like: Tensor) -> Tensor:
     """The condition [E] of frames where no event of a timeline sounds.
 
-    It is a constant that `cond_proj` learns to read, or without timelines the null condition.
+    It is a constant of unit length, in the dtype and on the device of `like`, that `cond_proj`
+    learns to read.
     """
-    value = config.embed_dim**-0.5 if config.timelines else 0.0
-    return torch.full((config.embed_dim,), value)
+    return like.new_full((config.embed_dim,), config.embed_dim**-0.5)
 
 
 class ReusingUNet:

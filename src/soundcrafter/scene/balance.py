@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from soundcrafter.audio import Wave
+from soundcrafter.audio import Wave, fit_length
 from soundcrafter.mel import LogMel, MelConfig
 
 COMPRESSION = 0.3  # loudness grows with about this power of a sound's power (Stevens)
@@ -24,12 +24,16 @@ def mel_power(wave: Wave, mel: MelConfig) -> Power:
     log_mel, cell = LogMel(mel), FRAMES * mel.hop
     pieces = []
     for start in range(0, len(wave), PIECE * cell):  # bounds the memory of a long scene
-        piece = torch.from_numpy(wave[start : start + PIECE * cell])
+        piece = wave[start : start + PIECE * cell]
+        # whole cells, and enough samples for the transform
+        piece = fit_length(piece, max(-(-len(piece) // cell) * cell, mel.n_fft))
         with torch.inference_mode():
-            power = np.exp(2 * log_mel(piece[None])[0, 0].numpy())
-        power = np.pad(power, ((0, -len(power) % FRAMES), (0, 0)))
+            power = mel.power_of(log_mel(torch.from_numpy(piece)[None])[0, 0].numpy())
+        power = power[: len(power) // FRAMES * FRAMES]
         pieces.append(power.reshape(-1, FRAMES, power.shape[1]).mean(1))
     found: Power = np.concatenate(pieces)
+    if not wave.any():
+        found[:] = 0.0
     found[found < SILENCE * found.max()] = 0.0
     return found
 
@@ -55,8 +59,13 @@ def _shares(
 
 
 def balance_gains(powers: Sequence[Power], limit: float) -> list[float]:
-    """Gains in dB, at most limit / 2 up or down, such that the sound that is heard least is heard
-    best; 0 for sounds on which that does not depend."""
+    """Gains in dB, at most limit / 2 up or down, such that the least audible sound is as audible as
+    possible; 0 for sounds on which that does not depend, and for silence."""
+    audible = [k for k, power in enumerate(powers) if power.any()]
+    if len(audible) < len(powers):
+        balanced = balance_gains([powers[k] for k in audible], limit) if audible else []
+        by_place = dict(zip(audible, balanced, strict=True))
+        return [by_place.get(k, 0.0) for k in range(len(powers))]
     loudness = [power**COMPRESSION for power in powers]  # a gain scales all cells alike
     gains = [0.0] * len(powers)
     options = [*np.arange(0.0, limit / 2 + STEP / 4, STEP / 2)]

@@ -139,7 +139,7 @@ class Phrase:
         if self.kind in (Kind.CLAUSE, Kind.VERBAL):
             return True
         head = self.head
-        if self.kind is not Kind.NOUN or head.tags[-1] is Tag.ADJECTIVE:  # sound asleep
+        if self.kind is not Kind.NOUN or not head or head.tags[-1] is Tag.ADJECTIVE:  # sound asleep
             return False
         return any(
             tag is Tag.ING or (tag in SUBJECTS and known.names_a_sound(word))

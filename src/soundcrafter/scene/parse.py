@@ -302,7 +302,8 @@ def _is_apart(match: re.Match[str], left: str, right: str) -> bool:
         return phrase.kind in kinds and not _is_same_source(phrase)
     if not (phrase.sounds and before.sounds) or phrase.kind is Kind.OTHER:
         return False
-    last = re.split(" (?:and|,)(?: |$)| in ", scope)[0].split()[-1].lower()
+    words = re.split(" (?:and|,)(?: |$)| in ", scope)[0].split() or scope.split()
+    last = words[-1].lower() if words else ""
     if last in known.DEVICES and not (match["manner"] and phrase.kind is Kind.CLAUSE):
         return False  # over a loudspeaker
     if match["sound"] or phrase.kind is Kind.CLAUSE:

@@ -14,6 +14,7 @@ from soundcrafter.timeline import Span, Timeline
 
 MAX_FILLING = 3  # takes that are generated to fill the time after the first
 SHORTEST = 0.3  # seconds that a sound counts as, at least, where takes fill the time
+LONGEST_PAUSE = 5.0  # seconds between takes that fill the time
 
 
 @dataclass
@@ -94,28 +95,35 @@ def filling_takes(takes: Sequence[Take], scene: Scene, rate: int) -> tuple[list[
 
     Returns all takes in their order, and those that were added, which have no sound yet. At most
     MAX_FILLING different ones are added to an event, and recur in turn. A pause is 0.3 to 1 times
-    as long as the first sound, which counts as at least SHORTEST.
+    as long as the first sound, which counts as at least SHORTEST, up to LONGEST_PAUSE.
     """
     rng = np.random.default_rng(scene.seed)
-    starts = place_takes(takes, lambda take: len(take.wave) / rate)
     found: list[Take] = []
     added: list[Take] = []
-    for take, start in zip(takes, starts, strict=True):
+    lengths: dict[int, float] = {}  # of added takes, which have no sound yet
+
+    def length(take: Take) -> float:
+        return lengths.get(id(take), len(take.wave) / rate)
+
+    for take in takes:
         found.append(take)
         if not take.event.fill:
             continue
+        start = place_takes(found, length)[-1]
         sound = max(len(take.wave) / rate, SHORTEST)
         left = (take.event.seconds or (scene.seconds or start) - start) - sound
         number = 1
-        while (pause := rng.uniform(0.3, 1.0) * sound) + sound <= left:
+        while (pause := min(rng.uniform(0.3, 1.0) * sound, LONGEST_PAUSE)) + sound <= left:
             new = replace(
                 take,
                 number=number,
                 seed=(take.seed + 1 + (number - 1) % MAX_FILLING) % 2**64,
-                length=max(1.0, math.ceil(2.5 * sound) / 2),  # in halves, to share batches
+                # in halves, to share batches
+                length=min(max(1.0, math.ceil(2.5 * sound) / 2), SECONDS_RANGE[1]),
                 shift=pause - GAP,
                 wave=np.zeros(0, np.float32),
             )
+            lengths[id(new)] = sound
             found.append(new)
             added.append(new)
             left -= pause + sound
@@ -130,11 +138,16 @@ def scene_timeline(scene: Scene, seconds: float) -> Timeline:
     timeline. Raises ValueError for a scene with files, and for more takes than a timeline can hold.
     """
     end = scene.seconds or seconds
+    scene = replace(scene, seconds=end)  # its steps share it
     takes = plan_takes(scene, end)
     spans = []
     for take, start in zip(takes, place_takes(takes, lambda take: take.length), strict=True):
         if take.event.file:
             raise ValueError(f"{take.track.name}: a file cannot be part of a sound in one pass")
+        if start >= end and take.number == 0:
+            raise ValueError(
+                f"{take.track.name}: starts at {start:g} s; the sound ends at {end:g} s"
+            )
         if start < end:
             stop = min(start + take.length, end)
             spans.append(Span(prompt=take.event.prompt, start=start, end=stop, gain=take.gain))

@@ -22,6 +22,7 @@ from soundcrafter.scene.scene import Scene
 LEVEL = -23.0  # LUFS of an event with gain 0 (EBU R 128)
 PEAK = 0.9  # of an event and of the mix
 _ATTACK = 0.003  # seconds kept before the start of a sound
+FIRST_PASS = 0.8  # of the work, before the takes that fill the time
 _CUT = 0.02  # seconds of the fade at a cut
 
 
@@ -68,16 +69,26 @@ def render(
     """
     rate = model.sample_rate
     takes = plan_takes(scene, model.sampling.seconds, seconds)
-    _generate(takes, model, options, progress)
-    for take in takes:
+    for take in takes:  # files first: a wrong name should not cost the time of the others
         if take.event.file:
             take.wave = read_audio((folder or Path()) / take.event.file, rate)
+    first = FIRST_PASS if any(take.event.fill for take in takes) else 1.0
+    _generate(takes, model, options, _part(progress, 0.0, first))
+    for take in takes:
         take.wave = _shape(take, rate)
     takes, added = filling_takes(takes, scene, rate)
-    _generate(added, model, options, progress)
+    _generate(added, model, options, _part(progress, first, 1.0))
     for take in added:
         take.wave = _shape(take, rate)
     return _mix(scene, takes, model.vae.config.mel)
+
+
+def _part(progress: Progress | None, begin: float, end: float) -> Progress | None:
+    """Progress of a part of the work, from one share of the whole to another."""
+    if progress is None:
+        return None
+    report = progress
+    return lambda done, total: report(round(1000 * (begin + (end - begin) * done / total)), 1000)
 
 
 def render_in_one_pass(
@@ -183,6 +194,7 @@ def _mix(scene: Scene, takes: Sequence[Take], mel: MelConfig) -> Mix:
             take.seed,
         )
         for take, start in placed
+        if start < seconds
     )
     for layer in (wave, *stems.values()):
         layer *= scale

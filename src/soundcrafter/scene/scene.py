@@ -52,8 +52,9 @@ class Event:
             check_range(self, 0.05, SECONDS_RANGE[1] if self.prompt else MAX_SECONDS, "seconds")
         if self.interval is not None:
             check_range(self, 0, MAX_SECONDS, "interval")
-        if self.fill and (self.repeats > 1 or self.file):
-            raise ValueError("fill: requires a prompt, and repeats = 1")
+        is_repeated = self.repeats > 1 or self.interval is not None or self.jitter > 0
+        if self.fill and (is_repeated or self.file):
+            raise ValueError("fill: requires a prompt, and no repeats, interval or jitter")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from soundcrafter.diffusion.sample import SECONDS_RANGE
 from soundcrafter.filenames import free_path, slug
 from soundcrafter.scene.parse import ParsedEvent, parse_events
 from soundcrafter.scene.scene import GAP, MAX_TRACKS, Event, Scene, Track
@@ -80,12 +81,13 @@ def _event(
     repeats = REPEATEDLY if parsed.repeats is None else parsed.repeats
     event = Event(prompt=parsed.text, gain=parsed.gain, repeats=repeats)
     if parsed.throughout:
-        return replace(event, seconds=seconds, fill=seconds is not None and repeats == 1)
+        return replace(event, fill=seconds is not None and repeats == 1)
     if repeats > 1 or not (parsed.ongoing or fill):
         return event
     if step_seconds is None or step_seconds < SHORTEST_STEP:
         return event
-    return replace(event, fill=True, seconds=None if is_last else step_seconds - GAP)
+    lasts = min(step_seconds - GAP, SECONDS_RANGE[1])
+    return replace(event, fill=True, seconds=None if is_last else lasts)
 
 
 def _delays(together: Sequence[ParsedEvent], step: int, step_seconds: float | None) -> list[float]:

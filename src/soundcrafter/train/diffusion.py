@@ -184,7 +184,7 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
             use_text = batch["use_text"].to(device)
             cond = torch.where(use_text.view(-1, *[1] * (text.ndim - 1)), text, audio)
         if encoded.levels is not None:
-            silence = silence_cond(self.model_config.unet).to(cond)
+            silence = silence_cond(self.model_config.unet, cond)
             cond = frame_conds(cond, encoded.levels, silence)
         latent = encoded.posterior.sample(batch["posterior_noise"].to(device)) * source.latent_scale
         noise, u, drop = (batch[key].to(device) for key in ("noise", "u", "drop"))
