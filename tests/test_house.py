@@ -29,6 +29,7 @@ LAYERS = (
         "loudness",
         "markdown",
         "timeline",
+        "export",
     ),
     ("models", "diffusion"),
     ("cpu",),

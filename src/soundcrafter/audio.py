@@ -24,7 +24,16 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".ai
 WRITE_SUFFIXES = (".wav", ".flac", ".ogg")
 """File suffixes that can be written, in lower case."""
 
-_ENCODINGS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
+_SUBTYPES = {
+    ("WAV", "16"): "PCM_16",
+    ("WAV", "24"): "PCM_24",
+    ("WAV", "float"): "FLOAT",
+    ("FLAC", "16"): "PCM_16",
+    ("FLAC", "24"): "PCM_24",
+    ("OGG", "16"): "VORBIS",  # which has no bit depth
+}
+Depth = Literal["16", "24", "float"]
 # More samples per byte than any encoding has: a header that promises them is wrong. FLAC packs a
 # block of silence into some 15 bytes; an MP3 frame of at most 1152 samples takes 24 bytes or more.
 _MAX_SAMPLES_PER_BYTE = 70_000
@@ -171,6 +180,7 @@ def write_audio(
     sample_rate: int,
     *,
     loop: bool = False,
+    depth: Depth = "16",
 ) -> None:
     """Write wave [N] or [N, C] atomically, as `encode_audio` encodes it.
 
@@ -178,7 +188,7 @@ def write_audio(
     """
     path = Path(path)
     try:
-        encoded = encode_audio(wave, sample_rate, path.suffix, loop=loop)
+        encoded = encode_audio(wave, sample_rate, path.suffix, loop=loop, depth=depth)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     with replacing(path) as temporary:
@@ -186,15 +196,20 @@ def write_audio(
 
 
 def encode_audio(
-    wave: NDArray[np.float32], sample_rate: int, suffix: str = ".wav", *, loop: bool = False
+    wave: NDArray[np.float32],
+    sample_rate: int,
+    suffix: str = ".wav",
+    *,
+    loop: bool = False,
+    depth: Depth = "16",
 ) -> memoryview:
-    """Encode wave [N] or [N, C] as a sound file; the suffix chooses the format, wav and flac are
-    16-bit PCM.
+    """Encode wave [N] or [N, C] as a sound file; the suffix chooses the format.
 
-    `loop` marks all of a wav file as a loop, which game engines and samplers play without a seam.
+    `depth`: bits of PCM in wav and flac, or "float" for 32-bit floats in wav. `loop` marks all of a
+    wav file as a loop, which game engines and samplers play without a seam.
     The wave is clipped to [-1, 1]. The same wave always gives the same bytes in wav and flac (Ogg
-    contains a random serial number). Raises ValueError for an unknown suffix, a wave of
-    another shape or with NaN, and a rate above 200 kHz.
+    contains a random serial number). Raises ValueError for an unknown suffix, a depth that the
+    format does not have, a wave of another shape or with NaN, and a rate above 200 kHz.
     """
     import soundfile
 
@@ -203,8 +218,9 @@ def encode_audio(
             f"sample_rate: got {sample_rate}; allowed to write: 1 to {_MAX_WRITE_RATE} Hz"
         )
     check_write_suffix(suffix)
-    samples = _to_int16(wave)
-    kind, subtype = _ENCODINGS[suffix.lower()]
+    check_depth(suffix, depth)
+    kind = _FORMATS[suffix.lower()]
+    subtype, samples = _SUBTYPES[kind, depth], _to_samples(wave, depth)
     # encoded in memory, because libsndfile does not report a full disk and Python does
     stream = io.BytesIO()
     channels = samples.shape[1] if samples.ndim == 2 else 1
@@ -226,6 +242,13 @@ def _append_loop(stream: io.BytesIO, count: int, sample_rate: int) -> None:
     size = stream.tell() - 8
     stream.seek(4)
     stream.write(struct.pack("<I", size))
+
+
+def check_depth(suffix: str, depth: Depth) -> None:
+    """Raise ValueError unless files with this suffix can have the depth."""
+    allowed = [bits for kind, bits in _SUBTYPES if kind == _FORMATS[suffix.lower()]]
+    if depth not in allowed:
+        raise ValueError(f"depth: got {depth!r} for {suffix}; allowed: {', '.join(allowed)}")
 
 
 def check_write_suffix(suffix: str) -> None:
@@ -375,14 +398,20 @@ def _check_length(path: Path, file: Any) -> None:
         )
 
 
-def _to_int16(wave: NDArray[np.float32]) -> NDArray[np.int16]:
+def _to_samples(wave: NDArray[np.float32], depth: Depth) -> NDArray[Any]:
+    """What libsndfile is given: integers of the file's own steps, or floats."""
     wave = np.asarray(wave, dtype=np.float32)
     if wave.ndim not in (1, 2):
         raise ValueError(f"wave: got shape {wave.shape}; allowed: [N] or [N, channels]")
     if not np.isfinite(wave).all():
         raise ValueError("wave: contains NaN or infinite samples")
+    if depth == "float":
+        return wave.clip(-1.0, 1.0)
     # libsndfile multiplies by 32767 but divides by 32768; this way rewriting a file is lossless
-    return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
+    steps = 2 ** (int(depth) - 1)
+    counts = np.clip(np.rint(wave.astype(np.float64) * steps), -steps, steps - 1)
+    # of a 32-bit integer libsndfile writes the upper 24 bits
+    return counts.astype(np.int16) if depth == "16" else counts.astype(np.int32) << 8
 
 
 def _as_wave(wave: Wave) -> Wave:

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from soundcrafter.audio import encode_audio, sound_end, write_audio
+from soundcrafter.audio import sound_end
+from soundcrafter.export import Export
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +34,17 @@ class Sound:
         """Where the sound ends, in seconds; silence follows, 60 dB below the peak or less."""
         return sound_end(self.wave) / self.sample_rate
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write wav or flac (16-bit PCM) or ogg, by the suffix; ValueError for another one."""
-        write_audio(path, self.wave, self.sample_rate, loop=self.loop)
+    def save(self, path: str | os.PathLike[str], export: Export = Export()) -> Path:  # noqa: B008
+        """Write wav, flac or ogg, by the suffix; by default 16 bits at the sound's own rate.
+
+        Raises ValueError for another suffix, and for a depth that the format does not have.
+        """
+        export.write(path, self.wave, self.sample_rate, loop=self.loop)
         return Path(path)
 
-    def to_bytes(self, suffix: str = ".wav") -> bytes:
+    def to_bytes(self, suffix: str = ".wav", export: Export = Export()) -> bytes:  # noqa: B008
         """A wav file (or flac, ogg) of this sound, for a stream or an answer of a server."""
-        return bytes(encode_audio(self.wave, self.sample_rate, suffix, loop=self.loop))
+        return export.encode(self.wave, self.sample_rate, suffix, loop=self.loop)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """The mel spectrogram: a PNG at `path`, or a matplotlib figure where there is none."""

@@ -15,6 +15,11 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 PrecisionOption = Annotated[
     str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 if the device supports it.")
 ]
+RateOption = Annotated[int | None, typer.Option(help="Sample rate of the files, in Hz.")]
+DepthOption = Annotated[str, typer.Option(help="16, 24 or float.")]
+LufsOption = Annotated[
+    float | None, typer.Option(help="Loudness of the files, -23 for example (BS.1770).")
+]
 RecipeOption = Annotated[
     Path, typer.Option(help="Recipe: a TOML file, or one that ships with the package, as mini.")
 ]

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
+from soundcrafter.cli.common import (
+    DepthOption,
+    DeviceOption,
+    JsonFlag,
+    LufsOption,
+    PrecisionOption,
+    RateOption,
+    progress,
+)
 from soundcrafter.cli.jobs import OutputJob, assign_files
 
 LEAST_ADDED = 0.05  # seconds
@@ -59,6 +67,9 @@ def edit(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files in a folder.")
     ] = False,
+    rate: RateOption = None,
+    depth: DepthOption = "16",
+    lufs: LufsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="Plot each sound's spectrogram.")] = False,
@@ -68,13 +79,15 @@ def edit(
 
     What is not regenerated is kept sample for sample, at the model's rate.
     """
-    from soundcrafter.audio import audio_info
+    from soundcrafter.audio import audio_info, check_depth
     from soundcrafter.diffusion.sample import SECONDS_RANGE, SamplingConfig
     from soundcrafter.editing import Region, load_wave
+    from soundcrafter.export import Export
     from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.request import resolve
 
+    export = Export(rate=rate, depth=depth, lufs=lufs)  # type: ignore[arg-type]  # checked there
     regions = [Region(**_region(text)) for text in inpaint or ()]
     options: dict[str, Any] = {
         "steps": steps,
@@ -104,15 +117,16 @@ def edit(
         raise ValueError("output: '-' is not supported; name a file or a folder")
     audio_info(sound)  # refuse a missing file before a model is loaded
     jobs = assign_files(jobs, output, None, overwrite=overwrite, skip_existing=False, plot=plot)
+    for job in jobs:
+        check_depth(job.file.suffix, export.depth)
     crafter = SoundCrafter.from_pretrained(model, device, precision=precision)
-    rate = crafter.sample_rate
-    wave = load_wave(sound, rate, str(sound))
-    seconds = before + len(wave) / rate + extend
+    wave = load_wave(sound, crafter.sample_rate, str(sound))
+    seconds = before + len(wave) / crafter.sample_rate + extend
     report = []
     with progress("editing", show=not as_json) as advance:
         sounds = crafter.stream(
             prompt,
-            init=(wave, rate),
+            init=(wave, crafter.sample_rate),
             regions=regions,
             seconds=seconds,
             like=like,
@@ -124,7 +138,7 @@ def edit(
         )
         for job, made in zip(jobs, sounds, strict=True):
             make_folder(job.file.parent)
-            made.save(job.file)
+            made.save(job.file, export)
             facts = {"file": str(job.file), "seed": made.seed, "seconds": made.seconds}
             if plot:
                 made.plot(job.file.with_suffix(".png"))

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
+from soundcrafter.cli.common import (
+    DepthOption,
+    DeviceOption,
+    JsonFlag,
+    LufsOption,
+    PrecisionOption,
+    RateOption,
+    progress,
+)
 from soundcrafter.cli.jobs import (
     COMPOSE,
     STDOUT,
@@ -22,6 +30,7 @@ from soundcrafter.cli.scene import write_mix
 from soundcrafter.diffusion.samplers import SAMPLERS
 
 if TYPE_CHECKING:
+    from soundcrafter.export import Export
     from soundcrafter.prompt_file import PromptRow
     from soundcrafter.scene.render import Mix
 
@@ -115,12 +124,17 @@ def generate(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Make only the sounds whose files are missing.")
     ] = False,
+    rate: RateOption = None,
+    depth: DepthOption = "16",
+    lufs: LufsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="Plot each sound's spectrogram.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make sounds from a prompt, or from a file of prompts."""
+    from soundcrafter.audio import check_depth
+    from soundcrafter.export import Export
     from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter
 
@@ -143,6 +157,7 @@ def generate(
         "steer": steer,
     }
     # refuse options that no model supports before one is loaded
+    export = Export(rate=rate, depth=depth, lufs=lufs)  # type: ignore[arg-type]  # checked there
     if compose not in COMPOSE:
         raise ValueError(f"compose: got {compose!r}; allowed: {', '.join(COMPOSE)}")
     if fill and compose != "auto":
@@ -169,6 +184,9 @@ def generate(
         jobs = assign_files(
             jobs, output, name, overwrite=overwrite, skip_existing=skip_existing, plot=plot
         )
+    for job in jobs:
+        if job.file != STDOUT:
+            check_depth(job.file.suffix, export.depth)
     report: list[dict[str, object]] = []
     crafter = SoundCrafter.from_pretrained(model, device, _adapters(adapter or ()), precision)
     with progress("generating", show=not as_json) as advance:
@@ -181,10 +199,10 @@ def generate(
             if made.timeline is not None:
                 print(f"in one pass: {made.timeline}", file=sys.stderr)
             if job.file == STDOUT:
-                sys.stdout.buffer.write(sound.to_bytes())
+                sys.stdout.buffer.write(sound.to_bytes(".wav", export))
                 continue
             make_folder(job.file.parent)
-            report.append(_write(made, stems, plot))
+            report.append(_write(made, stems, plot, export))
             if not as_json:
                 score = "" if sound.score is None else f"  score {sound.score:.2f}"
                 print(f"{job.file}  {sound.seconds:.2f} s  seed {sound.seed}{score}")
@@ -199,7 +217,7 @@ def generate(
         print(json.dumps(report, indent=2))
 
 
-def _write(made: Made, stems: Path | None, plot: bool) -> dict[str, object]:
+def _write(made: Made, stems: Path | None, plot: bool, export: "Export") -> dict[str, object]:
     """Write a sound, its stems and its spectrogram; returns the report entry."""
     job, sound = made.job, made.sound
     score = None if sound.score is None else round(sound.score, 4)
@@ -208,8 +226,8 @@ def _write(made: Made, stems: Path | None, plot: bool) -> dict[str, object]:
     if made.timeline is not None:
         facts["timeline"] = str(made.timeline)
     if made.mix is not None:
-        return facts | write_mix(made.mix, job.file, stems, plot)
-    sound.save(job.file)
+        return facts | write_mix(made.mix, job.file, stems, plot, export)
+    sound.save(job.file, export)
     if plot:
         picture = job.file.with_suffix(".png")
         sound.plot(picture)

@@ -1,16 +1,26 @@
 """The command on scenes: render one from a file or from text."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soundcrafter.cli.common import DeviceOption, JsonFlag, PrecisionOption, progress
+from soundcrafter.cli.common import (
+    DepthOption,
+    DeviceOption,
+    JsonFlag,
+    LufsOption,
+    PrecisionOption,
+    RateOption,
+    progress,
+)
 from soundcrafter.cli.jobs import check_target
 
 if TYPE_CHECKING:
+    from soundcrafter.audio import check_depth
+    from soundcrafter.export import Export
     from soundcrafter.scene.render import Mix
 
 
@@ -39,16 +49,21 @@ def scene(
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance strength.")] = None,
     candidates: Annotated[int | None, typer.Option(help="Drafts of each sound.")] = None,
+    rate: RateOption = None,
+    depth: DepthOption = "16",
+    lufs: LufsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="Plot timeline and spectrogram.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Render a scene: several sounds at once, or in order, from a file or from text."""
+    from soundcrafter.export import Export
     from soundcrafter.scene.render import render, render_in_one_pass
     from soundcrafter.scene.scene import read_scene
     from soundcrafter.scene.text import scene_from_text
 
+    export = Export(rate=rate, depth=depth, lufs=lufs)  # type: ignore[arg-type]  # checked there
     if (file is None) == (text is None):
         raise ValueError("scene: give a FILE, or --text PROMPT")
     if file is not None and (seconds is not None or seed):
@@ -66,6 +81,7 @@ def scene(
         made = read_scene(file)
     if output is not None:
         check_target(output, plot=plot)
+        check_depth(output.suffix, export.depth)
         if stems is not None and stems.is_file():
             raise ValueError(f"{stems}: not a folder")
     if save is not None:
@@ -82,7 +98,7 @@ def scene(
             mix = render_in_one_pass(made, crafter, progress=advance, **options)
         else:
             mix = render(made, crafter, folder=folder, progress=advance, **options)
-    facts = write_mix(mix, output, stems, plot)
+    facts = write_mix(mix, output, stems, plot, export)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -91,19 +107,25 @@ def scene(
         print(f"  {sound['start']:6.2f} to {sound['end']:6.2f} s  {sound['what']}")
 
 
-def write_mix(mix: "Mix", output: Path, stems: Path | None, plot: bool) -> dict[str, Any]:
+def write_mix(
+    mix: "Mix", output: Path, stems: Path | None, plot: bool, export: "Export"
+) -> dict[str, Any]:
     """Write a mix, a stem per track and the picture; returns what was written, for JSON.
 
-    Stems are named after their tracks, in the format of `output`.
+    Stems are named after their tracks, in the format of `output`, and add up to the mix.
     """
-    from soundcrafter.audio import to_mono, write_audio
+    import numpy as np
+
+    from soundcrafter.audio import to_mono
     from soundcrafter.files import make_folder
     from soundcrafter.plots import plot_timeline
 
     files = {name: stems / f"{name}{output.suffix}" for name in mix.stems} if stems else {}
     if output.resolve() in {file.resolve() for file in files.values()}:
         raise ValueError(f"{output}: a stem would have this name; choose another folder for stems")
-    write_audio(output, mix.wave, mix.sample_rate)
+    factor = export.gain(mix.wave, mix.sample_rate)
+    export = replace(export, lufs=None)  # one factor for the mix and its stems
+    export.write(output, mix.wave * np.float32(factor), mix.sample_rate)
     facts: dict[str, Any] = {"file": str(output), "seconds": len(mix.wave) / mix.sample_rate}
     facts["sounds"] = [asdict(sound) for sound in mix.sounds]
     if stems is not None:
@@ -111,7 +133,7 @@ def write_mix(mix: "Mix", output: Path, stems: Path | None, plot: bool) -> dict[
         facts["stems"] = {}
         for name, wave in mix.stems.items():
             file = files[name]
-            write_audio(file, wave, mix.sample_rate)
+            export.write(file, wave * np.float32(factor), mix.sample_rate)
             facts["stems"][name] = str(file)
     if plot:
         spans = [(sound.track, sound.what, sound.start, sound.end) for sound in mix.sounds]

@@ -1,0 +1,96 @@
+"""How sounds are written to files: rate, bit depth, loudness."""
+
+import math
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundcrafter.audio import Depth, encode_audio, resample, to_mono, write_audio
+from soundcrafter.loudness import loudness
+from soundcrafter.settings import check_range
+
+RATES = (8_000, 192_000)  # Hz
+PEAK = 0.99  # that a louder sound does not exceed
+_CONTEXT = 0.1  # seconds of a loop before and after it that the resampler sees
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The format of exported files."""
+
+    rate: int | None = None  # Hz; None: the sound's own
+    depth: Depth = "16"  # bits of PCM, or float; ogg has none
+    lufs: float | None = None  # integrated loudness (BS.1770); less where a peak would clip
+
+    def __post_init__(self) -> None:
+        if self.rate is not None:
+            check_range(self, *RATES, "rate")
+        if self.lufs is not None:
+            check_range(self, -70, 0, "lufs")
+        if self.depth not in ("16", "24", "float"):
+            raise ValueError(f"depth: got {self.depth!r}; allowed: 16, 24, float")
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        wave: NDArray[np.float32],
+        sample_rate: int,
+        *,
+        loop: bool = False,
+    ) -> None:
+        """Write wave [N] or [N, C] to a wav, flac or ogg file.
+
+        Raises ValueError as `write_audio`.
+        """
+        wave, rate = self._converted(wave, sample_rate, loop)
+        write_audio(path, wave, rate, loop=loop, depth=self.depth)
+
+    def encode(
+        self,
+        wave: NDArray[np.float32],
+        sample_rate: int,
+        suffix: str = ".wav",
+        *,
+        loop: bool = False,
+    ) -> bytes:
+        """The bytes of such a file. Raises ValueError as `encode_audio`."""
+        wave, rate = self._converted(wave, sample_rate, loop)
+        return bytes(encode_audio(wave, rate, suffix, loop=loop, depth=self.depth))
+
+    def gain(self, wave: NDArray[np.float32], sample_rate: int) -> float:
+        """The factor that brings wave [N] or [N, C] to the loudness, as far as its peak allows."""
+        if self.lufs is None:
+            return 1.0
+        found = loudness(to_mono(wave) if wave.ndim == 2 else wave, sample_rate)
+        peak = float(np.abs(wave).max(initial=0.0))
+        if not math.isfinite(found) or peak == 0:
+            return 1.0
+        return min(10 ** ((self.lufs - found) / 20), PEAK / peak)
+
+    def _converted(
+        self, wave: NDArray[np.float32], sample_rate: int, loop: bool
+    ) -> tuple[NDArray[np.float32], int]:
+        rate = self.rate or sample_rate
+        if rate != sample_rate:
+            wave = _resampled(wave, sample_rate, rate, loop)
+        factor = self.gain(wave, rate)
+        return (wave if factor == 1 else (wave * factor).astype(np.float32)), rate
+
+
+def _resampled(
+    wave: NDArray[np.float32], from_rate: int, to_rate: int, loop: bool
+) -> NDArray[np.float32]:
+    """Resample wave [N] or [N, C]; a loop as if it went on at both ends."""
+    columns = wave.reshape(len(wave), -1).T
+    length = round(len(wave) * to_rate / from_rate)
+    if not loop:
+        return np.stack([resample(column, from_rate, to_rate) for column in columns], -1).reshape(
+            length, *wave.shape[1:]
+        )
+    before = min(round(_CONTEXT * from_rate), len(wave))
+    skipped = round(before * to_rate / from_rate)
+    around = [np.concatenate([c[len(c) - before :], c, c[:before]]) for c in columns]
+    found = [resample(c, from_rate, to_rate)[skipped : skipped + length] for c in around]
+    return np.stack(found, -1).reshape(length, *wave.shape[1:])
