@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 
+from soundcrafter.audio import write_audio
 from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.store import open_folder, save_part
 from soundcrafter.version import __version__
@@ -158,15 +159,20 @@ def test_every_option_reaches_the_model(run, tiny_model, tmp_path, monkeypatch):
         return stream(self, prompts, **options)
 
     monkeypatch.setattr(SoundCrafter, "stream", spy)
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, 8000).astype(np.float32)
+    write_audio(tmp_path / "like.wav", noise, 16_000)
     run(
         *("generate", "dog", "--model", tiny_model, "-o", tmp_path / "a.wav", "--seconds", ".25"),
         *("--count", 2, "--seed", 9, "--steps", 2, "--guidance", "1.5", "--negative", "rain"),
         *("--candidates", 3, "--sampler", "euler", "--reuse", 2, "--device", "cpu"),
-        *("--no-trim", "--batch-size", 2),
+        *("--no-trim", "--batch-size", 2, "--more", "bright", "--less", "echo", "--steer", "0.2"),
+        *("--like", tmp_path / "like.wav", "--like-weight", "0.3"),
     )
     del seen["progress"]
     wanted = {"seconds": 0.25, "seed": [9, 10], "steps": 2, "guidance": 1.5}
     wanted |= {"candidates": 3, "sampler": "euler", "reuse": 2, "trim": False, "batch_size": 2}
+    wanted |= {"more": ("bright",), "less": ("echo",), "steer": 0.2, "like_weight": 0.3}
+    wanted |= {"like": tmp_path / "like.wav", "loop": False}
     wanted |= {"negative": ["rain"] * 2, "prompts": ["dog"] * 2, "device": "cpu"}
     assert seen == wanted
     seen.clear()

@@ -162,7 +162,7 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
                 "logvar": drawn["logvar"],
                 "audio": drawn["audio_embedding"],
                 "text": drawn.get("text_embedding"),
-                "levels": drawn.get("levels"),
+                **({"levels": drawn["levels"]} if "levels" in drawn else {}),
                 "files": (),
                 "phase": 0,
                 "posterior_noise": torch.randn(shape, device=device),

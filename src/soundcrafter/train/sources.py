@@ -95,14 +95,14 @@ class EncodedSource(Source):
             "logvar": batch.logvar,
             "audio": batch.audio_embedding,
             "text": batch.text_embedding,
-            "levels": batch.levels,
             "files": batch.files,
+            **({} if batch.levels is None else {"levels": batch.levels}),
         }
 
     def encode(self, batch: Batch, device: torch.device) -> Encoded:
         posterior = Posterior(batch["mean"].to(device), batch["logvar"].to(device))
         text = batch["text"].to(device) if self.with_text else None
-        levels = None if batch["levels"] is None else batch["levels"].to(device)
+        levels = batch["levels"].to(device) if "levels" in batch else None
         return Encoded(posterior, batch["audio"].to(device), text, levels)
 
 
