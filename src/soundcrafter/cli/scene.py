@@ -19,7 +19,6 @@ from soundcrafter.cli.common import (
 from soundcrafter.cli.jobs import check_target
 
 if TYPE_CHECKING:
-    from soundcrafter.audio import check_depth
     from soundcrafter.export import Export
     from soundcrafter.scene.render import Mix
 
@@ -58,6 +57,7 @@ def scene(
     as_json: JsonFlag = False,
 ) -> None:
     """Render a scene: several sounds at once, or in order, from a file or from text."""
+    from soundcrafter.audio import check_depth
     from soundcrafter.export import Export
     from soundcrafter.scene.render import render, render_in_one_pass
     from soundcrafter.scene.scene import read_scene
