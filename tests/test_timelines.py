@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from soundcrafter.conditions import Event, conditions, embed_prompts
+from soundcrafter.conditions import EmbeddedSpan, conditions, embed_prompts
 from soundcrafter.models.unet import UNetConfig, silence_cond
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.store import open_folder, save_part
@@ -71,10 +71,12 @@ def test_what_lasts_to_the_end_lasts_to_the_end_of_the_latent():
 
 
 def test_events_are_judged_where_they_are_heard():
-    event = Event(embed("rain"), 1.0, 2.5)
+    event = EmbeddedSpan(embed("rain"), 1.0, 2.5)
     assert event.within(10, 40) == slice(10, 25)
-    assert Event(embed("rain"), 3.95, 4.0).within(10, 40) == slice(38, 40)  # at least 0.2 s
-    assert Event(embed("rain"), 3.0, 4.0).within(10, 12) == slice(10, 40)  # of a trimmed sound
+    assert EmbeddedSpan(embed("rain"), 3.95, 4.0).within(10, 40) == slice(38, 40)  # at least 0.2 s
+    assert EmbeddedSpan(embed("rain"), 3.0, 4.0).within(10, 12) == slice(
+        10, 40
+    )  # of a trimmed sound
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from soundcrafter.diffusion.events import event_levels, fill_pauses, frame_conds
 from soundcrafter.models.unet import UNetConfig, silence_cond
 from soundcrafter.timeline import Timeline
 
-SHORTEST = 0.2  # seconds of sound that a span is judged by, at least
+MIN_SCORED = 0.2  # seconds; the least of a sound that a span is scored by
 
 
 @dataclass(frozen=True, eq=False)
-class Event:
+class EmbeddedSpan:
     """An embedded prompt, and when its sound is heard."""
 
     cond: Tensor  # [E]
@@ -24,7 +24,7 @@ class Event:
 
     def within(self, rate: float, length: int) -> slice:
         """The part of `length` frames or samples, `rate` a second, in which it is heard."""
-        least = round(SHORTEST * rate)
+        least = round(MIN_SCORED * rate)
         start = max(0, min(round(self.start * rate), length - least))
         return slice(start, max(round(self.end * rate), start + least))
 
@@ -33,7 +33,7 @@ class Event:
 class Conditions:
     """The conditions of B sounds, as `sample` takes them."""
 
-    events: tuple[tuple[Event, ...], ...]  # of each sound
+    events: tuple[tuple[EmbeddedSpan, ...], ...]  # of each sound
     cond: Tensor  # [B, E]; with timelines [B, T, E]; masked [B, K, E]
     levels: Tensor | None = None  # masked: [B, K, T]
 
@@ -46,17 +46,17 @@ class Conditions:
 
 def embed_prompts(
     prompts: Sequence[str | Timeline], embed: Callable[[str], Tensor], seconds: float
-) -> tuple[tuple[Event, ...], ...]:
+) -> tuple[tuple[EmbeddedSpan, ...], ...]:
     """The events of each prompt, given `embed`: prompt -> [E]. A string is heard for all of the
     `seconds`."""
-    rows: list[tuple[Event, ...]] = []
+    rows: list[tuple[EmbeddedSpan, ...]] = []
     for prompt in prompts:
         if isinstance(prompt, str):
-            rows.append((Event(embed(prompt), 0.0, seconds),))
+            rows.append((EmbeddedSpan(embed(prompt), 0.0, seconds),))
             continue
         rows.append(
             tuple(
-                Event(embed(s.prompt), s.start, min(s.end, seconds), 10 ** (s.gain / 20))
+                EmbeddedSpan(embed(s.prompt), s.start, min(s.end, seconds), 10 ** (s.gain / 20))
                 for s in prompt.spans
             )
         )
@@ -64,7 +64,7 @@ def embed_prompts(
 
 
 def conditions(
-    rows: tuple[tuple[Event, ...], ...],
+    rows: tuple[tuple[EmbeddedSpan, ...], ...],
     config: UNetConfig,
     *,
     frames: int,
@@ -72,8 +72,8 @@ def conditions(
     heard: float,
     masked: bool | None,
 ) -> Conditions:
-    """The conditions of sounds with these events, in `frames` latent frames that last `seconds`, of
-    which `heard` seconds are kept.
+    """The conditions of sounds with these events, in `frames` latent frames lasting `seconds`, of
+    which the sound keeps `heard`.
 
     `masked`: see `SamplingConfig`. A U-Net that was not trained on timelines knows no silence, so
     its events last until the next one.

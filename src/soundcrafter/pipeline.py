@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from soundcrafter.audio import fit_length, limit_peak, normalize_peak, trim_end
 from soundcrafter.codec import PIECE_SECONDS, Codec
-from soundcrafter.conditions import Conditions, Event, conditions, embed_prompts
+from soundcrafter.conditions import Conditions, EmbeddedSpan, conditions, embed_prompts
 from soundcrafter.config import latent_frames
 from soundcrafter.cpu.memory import trim_heap, tune_malloc
 from soundcrafter.cpu.optimize import optimize
@@ -398,8 +398,7 @@ class SoundCrafter:
         return self.clap.embed_audio(normalize_peak(wave), self.sample_rate)[0]
 
     def _check_noise(self, noise: torch.Tensor, request: GenerateRequest) -> None:
-        shape = self._latent_shape(request.seconds)
-        wanted = (len(request.jobs()), shape[0], self._frames(request), shape[2])
+        wanted = (len(request.jobs()), *self._latent_shape(self._frames(request)))
         if not (isinstance(noise, torch.Tensor) and noise.is_floating_point()):
             raise ValueError(f"noise: got {type(noise).__name__}; allowed: a tensor of floats")
         if tuple(noise.shape) != wanted:
@@ -608,7 +607,7 @@ class SoundCrafter:
         """The vocoder's wave [1, N'] -> samples [N], limited to full scale."""
         return limit_peak(wave[0, : round(seconds * self.sample_rate)].float().cpu().numpy())
 
-    def _score(self, mel: torch.Tensor, events: Sequence[Event], seconds: float) -> float:
+    def _score(self, mel: torch.Tensor, events: Sequence[EmbeddedSpan], seconds: float) -> float:
         """Similarity of a mel [1, 1, T, F] to the event that it resembles least."""
         audio, config = self.clap.audio, self.vae.config.mel
         if audio.config.tower == "conv" and audio.config.mel == config:
@@ -621,7 +620,7 @@ class SoundCrafter:
             )
         return self._similarity(self._cut(self.vocode(mel), seconds), events)
 
-    def _similarity(self, samples: np.ndarray, events: Sequence[Event]) -> float:
+    def _similarity(self, samples: np.ndarray, events: Sequence[EmbeddedSpan]) -> float:
         """Cosine of the CLAP embeddings of an event and of samples [N] in its span; the lowest."""
         if self.device.type == "cpu":
             trim_heap()  # free the vocoder's activations; the encoder cannot reuse them
@@ -638,7 +637,7 @@ class SoundCrafter:
         """
         if not self.clap.has_audio:
             return None
-        event = Event(self.clap.embed_text([prompt])[0], 0.0, len(wave) / self.sample_rate)
+        event = EmbeddedSpan(self.clap.embed_text([prompt])[0], 0.0, len(wave) / self.sample_rate)
         return self._similarity(wave, [event])
 
     def noise(
@@ -658,8 +657,7 @@ class SoundCrafter:
 
     def _noise(self, seed: int, frames: int, count: int) -> torch.Tensor:
         """The initial noises [count, C, frames, F] of a seed."""
-        config = self.vae.config
-        shape = (config.latent_channels, frames, config.mel.num_mels // config.stride[1])
+        shape = self._latent_shape(frames)
         generator = torch.Generator().manual_seed(seed)
         return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
 
@@ -674,11 +672,10 @@ class SoundCrafter:
         frame = self.codec.frame_seconds
         return max(math.ceil(SECONDS_RANGE[0] / frame - 1e-6), round(seconds / frame))
 
-    def _latent_shape(self, seconds: float) -> tuple[int, int, int]:
-        """[C, T, F] of a sound's latent."""
+    def _latent_shape(self, frames: int) -> tuple[int, int, int]:
+        """[C, T, F] of a latent of `frames` frames."""
         config = self.vae.config
-        bands = config.mel.num_mels // config.stride[1]
-        return config.latent_channels, self._latent_frames(seconds), bands
+        return config.latent_channels, frames, config.mel.num_mels // config.stride[1]
 
     def _latent_frames(self, seconds: float) -> int:
         return latent_frames(self.vae.config, self.unet.config, seconds)
@@ -690,7 +687,7 @@ class _Given:
 
     canvas: Canvas | None = None
     start: torch.Tensor | None = None  # [1, C, T, F]
-    mask: torch.Tensor | None = None  # [1, 1, T, F]; None: all is made anew
+    mask: torch.Tensor | None = None  # [1, 1, T, F]; None: all is regenerated
     strength: float | None = None
     like: torch.Tensor | None = None  # [E]
 

@@ -20,6 +20,15 @@ DepthOption = Annotated[str, typer.Option(help="16, 24 or float.")]
 LufsOption = Annotated[
     float | None, typer.Option(help="Loudness of the files, -23 for example (BS.1770).")
 ]
+LikeOption = Annotated[Path | None, typer.Option(help="Sound to resemble.")]
+LikeWeightOption = Annotated[
+    float | None, typer.Option(help="Weight of --like relative to the prompt, 0 to 1.")
+]
+MoreOption = Annotated[list[str] | None, typer.Option(help="What to move towards. Repeatable.")]
+LessOption = Annotated[list[str] | None, typer.Option(help="What to move away from. Repeatable.")]
+SteerOption = Annotated[
+    float | None, typer.Option(help="How far --more and --less go. Default 0.5.")
+]
 RecipeOption = Annotated[
     Path, typer.Option(help="Recipe: a TOML file, or one that ships with the package, as mini.")
 ]

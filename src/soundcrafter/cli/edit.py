@@ -11,9 +11,14 @@ from soundcrafter.cli.common import (
     DepthOption,
     DeviceOption,
     JsonFlag,
+    LessOption,
+    LikeOption,
+    LikeWeightOption,
     LufsOption,
+    MoreOption,
     PrecisionOption,
     RateOption,
+    SteerOption,
     progress,
 )
 from soundcrafter.cli.jobs import OutputJob, assign_files
@@ -42,19 +47,11 @@ def edit(
     loop: Annotated[
         bool, typer.Option("--loop", help="Vary it to a loop, with loop points in wav.")
     ] = False,
-    like: Annotated[Path | None, typer.Option(help="Sound to resemble.")] = None,
-    like_weight: Annotated[
-        float | None, typer.Option(help="Weight of --like relative to the prompt, 0 to 1.")
-    ] = None,
-    more: Annotated[
-        list[str] | None, typer.Option(help="What to move towards. Repeatable.")
-    ] = None,
-    less: Annotated[
-        list[str] | None, typer.Option(help="What to move away from. Repeatable.")
-    ] = None,
-    steer: Annotated[
-        float | None, typer.Option(help="How far --more and --less go. Default 0.5.")
-    ] = None,
+    like: LikeOption = None,
+    like_weight: LikeWeightOption = None,
+    more: MoreOption = None,
+    less: LessOption = None,
+    steer: SteerOption = None,
     takes: Annotated[int, typer.Option(help="Results; take k uses seed + k.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed; -1 draws a random one.")] = 0,
     model: Annotated[

@@ -12,9 +12,14 @@ from soundcrafter.cli.common import (
     DepthOption,
     DeviceOption,
     JsonFlag,
+    LessOption,
+    LikeOption,
+    LikeWeightOption,
     LufsOption,
+    MoreOption,
     PrecisionOption,
     RateOption,
+    SteerOption,
     progress,
 )
 from soundcrafter.cli.jobs import (
@@ -77,21 +82,11 @@ def generate(
     loop: Annotated[
         bool, typer.Option("--loop", help="Make a loop, with loop points in wav.")
     ] = False,
-    like: Annotated[
-        Path | None, typer.Option(help="Sound to resemble, besides the prompt.")
-    ] = None,
-    like_weight: Annotated[
-        float | None, typer.Option(help="Weight of --like relative to the prompt, 0 to 1.")
-    ] = None,
-    more: Annotated[
-        list[str] | None, typer.Option(help="What to move towards. Repeatable.")
-    ] = None,
-    less: Annotated[
-        list[str] | None, typer.Option(help="What to move away from. Repeatable.")
-    ] = None,
-    steer: Annotated[
-        float | None, typer.Option(help="How far --more and --less go. Default 0.5.")
-    ] = None,
+    like: LikeOption = None,
+    like_weight: LikeWeightOption = None,
+    more: MoreOption = None,
+    less: LessOption = None,
+    steer: SteerOption = None,
     sampler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")] = None,
     reuse: Annotated[
         int | None, typer.Option(help="Steps that share the U-Net's inner levels: faster, rougher.")

@@ -13,8 +13,8 @@ from soundcrafter.data.augment import gain, power
 from soundcrafter.diffusion.events import event_levels
 
 MAX_EVENTS = 3  # recordings in one sound
-SHORTEST = 0.1  # of the whole sound: the least time that a recording gets
-FADE = 0.005  # of the whole sound: fade of a recording that is cut
+MIN_SHARE = 0.1  # of the whole sound: the least time that a recording gets
+CUT_FADE = 0.005  # of the whole sound: fade of a recording that is cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def event_rows(
     events: Sequence[Sequence[DrawnEvent]],
     frames: int,
 ) -> EventRows:
-    """List the events of sounds [B, N], with levels in so many latent frames.
+    """List the events of sounds [B, N], with levels in `frames` latent frames.
 
     A sound without events is one event that lasts from its start to its end.
     """
@@ -98,7 +98,7 @@ def place_events(
     slots = _slots(len(waves), rng)
     for wave, caption, file, slot in zip(waves, captions, files, slots, strict=True):
         start, most = (round(part * length) for part in slot)
-        wave = _cut(wave[sound_start(wave) : sound_end(wave)], most, round(FADE * length))
+        wave = _cut(wave[sound_start(wave) : sound_end(wave)], most, round(CUT_FADE * length))
         # half of the range for each of two makes the whole range for their difference
         level = rng.uniform(*snr_db) / 2
         scaled = gain(wave / np.sqrt(power(wave)), level)
@@ -128,7 +128,7 @@ def _slots(count: int, rng: np.random.Generator) -> list[tuple[float, float]]:
         pauses = rng.uniform(0.0, 0.3, count) * widths  # before each
         return list(zip(bounds[:-1] + pauses, widths - pauses, strict=True))
     starts = rng.uniform(0.0, 0.8, count)
-    return [(start, rng.uniform(SHORTEST, 1.0 - start)) for start in starts]
+    return [(start, rng.uniform(MIN_SHARE, 1.0 - start)) for start in starts]
 
 
 def _cut(wave: Wave, most: int, fade: int) -> Wave:

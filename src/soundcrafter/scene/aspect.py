@@ -1,4 +1,4 @@
-"""Whether a sound goes on or happens once, told by the grammar of its phrase (its aspect)."""
+"""Whether a sound goes on or happens once, judged by the grammar of its phrase (its aspect)."""
 
 from soundcrafter.scene import words as known
 from soundcrafter.scene.grammar import PREDICATES, SUBJECTS, Kind, Phrase, Tag, is_plural

@@ -13,7 +13,7 @@ from soundcrafter.scene.scene import GAP, Event, Scene, Track
 from soundcrafter.timeline import Span, Timeline
 
 MAX_FILLING = 3  # takes that are generated to fill the time after the first
-SHORTEST = 0.3  # seconds that a sound counts as, at least, where takes fill the time
+MIN_FILL = 0.3  # seconds that a sound counts as, at least, where takes fill the time
 LONGEST_PAUSE = 5.0  # seconds between takes that fill the time
 
 
@@ -95,7 +95,7 @@ def filling_takes(takes: Sequence[Take], scene: Scene, rate: int) -> tuple[list[
 
     Returns all takes in their order, and those that were added, which have no sound yet. At most
     MAX_FILLING different ones are added to an event, and recur in turn. A pause is 0.3 to 1 times
-    as long as the first sound, which counts as at least SHORTEST, up to LONGEST_PAUSE.
+    as long as the first sound (at least MIN_FILL), and at most LONGEST_PAUSE.
     """
     rng = np.random.default_rng(scene.seed)
     found: list[Take] = []
@@ -110,7 +110,7 @@ def filling_takes(takes: Sequence[Take], scene: Scene, rate: int) -> tuple[list[
         if not take.event.fill:
             continue
         start = place_takes(found, length)[-1]
-        sound = max(len(take.wave) / rate, SHORTEST)
+        sound = max(len(take.wave) / rate, MIN_FILL)
         left = (take.event.seconds or (scene.seconds or start) - start) - sound
         number = 1
         while (pause := min(rng.uniform(0.3, 1.0) * sound, LONGEST_PAUSE)) + sound <= left:

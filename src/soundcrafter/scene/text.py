@@ -35,11 +35,11 @@ def scene_from_text(
     """Make a scene with a track for each event that `parse_events` finds in a prompt.
 
     Each step begins GAP after the end of the previous one, and with `seconds`, the length of the
-    scene, not before its share of them. In a step, what goes on begins first, and the others enter
+    scene, not before its share of them. In a step, ongoing sounds begin first, and the others enter
     one after another: sounds that begin together are hard to tell apart (Bregman, 1990). With
-    `seconds`, what goes on lasts as long as its step; without, the scene ends with its last sound.
-    `embed` is CLAP's `embed_text`: given it, events of a step that it takes for one sound are one.
-    With `fill`, what happens once fills its step too, by happening again. A prompt of more than
+    `seconds`, ongoing sounds last as long as their step; without, the scene ends with its last
+    sound. With `embed`, CLAP's `embed_text`, events of a step that sound the same become one. With
+    `fill`, sounds that happen once are repeated until their step ends. A prompt of more than
     MAX_TRACKS events is not split.
     """
     events = parse_events(prompt)
@@ -77,7 +77,7 @@ def _event(
     is_last: bool,
     fill: bool,
 ) -> Event:
-    """The event of a scene of so many seconds, before it is placed."""
+    """The event of a scene that lasts `seconds`, before it is placed."""
     repeats = REPEATEDLY if parsed.repeats is None else parsed.repeats
     event = Event(prompt=parsed.text, gain=parsed.gain, repeats=repeats)
     if parsed.throughout:
@@ -91,9 +91,10 @@ def _event(
 
 
 def _delays(together: Sequence[ParsedEvent], step: int, step_seconds: float | None) -> list[float]:
-    """How many seconds after the first each event of a step enters. Short sounds enter together.
+    """The delay in seconds after which each event of a step enters.
 
-    What lasts through all steps begins with the first of them.
+    Sounds that happen once enter together if nothing is ongoing. Events that last through all steps
+    begin with the first step.
     """
     lasting = [event for event in together if event.throughout]
     ongoing = [event for event in together if event.ongoing and not event.throughout]
