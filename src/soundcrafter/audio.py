@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundcrafter.files import replacing
+from soundcrafter.wav_chunks import ixml_chunk, loop_chunk, wav_comments, with_chunks
 
 Wave = NDArray[np.float32]
 """One mono wave [N], float32, nominally in [-1, 1]."""
@@ -181,6 +181,8 @@ def write_audio(
     *,
     loop: bool = False,
     depth: Depth = "16",
+    title: str = "",
+    comment: str = "",
 ) -> None:
     """Write wave [N] or [N, C] atomically, as `encode_audio` encodes it.
 
@@ -188,7 +190,9 @@ def write_audio(
     """
     path = Path(path)
     try:
-        encoded = encode_audio(wave, sample_rate, path.suffix, loop=loop, depth=depth)
+        encoded = encode_audio(
+            wave, sample_rate, path.suffix, loop=loop, depth=depth, title=title, comment=comment
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     with replacing(path) as temporary:
@@ -202,11 +206,14 @@ def encode_audio(
     *,
     loop: bool = False,
     depth: Depth = "16",
-) -> memoryview:
+    title: str = "",
+    comment: str = "",
+) -> bytes:
     """Encode wave [N] or [N, C] as a sound file; the suffix chooses the format.
 
     `depth`: bits of PCM in wav and flac, or "float" for 32-bit floats in wav. `loop` marks all of a
-    wav file as a loop, which game engines and samplers play without a seam.
+    wav file as a loop, which game engines and samplers play without a seam. `title` and `comment`
+    are metadata (in wav LIST/INFO and iXML), see `audio_comments`.
     The wave is clipped to [-1, 1]. The same wave always gives the same bytes in wav and flac (Ogg
     contains a random serial number). Raises ValueError for an unknown suffix, a depth that the
     format does not have, a wave of another shape or with NaN, and a rate above 200 kHz.
@@ -225,23 +232,28 @@ def encode_audio(
     stream = io.BytesIO()
     channels = samples.shape[1] if samples.ndim == 2 else 1
     with soundfile.SoundFile(stream, "w", sample_rate, channels, subtype, format=kind) as file:
+        if title:
+            file.title = title
+        if comment:
+            file.comment = comment
         for begin in range(0, len(samples), _BLOCK):
             file.write(samples[begin : begin + _BLOCK])
-    if loop and kind == "WAV":
-        _append_loop(stream, len(samples), sample_rate)
-    return stream.getbuffer()
+    encoded = stream.getvalue()
+    if kind != "WAV":
+        return encoded
+    chunks = loop_chunk(len(samples), sample_rate) if loop else b""
+    return with_chunks(encoded, chunks + (ixml_chunk(title, comment) if comment else b""))
 
 
-def _append_loop(stream: io.BytesIO, count: int, sample_rate: int) -> None:
-    """Append a sampler chunk to a wav file: one forward loop over all of its samples, endless."""
-    nanoseconds, middle_c = round(1e9 / sample_rate), 60
-    header = (0, 0, nanoseconds, middle_c, 0, 0, 0, 1, 0)  # of one loop
-    body = struct.pack("<9I6I", *header, *(0, 0, 0, count - 1, 0, 0))
-    stream.seek(0, io.SEEK_END)
-    stream.write(b"smpl" + struct.pack("<I", len(body)) + body)
-    size = stream.tell() - 8
-    stream.seek(4)
-    stream.write(struct.pack("<I", size))
+def audio_comments(path: str | os.PathLike[str]) -> list[str]:
+    """The comments inside a sound file, the most common place first.
+
+    Raises ValueError as `read_audio` does for a bad header.
+    """
+    with _open(path) as file:
+        if file.format != "WAV":
+            return [file.comment]
+    return wav_comments(Path(path))  # libsndfile returns none that is longer than 2 KB
 
 
 def check_depth(suffix: str, depth: Depth) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from soundcrafter.blend import Blend
 from soundcrafter.diffusion.events import event_levels, fill_pauses, frame_conds, with_silence
 from soundcrafter.models.unet import UNetConfig, silence_cond
 from soundcrafter.timeline import Timeline
@@ -21,6 +22,7 @@ class EmbeddedSpan:
     start: float  # seconds
     end: float
     amplitude: float = 1.0  # relative to other events
+    fades: tuple[float, float] = (0.0, 0.0)  # seconds over which it comes and goes
 
     def within(self, rate: float, length: int) -> slice:
         """The part of `length` frames or samples, `rate` a second, in which it is heard."""
@@ -45,19 +47,27 @@ class Conditions:
 
 
 def embed_prompts(
-    prompts: Sequence[str | Timeline], embed: Callable[[str], Tensor], seconds: float
+    prompts: Sequence[str | Blend | Timeline],
+    embed: Callable[[str | Blend], Tensor],
+    seconds: float,
 ) -> tuple[tuple[EmbeddedSpan, ...], ...]:
-    """The events of each prompt, given `embed`: prompt -> [E]. A string is heard for all of the
-    `seconds`."""
+    """The events of each prompt, given `embed`: prompt -> [E]. All but timelines are heard for all
+    of the `seconds`."""
     rows: list[tuple[EmbeddedSpan, ...]] = []
     for prompt in prompts:
-        if isinstance(prompt, str):
+        if not isinstance(prompt, Timeline):
             rows.append((EmbeddedSpan(embed(prompt), 0.0, seconds),))
             continue
         rows.append(
             tuple(
-                EmbeddedSpan(embed(s.prompt), s.start, min(s.end, seconds), 10 ** (s.gain / 20))
-                for s in prompt.spans
+                EmbeddedSpan(
+                    embed(span.prompt),
+                    span.start,
+                    min(span.end, seconds),
+                    10 ** (span.gain / 20),
+                    (span.fade_in, span.fade_out),
+                )
+                for span in prompt.spans
             )
         )
     return tuple(rows)
@@ -87,7 +97,8 @@ def conditions(
         ends = [seconds if event.end >= heard else event.end for event in row]
         spans = [(e.start / seconds, end / seconds) for e, end in zip(row, ends, strict=True)]
         amplitudes = [event.amplitude for event in row]
-        levels[i, : len(row)] = event_levels(spans, amplitudes, frames).to(levels)
+        fades = [(rise / seconds, fall / seconds) for rise, fall in (e.fades for e in row)]
+        levels[i, : len(row)] = event_levels(spans, amplitudes, frames, fades).to(levels)
     silence = silence_cond(config, events)
     if not config.timelines:
         levels = fill_pauses(levels)

@@ -23,6 +23,7 @@ class Export:
     rate: int | None = None  # Hz; None: the sound's own
     depth: Depth = "16"  # bits of PCM, or float; ogg has none
     lufs: float | None = None  # integrated loudness (BS.1770); less where a peak would clip
+    metadata: bool = True  # whether files contain how their sound was made
 
     def __post_init__(self) -> None:
         if self.rate is not None:
@@ -39,13 +40,16 @@ class Export:
         sample_rate: int,
         *,
         loop: bool = False,
+        title: str = "",
+        comment: str = "",
     ) -> None:
         """Write wave [N] or [N, C] to a wav, flac or ogg file.
 
         Raises ValueError as `write_audio`.
         """
         wave, rate = self._converted(wave, sample_rate, loop)
-        write_audio(path, wave, rate, loop=loop, depth=self.depth)
+        title, comment = self._metadata(title, comment)
+        write_audio(path, wave, rate, loop=loop, depth=self.depth, title=title, comment=comment)
 
     def encode(
         self,
@@ -54,10 +58,18 @@ class Export:
         suffix: str = ".wav",
         *,
         loop: bool = False,
+        title: str = "",
+        comment: str = "",
     ) -> bytes:
         """The bytes of such a file. Raises ValueError as `encode_audio`."""
         wave, rate = self._converted(wave, sample_rate, loop)
-        return bytes(encode_audio(wave, rate, suffix, loop=loop, depth=self.depth))
+        title, comment = self._metadata(title, comment)
+        return encode_audio(
+            wave, rate, suffix, loop=loop, depth=self.depth, title=title, comment=comment
+        )
+
+    def _metadata(self, title: str, comment: str) -> tuple[str, str]:
+        return (title, comment) if self.metadata else ("", "")
 
     def gain(self, wave: NDArray[np.float32], sample_rate: int) -> float:
         """The factor that brings wave [N] or [N, C] to the loudness, as far as its peak allows."""

@@ -3,16 +3,25 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from soundcrafter.arguments import (
+    plain_array,
+    plain_audio,
+    plain_regions,
+    plain_request,
+    plain_sampling,
+    portable_name,
+)
 from soundcrafter.audio import fit_length, limit_peak, normalize_peak, trim_end
+from soundcrafter.blend import Blend
 from soundcrafter.codec import PIECE_SECONDS, Codec
 from soundcrafter.conditions import Conditions, EmbeddedSpan, conditions, embed_prompts
 from soundcrafter.config import latent_frames
@@ -22,7 +31,7 @@ from soundcrafter.device import choose_device
 from soundcrafter.diffusion.sample import MAX_SEED, SECONDS_RANGE, SamplingConfig, sample
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.editing import VARY, Audio, Canvas, Region, load_wave
-from soundcrafter.hub import find_model
+from soundcrafter.hub import BUNDLED, find_model
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
@@ -32,9 +41,11 @@ from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
 from soundcrafter.precision import Precision, cast_weights, choose_precision
 from soundcrafter.progress import Progress
+from soundcrafter.provenance import Provenance
 from soundcrafter.request import GenerateRequest, Job, Prompts, resolve
 from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, copy_parts, open_folder, save_part
+from soundcrafter.timeline import Timeline
 
 # To bound memory, on a CPU the U-Net takes at most this many sounds of PIECE_SECONDS at once.
 PIECES_AT_ONCE = 8
@@ -52,6 +63,7 @@ class SoundCrafter:
     ) -> None:
         folder.require("clap_text", "vae", "unet", "vocoder")
         self.folder, self._wanted_precision = folder, precision
+        self.name = portable_name(folder.path)  # by which sounds say what made them
         self.device = torch.device(device)
         self.precision: Precision = choose_precision(precision, self.device)
         self.sampling: SamplingConfig = folder.sampling
@@ -95,7 +107,9 @@ class SoundCrafter:
         device is unavailable.
         """
         folder = open_folder(find_model(model, revision))
-        return cls(folder, choose_device(device), adapters, precision)
+        crafter = cls(folder, choose_device(device), adapters, precision)
+        crafter.name = BUNDLED if model is None else portable_name(model)
+        return crafter
 
     def to(self, device: str | torch.device) -> "SoundCrafter":
         """Move this model to a device ("auto": the GPU if there is one), and return it.
@@ -104,7 +118,7 @@ class SoundCrafter:
         """
         wanted = self._wanted_precision
         moved = type(self)(self.folder, choose_device(device), self.adapters, wanted)
-        vars(self).update({**vars(moved), "sampling": self.sampling})
+        vars(self).update({**vars(moved), "sampling": self.sampling, "name": self.name})
         return self
 
     def __repr__(self) -> str:
@@ -176,6 +190,7 @@ class SoundCrafter:
         self,
         prompts: Prompts | None = None,
         *,
+        mix: Mapping[str, float] | None = None,
         seconds: float | None = None,
         count: int = 1,
         seed: int | Iterable[int] = 0,
@@ -212,7 +227,8 @@ class SoundCrafter:
 
         Args:
             prompts: description of the sound, one string or several; or `Timeline`, whose spans
-                say when each of its prompts is heard, all in one pass.
+                say when each of its prompts is heard, all in one pass; or `Blend`, a mix.
+            mix: in place of prompts, descriptions of one sound and their weights, above 0.
             seconds: length of each sound, 0.2 to 600.
             count: sounds per prompt, 1 to 10,000. Default 1.
             seed: of the first sound of each prompt, 0 to 2**64 - count; one for all prompts or one
@@ -252,6 +268,7 @@ class SoundCrafter:
         """
         sounds = self.stream(
             prompts,
+            mix=mix,
             seconds=seconds,
             count=count,
             seed=seed,
@@ -284,6 +301,7 @@ class SoundCrafter:
         self,
         prompts: Prompts | None = None,
         *,
+        mix: Mapping[str, float] | None = None,
         seconds: float | None = None,
         count: int = 1,
         seed: int | Iterable[int] = 0,
@@ -311,6 +329,10 @@ class SoundCrafter:
         progress: Progress | None = None,
     ) -> Iterator[Sound]:
         """Yield the sounds of `generate`, whose arguments it takes, as they are made."""
+        if mix is not None:
+            if prompts is not None:
+                raise ValueError("mix: replaces the prompt; give one of them")
+            prompts = Blend.of(mix)
         if prompts is None and init is None and like is None:
             raise ValueError("prompt: got None; allowed: a string, or a list of strings")
         if like is None and like_weight is not None:
@@ -353,6 +375,15 @@ class SoundCrafter:
         if noise is not None:
             self._check_noise(noise, request)
         given = self._given(request, wave, regions, like)
+        sources = {"init": init, "like": like}
+        recorded: dict[str, Any] = {
+            name: plain_audio(each) for name, each in sources.items() if each is not None
+        }
+        if given.canvas is not None and regions:
+            recorded["regions"] = plain_regions(regions)
+        if noise is not None:
+            recorded["noise"] = plain_array(noise.cpu().numpy())
+        given = replace(given, recorded=recorded)
         return self._sounds(request, noise, given, progress or (lambda done, total: None))
 
     @torch.inference_mode()
@@ -455,6 +486,8 @@ class SoundCrafter:
             given,
             lambda done, total: report(drafted + round(request.steps * done / total)),
         )
+        arguments = plain_request(request, jobs) | dict(given.recorded)
+        provenance = self.provenance(plain_sampling(request), arguments)
         for i, job in enumerate(jobs):
             # one at a time: the mel at full size takes the most memory
             samples = self._wave(latent[i : i + 1], request, given)
@@ -462,7 +495,33 @@ class SoundCrafter:
                 samples = trim_end(samples, self.sample_rate)
             score = self._similarity(samples, conds.events[i]) if self.clap.has_audio else None
             found = latent[i].float().cpu().numpy()
-            yield Sound(samples, self.sample_rate, job.text, job.seed, score, found, request.loop)
+            yield Sound(
+                samples,
+                self.sample_rate,
+                job.text,
+                job.seed,
+                score,
+                found,
+                request.loop,
+                replace(provenance, index=i),
+            )
+
+    def provenance(
+        self,
+        sampling: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+        call: Literal["generate", "render"] = "generate",
+    ) -> Provenance:
+        """How this model makes sounds by a call, see `Provenance`."""
+        return Provenance(
+            model=self.name,
+            parts=self.training_ids,
+            adapters={portable_name(path): weight for path, weight in self.adapters.items()},
+            precision=self.precision,
+            sampling=sampling,
+            arguments=arguments,
+            call=call,
+        )
 
     def _draft_steps(self, request: GenerateRequest, share: float) -> int:
         """The steps of a whole sampling of which `share` are about `draft_steps`.
@@ -489,11 +548,11 @@ class SoundCrafter:
         """Embed the prompts of a batch."""
         prompts = [job.prompt for job in jobs]
 
-        def embed(text: str) -> torch.Tensor:
-            return self._embed_prompt(text, request, given.like)
+        def embed(prompt: str | Blend) -> torch.Tensor:
+            return self._embed_prompt(prompt, request, given.like)
 
         rows = embed_prompts(prompts, embed, request.seconds)
-        if all(isinstance(prompt, str) for prompt in prompts):
+        if not any(isinstance(prompt, Timeline) for prompt in prompts):
             return Conditions(rows, torch.stack([event.cond for (event,) in rows]))
         frames = self._frames(request)
         return conditions(
@@ -506,13 +565,13 @@ class SoundCrafter:
         )
 
     def _embed_prompt(
-        self, text: str, request: GenerateRequest, like: torch.Tensor | None
+        self, prompt: str | Blend, request: GenerateRequest, like: torch.Tensor | None
     ) -> torch.Tensor:
         """Embed a prompt, mixed with the sound to resemble and steered: [E], unit norm."""
-        if not text and like is not None:
+        if not prompt and like is not None:
             found = like
         else:
-            found = self.clap.embed_text([text])[0]
+            found = self._embed_text(prompt)
             if like is not None:
                 found = torch.lerp(found, like, request.like_weight)
         if like is None and not (request.more or request.less):
@@ -521,6 +580,14 @@ class SoundCrafter:
             for each in texts:
                 found = found + sign * request.steer * self.clap.embed_text([each])[0]
         return F.normalize(found, dim=0)
+
+    def _embed_text(self, prompt: str | Blend) -> torch.Tensor:
+        """[E], unit norm."""
+        if isinstance(prompt, str):
+            return self.clap.embed_text([prompt])[0]
+        weights = [weight for _, weight in prompt.parts]
+        found = self.clap.embed_text(list(prompt.prompts()))
+        return F.normalize(found.new_tensor(weights) @ found, dim=0)
 
     def _embed_negative(self, text: str) -> torch.Tensor:
         """Embed a negative prompt, [E]; an empty one becomes the null condition."""
@@ -690,6 +757,7 @@ class _Given:
     mask: torch.Tensor | None = None  # [1, 1, T, F]; None: all is regenerated
     strength: float | None = None
     like: torch.Tensor | None = None  # [E]
+    recorded: Mapping[str, Any] = field(default_factory=dict)  # as plain data, for the provenance
 
     @property
     def steps_share(self) -> float:

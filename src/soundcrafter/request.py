@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from soundcrafter.blend import Blend
 from soundcrafter.diffusion.sample import MAX_SEED, SECONDS_RANGE, SamplingConfig
 from soundcrafter.settings import check_range, from_dict
 from soundcrafter.timeline import Timeline
@@ -18,13 +19,14 @@ MAX_COUNT = 10_000
 MAX_BATCH_SIZE = 1024
 
 
-Prompts = str | Timeline | Iterable[str | Timeline]
+Prompt = str | Timeline | Blend
+Prompts = Prompt | Iterable[Prompt]
 
 
 class Job(NamedTuple):
     """One sound to be made."""
 
-    prompt: str | Timeline
+    prompt: Prompt
     negative: str
     seed: int
 
@@ -38,7 +40,7 @@ class Job(NamedTuple):
 class GenerateRequest(SamplingConfig):
     """The model's settings, overridden by the caller's, all checked."""
 
-    prompts: tuple[str | Timeline, ...]
+    prompts: tuple[Prompt, ...]
     negatives: tuple[str, ...] = ()  # one per prompt; if empty, `negative` for all
     count: int = 1  # sounds per prompt
     seeds: tuple[int, ...] = (0,)  # of the first sound of each prompt; one for all, or one each
@@ -77,7 +79,7 @@ class GenerateRequest(SamplingConfig):
         for negative in (self.negative, *self.negatives):
             _check_text("negative", negative)
         for prompt in self.prompts:
-            if not isinstance(prompt, str) and prompt.last_start >= self.seconds:
+            if isinstance(prompt, Timeline) and prompt.last_start >= self.seconds:
                 raise ValueError(
                     f"timeline: a span starts at {prompt.last_start:g} s; "
                     f"the sound ends at {self.seconds:g} s"
@@ -134,7 +136,7 @@ def resolve(
         given["negative"] = negative
     elif negative is not None:
         given["negatives"] = _items("negative", negative, str)
-    given["prompts"] = _items("prompt", "" if prompts is None else prompts, str | Timeline)
+    given["prompts"] = _items("prompt", "" if prompts is None else prompts, Prompt)
     given |= {name: _items(name, given[name], str) for name in ("more", "less") if name in given}
     return from_dict(GenerateRequest, {**vars(sampling), **given})
 
@@ -149,7 +151,7 @@ def _items(name: str, given: Any, kind: Any) -> tuple[Any, ...]:
     raise ValueError(f"{name}: got {given!r}; allowed: a string, or a list of strings")
 
 
-def _texts_of(prompt: str | Timeline) -> list[str]:
+def _texts_of(prompt: Prompt) -> list[str]:
     return [prompt] if isinstance(prompt, str) else list(prompt.prompts())
 
 

@@ -194,6 +194,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value in arguments and type(value) in {type(argument) for argument in arguments}:
             return value
         raise ValueError(f"{where}: got {value!r}; allowed: {', '.join(map(str, arguments))}")
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: expected a table, got {value!r}")
+        return {str(key): _convert(arguments[1], each, where) for key, each in value.items()}
+    if hint is Any:
+        return value
     if origin is tuple:
         return _convert_tuple(arguments, value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):

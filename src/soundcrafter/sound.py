@@ -9,6 +9,7 @@ import numpy as np
 
 from soundcrafter.audio import sound_end
 from soundcrafter.export import Export
+from soundcrafter.provenance import Provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,7 @@ class Sound:
     score: float | None
     latent: np.ndarray | None = None  # [C, T, F] float32, which the VAE decoded to this sound
     loop: bool = False  # its end is followed by its start
+    provenance: Provenance | None = None  # how it was made
 
     @property
     def seconds(self) -> float:
@@ -37,14 +39,21 @@ class Sound:
     def save(self, path: str | os.PathLike[str], export: Export = Export()) -> Path:  # noqa: B008
         """Write wav, flac or ogg, by the suffix; by default 16 bits at the sound's own rate.
 
-        Raises ValueError for another suffix, and for a depth that the format does not have.
+        The file contains the prompt and the provenance. Raises ValueError for another suffix, and
+        for a depth that the format does not have.
         """
-        export.write(path, self.wave, self.sample_rate, loop=self.loop)
+        export.write(path, self.wave, self.sample_rate, **self._facts(export))
         return Path(path)
 
     def to_bytes(self, suffix: str = ".wav", export: Export = Export()) -> bytes:  # noqa: B008
         """A wav file (or flac, ogg) of this sound, for a stream or an answer of a server."""
-        return export.encode(self.wave, self.sample_rate, suffix, loop=self.loop)
+        return export.encode(self.wave, self.sample_rate, suffix, **self._facts(export))
+
+    def _facts(self, export: Export) -> dict[str, Any]:
+        """What a file says of the sound besides its samples."""
+        made = self.provenance
+        comment = "" if made is None else made.with_export(export).to_json()
+        return {"loop": self.loop, "title": self.prompt, "comment": comment}
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """The mel spectrogram: a PNG at `path`, or a matplotlib figure where there is none."""

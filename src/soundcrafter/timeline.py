@@ -17,9 +17,11 @@ class Span:
     start: float  # seconds
     end: float  # seconds; a span may end after the sound
     gain: float = 0.0  # loudness relative to the other spans, dB
+    fade_in: float = 0.0  # seconds over which its share in the sound grows from nothing
+    fade_out: float = 0.0  # seconds over which it falls to nothing
 
     def __post_init__(self) -> None:
-        check_range(self, 0, MAX_SECONDS, "start", "end")
+        check_range(self, 0, MAX_SECONDS, "start", "end", "fade_in", "fade_out")
         check_range(self, -60, 20, "gain")
         if not self.start < self.end:
             raise ValueError(
@@ -40,6 +42,12 @@ class Timeline:
     def __str__(self) -> str:
         """Its prompts and times, such as "rain 0-10 s; thunder 4-6.5 s"."""
         return "; ".join(f"{s.prompt} {s.start:g}-{s.end:g} s" for s in self.spans)
+
+    @classmethod
+    def morph(cls, prompt: str, other: str, seconds: float) -> "Timeline":
+        """One prompt that turns into another over all of a sound's length."""
+        first = Span(prompt=prompt, start=0.0, end=seconds, fade_out=seconds)
+        return cls((first, Span(prompt=other, start=0.0, end=seconds, fade_in=seconds)))
 
     @property
     def last_start(self) -> float:

@@ -177,6 +177,9 @@ class Barking:
     sampling = SamplingConfig()
     vae = VAE(VAEConfig(channels=8, norm_groups=8))
 
+    def provenance(self, *_: Any, **__: Any) -> None:
+        """Nothing can make its sounds again."""
+
     def __init__(self) -> None:
         self.made: list[tuple[str, int, float]] = []
 

@@ -20,6 +20,13 @@ DepthOption = Annotated[str, typer.Option(help="16, 24 or float.")]
 LufsOption = Annotated[
     float | None, typer.Option(help="Loudness of the files, -23 for example (BS.1770).")
 ]
+MetadataFlag = Annotated[
+    bool,
+    typer.Option("--metadata/--no-metadata", help="Write into files how their sound was made."),
+]
+SidecarFlag = Annotated[
+    bool, typer.Option("--sidecar", help="Write how a sound was made beside it, as .json.")
+]
 LikeOption = Annotated[Path | None, typer.Option(help="Sound to resemble.")]
 LikeWeightOption = Annotated[
     float | None, typer.Option(help="Weight of --like relative to the prompt, 0 to 1.")

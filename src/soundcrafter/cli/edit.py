@@ -15,13 +15,16 @@ from soundcrafter.cli.common import (
     LikeOption,
     LikeWeightOption,
     LufsOption,
+    MetadataFlag,
     MoreOption,
     PrecisionOption,
     RateOption,
+    SidecarFlag,
     SteerOption,
     progress,
 )
 from soundcrafter.cli.jobs import OutputJob, assign_files
+from soundcrafter.cli.output import write_sound
 
 LEAST_ADDED = 0.05  # seconds
 
@@ -67,6 +70,8 @@ def edit(
     rate: RateOption = None,
     depth: DepthOption = "16",
     lufs: LufsOption = None,
+    metadata: MetadataFlag = True,
+    sidecar: SidecarFlag = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="Plot each sound's spectrogram.")] = False,
@@ -84,7 +89,7 @@ def edit(
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.request import resolve
 
-    export = Export(rate=rate, depth=depth, lufs=lufs)  # type: ignore[arg-type]  # checked there
+    export = Export(rate=rate, depth=depth, lufs=lufs, metadata=metadata)  # type: ignore[arg-type]  # checked there
     regions = [Region(**_region(text)) for text in inpaint or ()]
     options: dict[str, Any] = {
         "steps": steps,
@@ -123,7 +128,7 @@ def edit(
     with progress("editing", show=not as_json) as advance:
         sounds = crafter.stream(
             prompt,
-            init=(wave, crafter.sample_rate),
+            init=sound,
             regions=regions,
             seconds=seconds,
             like=like,
@@ -135,12 +140,7 @@ def edit(
         )
         for job, made in zip(jobs, sounds, strict=True):
             make_folder(job.file.parent)
-            made.save(job.file, export)
-            facts = {"file": str(job.file), "seed": made.seed, "seconds": made.seconds}
-            if plot:
-                made.plot(job.file.with_suffix(".png"))
-                facts["spectrogram"] = str(job.file.with_suffix(".png"))
-            report.append(facts)
+            report.append(write_sound(made, job.file, export, plot=plot, sidecar=sidecar))
             if not as_json:
                 print(f"{job.file}  {made.seconds:.2f} s  seed {made.seed}")
     if as_json:

@@ -16,9 +16,11 @@ from soundcrafter.cli.common import (
     LikeOption,
     LikeWeightOption,
     LufsOption,
+    MetadataFlag,
     MoreOption,
     PrecisionOption,
     RateOption,
+    SidecarFlag,
     SteerOption,
     progress,
 )
@@ -31,7 +33,7 @@ from soundcrafter.cli.jobs import (
     plan_jobs,
     run_jobs,
 )
-from soundcrafter.cli.scene import write_mix
+from soundcrafter.cli.output import write_mix, write_sound
 from soundcrafter.diffusion.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -40,10 +42,12 @@ if TYPE_CHECKING:
     from soundcrafter.scene.render import Mix
 
 DEMO_PROMPTS = ("rain", "a dog barks", "church bells ring")
+_TYPED = ("COMMANDLINE", "ENVIRONMENT")  # where an option's value comes from if not its default
 _QUIET_END = 0.5  # seconds of silence after a sound that are worth a warning
 
 
 def generate(
+    context: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help="Description of the sound.")] = None,
     prompts: Annotated[
         Path | None,
@@ -51,6 +55,17 @@ def generate(
             help="Text file, one prompt per line; or csv or jsonl with prompt, and optionally name "
             "and options (seed, seconds, ...) per row."
         ),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Make the sound of this file again, or change its options."),
+    ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(help='In place of a prompt, several and their weights: "rain:0.7,fire:0.3".'),
+    ] = None,
+    morph_to: Annotated[
+        str | None, typer.Option(help="Description that the sound turns into.")
     ] = None,
     output: Annotated[
         Path | None,
@@ -122,12 +137,17 @@ def generate(
     rate: RateOption = None,
     depth: DepthOption = "16",
     lufs: LufsOption = None,
+    metadata: MetadataFlag = True,
+    sidecar: SidecarFlag = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="Plot each sound's spectrogram.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make sounds from a prompt, or from a file of prompts."""
+    if source is not None:
+        _make_again(context, source)
+        return
     from soundcrafter.audio import check_depth
     from soundcrafter.export import Export
     from soundcrafter.files import make_folder
@@ -152,13 +172,25 @@ def generate(
         "steer": steer,
     }
     # refuse options that no model supports before one is loaded
-    export = Export(rate=rate, depth=depth, lufs=lufs)  # type: ignore[arg-type]  # checked there
+    export = Export(rate=rate, depth=depth, lufs=lufs, metadata=metadata)  # type: ignore[arg-type]  # checked there
     if compose not in COMPOSE:
         raise ValueError(f"compose: got {compose!r}; allowed: {', '.join(COMPOSE)}")
     if fill and compose != "auto":
         raise ValueError("--fill requires --compose auto")
-    rows = _read_rows(prompt, prompts)
-    jobs = plan_jobs(rows, options, prompts, compose=compose, fill=fill)
+    if (mix is not None or morph_to is not None) and (fill or compose == "one-pass"):
+        raise ValueError("--mix and --morph-to cannot be combined with --fill and --compose")
+    if mix is not None and (prompt is not None or prompts is not None or morph_to is not None):
+        raise ValueError("--mix replaces the prompt; give one of them")
+    rows = _read_rows(prompt if mix is None else mix, prompts)
+    jobs = plan_jobs(
+        rows,
+        options,
+        prompts,
+        compose=compose,
+        fill=fill,
+        is_mix=mix is not None,
+        morph_to=morph_to or "",
+    )
     if loop and (trim or fill):
         raise ValueError("--loop cannot be combined with --trim and --fill")
     if loop and any(job.scene is not None and not job.one_pass for job in jobs):
@@ -197,7 +229,7 @@ def generate(
                 sys.stdout.buffer.write(sound.to_bytes(".wav", export))
                 continue
             make_folder(job.file.parent)
-            report.append(_write(made, stems, plot, export))
+            report.append(_write(made, export, stems=stems, plot=plot, sidecar=sidecar))
             if not as_json:
                 score = "" if sound.score is None else f"  score {sound.score:.2f}"
                 print(f"{job.file}  {sound.seconds:.2f} s  seed {sound.seed}{score}")
@@ -212,22 +244,46 @@ def generate(
         print(json.dumps(report, indent=2))
 
 
-def _write(made: Made, stems: Path | None, plot: bool, export: "Export") -> dict[str, object]:
+def _write(
+    made: Made, export: "Export", *, stems: Path | None, plot: bool, sidecar: bool
+) -> dict[str, object]:
     """Write a sound, its stems and its spectrogram; returns the report entry."""
     job, sound = made.job, made.sound
+    if made.mix is None:
+        facts = write_sound(sound, job.file, export, plot=plot, sidecar=sidecar)
+        given = {"prompt": job.prompt}  # where the model got a timeline
+        return facts if made.timeline is None else facts | given | {"timeline": str(made.timeline)}
     score = None if sound.score is None else round(sound.score, 4)
-    facts: dict[str, object] = {"file": str(job.file), "prompt": job.prompt}
+    facts = {"file": str(job.file), "prompt": job.prompt}
     facts |= {"seed": sound.seed, "seconds": sound.seconds, "score": score}
-    if made.timeline is not None:
-        facts["timeline"] = str(made.timeline)
-    if made.mix is not None:
-        return facts | write_mix(made.mix, job.file, stems, plot, export)
-    sound.save(job.file, export)
-    if plot:
-        picture = job.file.with_suffix(".png")
-        sound.plot(picture)
-        facts["spectrogram"] = str(picture)
-    return facts
+    return facts | write_mix(made.mix, job.file, export, stems=stems, plot=plot, sidecar=sidecar)
+
+
+def _make_again(context: typer.Context, source: Path) -> None:
+    """Make the sound of a file again, with the options of the command line changed."""
+    from soundcrafter.blend import Blend
+    from soundcrafter.cli.again import CHANGES, EXPORT, Again, check_given, make_again
+
+    values = context.params
+    # a typer of another version has another enumeration
+    given = {n for n in values if getattr(context.get_parameter_source(n), "name", "") in _TYPED}
+    check_given(given)
+    if values["output"] == STDOUT:
+        raise ValueError("output: '-' cannot be combined with --from")
+    changes = {CHANGES[name]: values[name] for name in CHANGES if name in given}
+    if "mix" in given:
+        if "prompt" in given:
+            raise ValueError("--mix replaces the prompt; give one of them")
+        changes["prompts"] = Blend.parse(changes.pop("mix"))
+    options = Again(
+        output=values["output"],
+        model=values["model"],
+        adapters=_adapters(values["adapter"]) if "adapter" in given else None,
+        device=values["device"],
+        precision=values["precision"] if "precision" in given else None,
+        **{name: values[name] for name in ("overwrite", "plot", "as_json", "sidecar", "stems")},
+    )
+    make_again(source, options, changes, {name: values[name] for name in EXPORT if name in given})
 
 
 def _say_composed(mix: "Mix") -> None:

@@ -14,6 +14,7 @@ from soundcrafter.progress import Progress
 if TYPE_CHECKING:  # imported late, so that --help is instant
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.prompt_file import PromptRow
+    from soundcrafter.request import Prompt
     from soundcrafter.scene.render import Mix
     from soundcrafter.scene.scene import Scene
     from soundcrafter.scene.text import Embed
@@ -39,6 +40,8 @@ class OutputJob:
     scene: "Scene | None" = None  # if the prompt has several events
     one_pass: bool = False  # make the scene in one pass
     fill: bool = False  # fill the length with more takes
+    is_mix: bool = False  # the prompt is a `Blend`
+    morph_to: str = ""  # the prompt that the sound turns into
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,17 @@ def plan_jobs(
     *,
     compose: str,
     fill: bool,
+    is_mix: bool = False,
+    morph_to: str = "",
 ) -> list[OutputJob]:
     """List every sound, prompt by prompt.
 
     `compose`: one of COMPOSE, what is done with prompts of several events. `fill`: sounds fill
-    their length with more takes. Raises ValueError for options that no model supports, naming the
+    their length with more takes. `is_mix`: prompts are read by `Blend.parse`. `morph_to`: the
+    prompt that sounds turn into. Raises ValueError for options that no model supports, naming the
     prompt of the file `source`.
     """
+    from soundcrafter.blend import Blend
     from soundcrafter.diffusion.sample import SamplingConfig
     from soundcrafter.request import resolve
 
@@ -72,7 +79,10 @@ def plan_jobs(
     for number, row in enumerate(rows, 1):
         own = {**options, **row.options}
         try:
-            request = resolve(SamplingConfig(), row.prompt, **own)
+            prompt = Blend.parse(row.prompt) if is_mix else row.prompt
+            request = resolve(SamplingConfig(), [prompt], **own)
+            if morph_to:
+                resolve(SamplingConfig(), morph_to)
         except ValueError as error:
             where = "" if source is None else f"{source}: prompt {number}: "
             raise ValueError(f"{where}{error}") from None
@@ -89,10 +99,12 @@ def plan_jobs(
                 take,
                 row.name,
                 scene=None
-                if compose == "off"
+                if compose == "off" or is_mix or morph_to
                 else _scene(each.text, own["seconds"], each.seed, fill),
                 one_pass=compose == "one-pass",
                 fill=fill,
+                is_mix=is_mix,
+                morph_to=morph_to,
             )
             for take, each in enumerate(request.jobs(), 1)
         ]
@@ -165,7 +177,7 @@ def _run(
     seconds = jobs[0].options["seconds"] or crafter.sampling.seconds
     timelines = [None if job.scene is None else scene_timeline(job.scene, seconds) for job in jobs]
     sounds = crafter.stream(
-        [timeline or job.prompt for timeline, job in zip(timelines, jobs, strict=True)],
+        [timeline or _prompt(job, seconds) for timeline, job in zip(timelines, jobs, strict=True)],
         seed=[job.seed for job in jobs],
         negative=negatives or None,
         like=like,
@@ -174,6 +186,16 @@ def _run(
     )
     for job, sound, timeline in zip(jobs, sounds, timelines, strict=True):
         yield Made(job, sound, timeline)
+
+
+def _prompt(job: OutputJob, seconds: float) -> "Prompt":
+    """What the model gets for a single sound."""
+    from soundcrafter.blend import Blend
+    from soundcrafter.timeline import Timeline
+
+    if job.morph_to:
+        return Timeline.morph(job.prompt, job.morph_to, seconds)
+    return Blend.parse(job.prompt) if job.is_mix else job.prompt
 
 
 def _compose(
@@ -190,7 +212,8 @@ def _compose(
     options = {key: job.options[key] for key in job.options if key not in ("seconds", "trim")}
     mix = render(scene, crafter, negative=job.negative, like=like, progress=progress, **options)
     score = crafter.score(mix.wave, job.prompt)
-    return Made(job, Sound(mix.wave, mix.sample_rate, job.prompt, job.seed, score), mix=mix)
+    sound = Sound(mix.wave, mix.sample_rate, job.prompt, job.seed, score, provenance=mix.provenance)
+    return Made(job, sound, mix=mix)
 
 
 def check_pipe(jobs: Sequence[OutputJob], others: Sequence[str]) -> None:

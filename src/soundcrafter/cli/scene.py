@@ -1,9 +1,8 @@
 """The command on scenes: render one from a file or from text."""
 
 import json
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,15 +11,14 @@ from soundcrafter.cli.common import (
     DeviceOption,
     JsonFlag,
     LufsOption,
+    MetadataFlag,
     PrecisionOption,
     RateOption,
+    SidecarFlag,
     progress,
 )
 from soundcrafter.cli.jobs import check_target
-
-if TYPE_CHECKING:
-    from soundcrafter.export import Export
-    from soundcrafter.scene.render import Mix
+from soundcrafter.cli.output import write_mix
 
 
 def scene(
@@ -51,6 +49,8 @@ def scene(
     rate: RateOption = None,
     depth: DepthOption = "16",
     lufs: LufsOption = None,
+    metadata: MetadataFlag = True,
+    sidecar: SidecarFlag = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="Plot timeline and spectrogram.")] = False,
@@ -63,7 +63,7 @@ def scene(
     from soundcrafter.scene.scene import read_scene
     from soundcrafter.scene.text import scene_from_text
 
-    export = Export(rate=rate, depth=depth, lufs=lufs)  # type: ignore[arg-type]  # checked there
+    export = Export(rate=rate, depth=depth, lufs=lufs, metadata=metadata)  # type: ignore[arg-type]  # checked there
     if (file is None) == (text is None):
         raise ValueError("scene: give a FILE, or --text PROMPT")
     if file is not None and (seconds is not None or seed):
@@ -98,46 +98,10 @@ def scene(
             mix = render_in_one_pass(made, crafter, progress=advance, **options)
         else:
             mix = render(made, crafter, folder=folder, progress=advance, **options)
-    facts = write_mix(mix, output, stems, plot, export)
+    facts = write_mix(mix, output, export, stems=stems, plot=plot, sidecar=sidecar)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
     print(f"{output}  {facts['seconds']:.2f} s")
     for sound in facts["sounds"]:
         print(f"  {sound['start']:6.2f} to {sound['end']:6.2f} s  {sound['what']}")
-
-
-def write_mix(
-    mix: "Mix", output: Path, stems: Path | None, plot: bool, export: "Export"
-) -> dict[str, Any]:
-    """Write a mix, a stem per track and the picture; returns what was written, for JSON.
-
-    Stems are named after their tracks, in the format of `output`, and add up to the mix.
-    """
-    import numpy as np
-
-    from soundcrafter.audio import to_mono
-    from soundcrafter.files import make_folder
-    from soundcrafter.plots import plot_timeline
-
-    files = {name: stems / f"{name}{output.suffix}" for name in mix.stems} if stems else {}
-    if output.resolve() in {file.resolve() for file in files.values()}:
-        raise ValueError(f"{output}: a stem would have this name; choose another folder for stems")
-    factor = export.gain(mix.wave, mix.sample_rate)
-    export = replace(export, lufs=None)  # one factor for the mix and its stems
-    export.write(output, mix.wave * np.float32(factor), mix.sample_rate)
-    facts: dict[str, Any] = {"file": str(output), "seconds": len(mix.wave) / mix.sample_rate}
-    facts["sounds"] = [asdict(sound) for sound in mix.sounds]
-    if stems is not None:
-        make_folder(stems)
-        facts["stems"] = {}
-        for name, wave in mix.stems.items():
-            file = files[name]
-            export.write(file, wave * np.float32(factor), mix.sample_rate)
-            facts["stems"][name] = str(file)
-    if plot:
-        spans = [(sound.track, sound.what, sound.start, sound.end) for sound in mix.sounds]
-        mono = to_mono(mix.wave) if mix.wave.ndim == 2 else mix.wave
-        plot_timeline(spans, mono, mix.sample_rate, output.with_suffix(".png"))
-        facts["spectrogram"] = str(output.with_suffix(".png"))
-    return facts

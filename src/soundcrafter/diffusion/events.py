@@ -12,17 +12,26 @@ from torch import Tensor
 
 
 def event_levels(
-    spans: Sequence[tuple[float, float]], amplitudes: Sequence[float], frames: int
+    spans: Sequence[tuple[float, float]],
+    amplitudes: Sequence[float],
+    frames: int,
+    fades: Sequence[tuple[float, float]] = (),
 ) -> Tensor:
     """The levels [K, frames] of events that each sound in one span.
 
-    `spans` are (start, end) as fractions of the whole, `amplitudes` above 0. An event sounds in
-    each frame whose centre is in its span, and at least in the frame of its start.
+    `spans` are (start, end) as fractions of the whole, `amplitudes` above 0, `fades` the fractions
+    over which each comes and goes. An event sounds in each frame whose centre is in its span, and
+    at least in the frame of its start.
     """
     centres = (torch.arange(frames) + 0.5) / frames
     levels = torch.zeros(len(spans), frames)
-    for row, (start, end), amplitude in zip(levels, spans, amplitudes, strict=True):
-        row[(centres >= start) & (centres < end)] = amplitude
+    fades = fades or [(0.0, 0.0)] * len(spans)
+    for row, (start, end), amplitude, (rise, fall) in zip(
+        levels, spans, amplitudes, fades, strict=True
+    ):
+        inside = (centres >= start) & (centres < end)
+        ramp = torch.minimum((centres - start) / max(rise, 1e-9), (end - centres) / max(fall, 1e-9))
+        row[inside] = amplitude * ramp[inside].clamp(1e-6, 1.0)
         row[min(max(int(start * frames), 0), frames - 1)] = amplitude
     return levels
 

@@ -3,21 +3,25 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from soundcrafter.arguments import plain_audio
 from soundcrafter.audio import Wave, read_audio, sound_end, sound_start, to_mono
+from soundcrafter.files import file_sha256
 from soundcrafter.loudness import loudness
 from soundcrafter.mel import MelConfig
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
+from soundcrafter.provenance import Provenance
 from soundcrafter.scene.balance import balance_gains, mel_power
 from soundcrafter.scene.plan import Take, filling_takes, place_takes, plan_takes, scene_timeline
 from soundcrafter.scene.scene import Scene
+from soundcrafter.settings import to_dict
 
 LEVEL = -23.0  # LUFS of an event with gain 0 (EBU R 128)
 PEAK = 0.9  # of an event and of the mix
@@ -45,6 +49,7 @@ class Mix:
     sample_rate: int  # Hz
     stems: Mapping[str, NDArray[np.float32]]  # track -> as `wave`; they add up to it
     sounds: tuple[PlacedSound, ...]  # in the order of the scene
+    provenance: Provenance | None = None  # how it was made
 
 
 def render(
@@ -80,7 +85,26 @@ def render(
     _generate(added, model, options, _part(progress, first, 1.0))
     for take in added:
         take.wave = _shape(take, rate)
-    return _mix(scene, takes, model.vae.config.mel)
+    mix = _mix(scene, takes, model.vae.config.mel)
+    return replace(mix, provenance=_provenance(scene, model, folder, seconds, options))
+
+
+def _provenance(
+    scene: Scene,
+    model: SoundCrafter,
+    folder: Path | None,
+    seconds: float | None,
+    options: Mapping[str, Any],
+) -> Provenance:
+    """How a mix is made."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in ("init", "like"):
+        if name in given:
+            given[name] = plain_audio(given[name])
+    names = {event.file for track in scene.tracks for event in track.events if event.file}
+    files = {name: file_sha256((folder or Path()) / name) for name in sorted(names)}
+    arguments = {"scene": to_dict(scene), "seconds": seconds, "files": files, "options": given}
+    return model.provenance(to_dict(model.sampling), arguments, call="render")
 
 
 def _part(progress: Progress | None, begin: float, end: float) -> Progress | None:
@@ -108,7 +132,7 @@ def render_in_one_pass(
         PlacedSound(span.prompt, span.prompt, span.start, span.end, scene.seed)
         for span in timeline.spans
     )
-    return Mix(sound.wave, sound.sample_rate, {}, sounds)
+    return Mix(sound.wave, sound.sample_rate, {}, sounds, sound.provenance)
 
 
 def _generate(

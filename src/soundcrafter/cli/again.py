@@ -1,0 +1,134 @@
+"""Making a sound again from the file of one: `soundcrafter generate --from FILE`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soundcrafter.cli.common import progress
+from soundcrafter.cli.jobs import OutputJob, assign_files
+from soundcrafter.cli.output import write_mix, write_sound
+
+if TYPE_CHECKING:
+    from soundcrafter.export import Export
+    from soundcrafter.provenance import Provenance
+
+# Options that may be given with --from. The first change the sound, and are arguments of `generate`
+# under these names.
+CHANGES = {
+    "prompt": "prompts",
+    **{name: name for name in ("mix", "seconds", "seed", "steps", "guidance", "negative")},
+    **{name: name for name in ("candidates", "sampler", "reuse", "trim", "loop")},
+    **{name: name for name in ("like", "like_weight", "more", "less", "steer")},
+}
+EXPORT = ("rate", "depth", "lufs", "metadata")
+_OTHERS = ("source", "output", "model", "adapter", "device", "precision")
+_OUTPUT = ("overwrite", "plot", "as_json", "sidecar", "stems")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """What the command line asks for besides the file."""
+
+    output: Path | None
+    model: str | None
+    adapters: Mapping[str, float] | None
+    device: str
+    precision: str | None
+    overwrite: bool
+    plot: bool
+    as_json: bool
+    sidecar: bool
+    stems: Path | None
+
+
+def check_given(names: set[str]) -> None:
+    """Raise ValueError for an option that --from does not go with."""
+    allowed = {*CHANGES, *EXPORT, *_OTHERS, *_OUTPUT}
+    for name in sorted(names - allowed):
+        raise ValueError(f"--{name.replace('_', '-')} cannot be combined with --from")
+
+
+def make_again(
+    file: Path, options: Again, changes: dict[str, Any], export_changes: dict[str, Any]
+) -> None:
+    """Make the sound of a file again, with changes, and write it."""
+    from soundcrafter.audio import check_depth
+    from soundcrafter.export import Export
+    from soundcrafter.provenance import read_provenance
+    from soundcrafter.settings import from_dict
+
+    made = read_provenance(file)
+    is_scene = made.call == "render"
+    if options.stems is not None and not is_scene:
+        raise ValueError("stems: the sound is not a mix of several")
+    export = from_dict(Export, {**made.export, **export_changes}, f"{file}: export")
+    (job,) = assign_files(
+        [_job(made, changes)],
+        options.output,
+        None,
+        overwrite=options.overwrite,
+        skip_existing=False,
+        plot=options.plot,
+    )
+    check_depth(job.file.suffix, export.depth)
+    facts = _make(file, made, job, options, changes, export)
+    if options.as_json:
+        print(json.dumps([facts], indent=2))
+    else:
+        print(f"{job.file}  {facts['seconds']:.2f} s")
+
+
+def _job(made: "Provenance", changes: Mapping[str, Any]) -> OutputJob:
+    """The sound's name and seed, as far as its provenance says."""
+    from soundcrafter.arguments import prompt_from
+
+    prompts, seeds = made.arguments.get("prompts"), made.arguments.get("seed")
+    prompt = str(prompt_from(prompts[made.index])) if prompts else "sound"
+    seed = seeds[made.index] if seeds else made.arguments.get("scene", {}).get("seed", 0)
+    named = changes.get("prompts", changes.get("mix", prompt))
+    return OutputJob(str(named), None, changes.get("seed", seed), {}, 1, 1)
+
+
+def _make(
+    file: Path,
+    made: "Provenance",
+    job: OutputJob,
+    options: Again,
+    changes: dict[str, Any],
+    export: "Export",
+) -> dict[str, Any]:
+    """Load the model, make the sound and write it; returns the report entry."""
+    from soundcrafter.files import make_folder
+    from soundcrafter.pipeline import SoundCrafter
+    from soundcrafter.remake import check_model, remake, remake_mix
+
+    adapters = made.adapters if options.adapters is None else options.adapters
+    model = options.model or made.model
+    try:
+        crafter = SoundCrafter.from_pretrained(
+            model, options.device, adapters, options.precision or made.precision
+        )
+    except ValueError as error:
+        if options.model is not None:
+            raise
+        raise ValueError(f"{error} (the model that made {file}; name it by --model)") from None
+    if options.model is None and options.adapters is None:
+        check_model(crafter, made)
+    if changes.get("seed") == -1:
+        changes = {**changes, "seed": job.seed}
+    make_folder(job.file.parent)
+    with progress("generating", show=not options.as_json) as advance:
+        if made.call == "render":
+            mix = remake_mix(crafter, made, folder=file.parent, progress=advance, **changes)
+            return write_mix(
+                mix,
+                job.file,
+                export,
+                stems=options.stems,
+                plot=options.plot,
+                sidecar=options.sidecar,
+            )
+        sound = remake(crafter, made, folder=file.parent, progress=advance, **changes)
+    return write_sound(sound, job.file, export, plot=options.plot, sidecar=options.sidecar)

@@ -1,0 +1,231 @@
+"""How a sound was made: inside its file, and enough to make it again to the byte."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundcrafter.audio import audio_comments, encode_audio
+from soundcrafter.blend import Blend
+from soundcrafter.editing import Region
+from soundcrafter.export import Export
+from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.provenance import FORMAT, read_provenance
+from soundcrafter.remake import check_model, remake, remake_mix
+from soundcrafter.scene.render import render
+from soundcrafter.scene.scene import Event, Scene, Track
+from soundcrafter.timeline import Span, Timeline
+
+SHORT = ("--seconds", "0.4", "--steps", "2", "--candidates", "2")
+FAST = {"seconds": 0.4, "steps": 2, "candidates": 2}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> SoundCrafter:
+    return SoundCrafter.from_pretrained(tiny_model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def rain(model: SoundCrafter):
+    return model.generate("rain", **FAST)[0]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_generate_from_a_file_gives_the_same_bytes(run, tiny_model, tmp_path, suffix):
+    files = [tmp_path / f"a-{number}{suffix}" for number in (1, 2, 3)]
+    call = ("ein Hund bellt, 犬", "--compose", "off", "--count", 3, "--model", tiny_model, *SHORT)
+    assert (
+        run("generate", *call, "-o", tmp_path / f"a{suffix}", "--depth", 24, "--lufs", -30).code
+        == 0
+    )
+    for file in files:
+        again = tmp_path / f"b{suffix}"
+        assert run("generate", "--from", file, "--model", tiny_model, "-o", again).code == 0
+        assert again.read_bytes() == file.read_bytes()
+
+
+def test_a_scene_is_rendered_again_with_its_recordings(run, tiny_model, tmp_path, clips):
+    shutil.copy(sorted(clips.rglob("*.ogg"))[0], tmp_path / "bell.ogg")
+    scene = 'seconds = 1\n[[tracks]]\nname="a"\n[[tracks.events]]\nfile="bell.ogg"\n'
+    scene += '[[tracks]]\nname="b"\n[[tracks.events]]\nprompt="rain"\nseconds=0.5\n'
+    (tmp_path / "scene.toml").write_text(scene)
+    call = ("--model", tiny_model, "--steps", 2)
+    assert run("scene", tmp_path / "scene.toml", "-o", tmp_path / "mix.wav", *call).code == 0
+    again = ("generate", "--from", tmp_path / "mix.wav", "-o", tmp_path / "mix2.wav")
+    assert run(*again, "--model", tiny_model, "--stems", tmp_path / "stems").code == 0
+    assert (tmp_path / "mix2.wav").read_bytes() == (tmp_path / "mix.wav").read_bytes()
+    assert sorted(file.name for file in (tmp_path / "stems").iterdir()) == ["a.wav", "b.wav"]
+    (tmp_path / "bell.ogg").unlink()
+    refused = run(*again, "--model", tiny_model).refused()
+    assert "bell.ogg: no such file" in refused
+
+
+def test_an_edit_is_made_again_from_its_file(run, tiny_model, tmp_path):
+    source, edited = tmp_path / "rain.wav", tmp_path / "edited.wav"
+    assert run("generate", "rain", "-o", source, "--model", tiny_model, *SHORT).code == 0
+    call = ("edit", source, "wind", "--inpaint", "0.1-0.3", "--model", tiny_model, "--steps", 2)
+    assert run(*call, "--sidecar", "-o", edited).code == 0
+    made = json.loads((tmp_path / "edited.json").read_text())
+    assert made["arguments"]["init"]["file"] == "rain.wav"  # not the folder of this machine
+    again = ("generate", "--model", tiny_model, "-o", tmp_path / "again.wav", "--from")
+    assert run(*again, edited).code == 0
+    assert (tmp_path / "again.wav").read_bytes() == edited.read_bytes()
+    assert run(*again, tmp_path / "edited.json").code == 0
+    assert (tmp_path / "again.wav").read_bytes() == edited.read_bytes()
+    soundfile.write(source, np.zeros(8000) + 0.1, 16_000)
+    assert "has changed since" in run(*again, edited).refused()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompts": ["rain", "wind"], "negative": "music", "guidance": 3.0, "seed": [5, 9]},
+        {"prompts": Blend((("rain", 0.5), ("wind", 1.0))), "count": 2},
+        {"prompts": Timeline.morph("rain", "wind", 0.4), "candidates": 1},
+        {"prompts": "rain", "loop": True, "more": "wind", "steer": 0.2, "sampler": "ddim"},
+    ],
+)
+def test_sounds_of_a_batch_are_made_again(model, options):
+    for sound in model.generate(**(FAST | options)):
+        assert sound.provenance is not None
+        again = remake(model, sound.provenance)
+        np.testing.assert_array_equal(again.wave, sound.wave)
+        assert again.provenance == sound.provenance
+
+
+def test_a_chain_of_edits_is_made_again_from_the_first(model, rain):
+    (edited,) = model.generate("wind", init=rain, regions=[Region(start=0.1, end=0.3)], steps=2)
+    (longer,) = model.generate(init=edited, seconds=0.6, like=rain, like_weight=0.7, steps=2)
+    np.testing.assert_array_equal(remake(model, longer.provenance).wave, longer.wave)
+
+
+def test_changes_replace_options(model, rain):
+    assert remake(model, rain.provenance, seed=3).seed == 3
+    longer = remake(model, rain.provenance, seconds=0.8, prompts="wind")
+    assert (longer.prompt, longer.seconds) == ("wind", 0.8)
+    (plain,) = model.generate("wind", **FAST | {"seconds": 0.8}, trim=False)
+    np.testing.assert_array_equal(longer.wave, plain.wave)
+    with pytest.raises(ValueError, match="steps: got 0"):
+        remake(model, rain.provenance, steps=0)
+
+
+def test_the_models_defaults_of_then_are_used(model, rain):
+    other = SoundCrafter.from_pretrained(model.folder.path, device="cpu")
+    other.sampling = replace(other.sampling, guidance=9.0, spacing="leading")
+    np.testing.assert_array_equal(remake(other, rain.provenance).wave, rain.wave)
+    assert other.sampling.guidance == 9.0
+
+
+def test_a_mix_is_made_again_with_another_seed(model):
+    events = (Event(prompt="rain", seconds=0.4),)
+    mix = render(Scene(tracks=(Track(name="a", events=events),)), model, steps=2)
+    np.testing.assert_array_equal(remake_mix(model, mix.provenance).wave, mix.wave)
+    assert remake_mix(model, mix.provenance, seed=1).sounds[0].seed == 1
+
+
+def test_what_was_given_in_memory_cannot_be_made_again(model, rain):
+    (edited,) = model.generate(init=(rain.wave, rain.sample_rate), strength=0.5, steps=2)
+    with pytest.raises(ValueError, match="init: was given in memory"):
+        remake(model, edited.provenance)
+    noise = model.noise(0, 0.4)
+    (made,) = model.generate("rain", noise=noise, **FAST | {"candidates": 1})
+    with pytest.raises(ValueError, match="noise: was given in memory"):
+        remake(model, made.provenance)
+
+
+def test_another_model_is_refused(run, model, rain, tmp_path, tiny_model):
+    other = SoundCrafter.from_pretrained(device="cpu")
+    with pytest.raises(ValueError, match=r"was made by .model. with .*; .bundled. has"):
+        check_model(other, rain.provenance)
+    file = rain.save(tmp_path / "a.wav")
+    gone = replace(rain, provenance=replace(rain.provenance, model="gone/away/model")).save(file)
+    refused = run("generate", "--from", gone, "-o", tmp_path / "b.wav").refused()
+    assert "name it by --model" in refused
+    assert not (tmp_path / "b.wav").exists()
+
+
+def test_bad_sources_are_refused(run, tmp_path, rain, clips):
+    newer = tmp_path / "newer.json"
+    data = json.loads(rain.provenance.to_json())
+    newer.write_text(json.dumps(data | {"format": FORMAT + 1, "tempo": 3}))
+    plain = sorted(clips.rglob("*.ogg"))[0]
+    made = rain.save(tmp_path / "a.wav")
+    for source, options, message in [
+        (newer, (), "written by SoundCrafter"),
+        (plain, (), "does not say how it was made"),
+        (tmp_path / "none.wav", (), "no such file"),
+        (made, ("--count", 2), "--count cannot be combined with --from"),
+        (made, ("--stems", tmp_path), "stems: the sound is not a mix"),
+        (made, ("--mix", "rain", "wind"), "--mix replaces the prompt"),
+        (made, ("--depth", 8), "depth: got '8'"),
+    ]:
+        call = ("generate", "--from", source, *options, "-o", tmp_path / "b.wav")
+        assert message in run(*call).refused()
+    assert not (tmp_path / "b.wav").exists()
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_metadata_is_inside_the_file_and_can_be_left_out(rain, tmp_path, suffix):
+    file = rain.save(tmp_path / f"a{suffix}")
+    assert read_provenance(file).arguments == json.loads(json.dumps(rain.provenance.arguments))
+    assert soundfile.SoundFile(file).title == "rain"
+    rain.save(file, Export(metadata=False))
+    with pytest.raises(ValueError, match="does not say how it was made"):
+        read_provenance(file)
+    assert soundfile.SoundFile(file).title == ""
+
+
+def test_long_comments_and_ixml_of_wav_files(tmp_path):
+    comment = json.dumps({"text": "<&> " + "x" * 50_000})
+    file = tmp_path / "a.wav"
+    file.write_bytes(
+        encode_audio(np.zeros(999, "f"), 16_000, loop=True, title="Wind & <rain>", comment=comment)
+    )
+    assert audio_comments(file) == [comment, comment]
+    data = file.read_bytes()
+    xml = data[data.index(b"<?xml") :].rstrip(b"\0")
+    assert ElementTree.fromstring(xml).findtext("NOTE") == "Wind & <rain>"
+    assert soundfile.info(file).frames == 999
+    file.write_bytes(data[: len(data) // 2])  # a cut file has what is left of it
+    assert audio_comments(file)[0].startswith('{"text"')
+
+
+def test_float_files_do_not_contain_the_time():
+    wav = encode_audio(np.full(800, 0.1, np.float32), 16_000, depth="float")
+    start = wav.index(b"PEAK") + 12  # after name, size and version
+    assert wav[start : start + 4] == bytes(4)
+
+
+@pytest.mark.parametrize("text", ["rain:0", "rain:x", "rain,rain", "", "rain:nan", "a:1," * 17])
+def test_bad_mixes_are_refused(run, tmp_path, text):
+    run("generate", "--mix", text, "-o", tmp_path / "a.wav").refused()
+    assert not (tmp_path / "a.wav").exists()
+
+
+def test_a_blend_of_one_is_its_prompt_and_weights_count(model):
+    (plain,) = model.generate("rain", **FAST)
+    (alone,) = model.generate(mix={"rain": 3.0}, **FAST)
+    np.testing.assert_allclose(alone.latent, plain.latent, atol=1e-4)
+    (even,) = model.generate(mix={"rain": 1.0, "wind": 1.0}, **FAST)
+    (most,) = model.generate(mix={"rain": 1.0, "wind": 0.1}, **FAST | {"candidates": 1})
+    assert even.prompt == "rain:1,wind:1"
+    assert not np.allclose(even.latent, most.latent)
+
+
+def test_a_morph_begins_as_one_sound_and_ends_as_the_other(model):
+    options = {"seconds": 2.0, "steps": 4, "candidates": 1}
+    timeline = Timeline.morph("rain", "wind", 2.0)
+    (morph,), (rain,), (wind,) = (
+        model.generate(prompt, **options) for prompt in (timeline, "rain", "wind")
+    )
+    apart = [np.abs(morph.latent - each.latent).mean((0, 2)) for each in (rain, wind)]
+    quarter = len(apart[0]) // 4
+    assert apart[0][:quarter].mean() < apart[1][:quarter].mean()
+    assert apart[0][-quarter:].mean() > apart[1][-quarter:].mean()
+    with pytest.raises(ValueError, match="fade_in"):
+        Span(prompt="rain", start=0, end=1, fade_in=-1)
