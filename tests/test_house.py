@@ -32,12 +32,13 @@ LAYERS = (
         "timeline",
         "export",
         "blend",
+        "attributes",
         "provenance",
         "wav_chunks",
     ),
     ("models", "diffusion"),
     ("cpu",),
-    ("config", "request", "conditions", "editing", "codec", "arguments"),
+    ("config", "request", "conditions", "editing", "codec", "arguments", "generator", "endless"),
     ("store",),
     ("convert",),
     ("hub",),
@@ -49,7 +50,7 @@ LAYERS = (
     ("describe", "cli", "__init__", "__main__"),
 )
 APART = ({"models", "diffusion"}, {"train", "reports"}, {"train", "listening"})
-CPU_USERS = {"pipeline", "codec", "evaluate", "bench"}  # nothing else depends on cpu/
+CPU_USERS = {"pipeline", "generator", "codec", "evaluate", "bench"}  # nothing else depends on cpu/
 FILES = sorted(PACKAGE.rglob("*.py"))
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 INSTANT = ("__init__.py", "__main__.py", "cli", "audio.py", "settings.py", "files.py")

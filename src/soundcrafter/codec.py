@@ -1,6 +1,7 @@
 """Between waves and latents: the VAE and the vocoder, in pieces that bound memory."""
 
 import math
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -78,6 +79,30 @@ class Codec:
     def _keeping_little(self, network: torch.nn.Module) -> AbstractContextManager[None]:
         return limit_heap(network) if self.device.type == "cpu" else nullcontext()
 
+    def stream(self, latents: Iterable[torch.Tensor], overlap: int) -> Iterator[np.ndarray]:
+        """Decode an endless latent that arrives in windows; yields waves [N] that join.
+
+        latents: windows [1, C, T, F], each of which begins with the last `overlap` frames of the
+        one before; the mels of those frames are blended. The waves are later than the windows by
+        the overlap and the vocoder's receptive field. Memory does not grow.
+        """
+        frames = overlap * self.vae.config.stride[0]
+        rise = (torch.arange(frames, device=self.device) + 0.5)[:, None] / frames
+        last: torch.Tensor | None = None
+
+        def mels() -> Iterator[torch.Tensor]:
+            nonlocal last
+            for latent in latents:
+                mel = self.decode(latent)
+                if last is not None:
+                    joined = torch.lerp(last, mel[:, :, :frames], rise)
+                    mel = torch.cat([joined, mel[:, :, frames:]], 2)
+                last = mel[:, :, -frames:].clone()
+                yield mel[:, :, :-frames]
+
+        for wave in vocode_stream(self.vocoder, mels()):
+            yield wave[0].float().cpu().numpy()
+
     @torch.inference_mode()
     def decode_loop(self, latent: torch.Tensor) -> np.ndarray:
         """latent [1, C, T, F] -> wave [N] whose end is followed by its start."""
@@ -89,6 +114,29 @@ class Codec:
         start, end = before * frame, (before + frames) * frame
         fade = min(round(LOOP_FADE * self.sample_rate), before * frame)
         return join_ends(wave[start:end], wave[end : end + fade])
+
+
+def vocode_stream(vocoder: Vocoder, mels: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """log-mels [B, 1, T, F] that follow each other -> waves [B, N] that follow each other.
+
+    Together they equal the wave of the whole mel, except for rounding and for its last
+    `config.context` frames, which wait for what comes next. Each mel must be longer than that.
+    """
+    context, hop = vocoder.config.context, vocoder.config.mel.hop
+    phases = PhaseStream(vocoder.config.mel) if isinstance(vocoder, SpectralVocoder) else None
+    seen: torch.Tensor | None = None
+    low = done = 0  # frames before `seen`, and frames that have been vocoded
+    for mel in mels:
+        seen = mel if seen is None else torch.cat([seen, mel], 2)
+        high = low + seen.shape[2]
+        extra = () if phases is None else (phases.between(low, high + 2),)
+        with torch.inference_mode():
+            wave = vocoder(seen, *extra)
+        yield wave[:, (done - low) * hop : (high - context - low) * hop]
+        done = high - context
+        cut = max(done - context - low, 0)
+        seen, low = seen[:, :, cut:].clone(), low + cut
+        trim_heap()
 
 
 def vocode_in_pieces(vocoder: Vocoder, mel: torch.Tensor, frames: int) -> torch.Tensor:

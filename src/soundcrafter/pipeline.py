@@ -2,15 +2,13 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from soundcrafter.arguments import (
     plain_array,
@@ -20,23 +18,22 @@ from soundcrafter.arguments import (
     plain_sampling,
     portable_name,
 )
-from soundcrafter.audio import fit_length, limit_peak, normalize_peak, trim_end
 from soundcrafter.blend import Blend
-from soundcrafter.codec import PIECE_SECONDS, Codec
-from soundcrafter.conditions import Conditions, EmbeddedSpan, conditions, embed_prompts
-from soundcrafter.config import latent_frames
-from soundcrafter.cpu.memory import trim_heap, tune_malloc
+from soundcrafter.codec import Codec
+from soundcrafter.cpu.memory import tune_malloc
 from soundcrafter.cpu.optimize import optimize
 from soundcrafter.device import choose_device
-from soundcrafter.diffusion.sample import MAX_SEED, SECONDS_RANGE, SamplingConfig, sample
+from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.diffusion.schedule import Schedule
-from soundcrafter.editing import VARY, Audio, Canvas, Region, load_wave
+from soundcrafter.editing import Audio, Canvas, Region, load_wave
+from soundcrafter.endless import endless
+from soundcrafter.generator import Generator, Given
 from soundcrafter.hub import BUNDLED, find_model
 from soundcrafter.models.clap import Clap
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.lora import Adapter
-from soundcrafter.models.unet import ReusingUNet, UNet
+from soundcrafter.models.unet import UNet
 from soundcrafter.models.vae import VAE
 from soundcrafter.models.vocoder import Vocoder
 from soundcrafter.precision import Precision, cast_weights, choose_precision
@@ -47,11 +44,8 @@ from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, copy_parts, open_folder, save_part
 from soundcrafter.timeline import Timeline
 
-# To bound memory, on a CPU the U-Net takes at most this many sounds of PIECE_SECONDS at once.
-PIECES_AT_ONCE = 8
 
-
-class SoundCrafter:
+class SoundCrafter(Generator):
     """A loaded model: `from_pretrained` loads one, `generate` makes sounds."""
 
     def __init__(
@@ -181,11 +175,6 @@ class SoundCrafter:
         if self.device.type == "cpu":
             optimize(network)
 
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second of every sound this model makes."""
-        return self.vocoder.config.mel.sample_rate
-
     def generate(
         self,
         prompts: Prompts | None = None,
@@ -260,8 +249,9 @@ class SoundCrafter:
                 latent frames.
             like: a sound to resemble, as `init`: its CLAP embedding is the condition, mixed with
                 that of the prompt, if there is one, by `like_weight`, 0 to 1. Default 0.5.
-            more, less: descriptions to move towards or away from, by `steer` times their
-                embeddings. Default 0.5.
+            more, less: descriptions to move towards or away from: attributes such as "bright" or
+                "reverberant" (see `attributes`) by hearing what they change in a sound, others by
+                their embeddings, times `steer`. Default 0.5.
             progress: called with (steps done, all steps) after every sampling step.
 
         Raises ValueError for a wrong type or a value out of range, before any sound is made.
@@ -383,8 +373,56 @@ class SoundCrafter:
             recorded["regions"] = plain_regions(regions)
         if noise is not None:
             recorded["noise"] = plain_array(noise.cpu().numpy())
-        given = replace(given, recorded=recorded)
-        return self._sounds(request, noise, given, progress or (lambda done, total: None))
+
+        def made(jobs: Sequence[Job]) -> Provenance:
+            return self.provenance(plain_sampling(request), plain_request(request, jobs) | recorded)
+
+        return self._sounds(request, noise, given, made, progress or (lambda done, total: None))
+
+    def endless(
+        self,
+        prompt: str | Blend,
+        *,
+        window: float = 10.24,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative: str | None = None,
+        sampler: str | None = None,
+        more: str | Iterable[str] = (),
+        less: str | Iterable[str] = (),
+        steer: float | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Yield waves [N] at `sample_rate` that together are one sound without an end.
+
+        Each takes one window of sampling, of which the next keeps a quarter and goes on from
+        there. Memory does not grow. The same seed gives the same waves.
+
+        Args:
+            prompt: description of the sound, or a `Blend`.
+            window: seconds that are sampled at once, up to 600; the least depends on the model.
+            seed: 0 to 2**64 - 1; -1 for a random one. Default 0.
+            steps, guidance, negative, sampler, more, less, steer: see `generate`.
+
+        Raises ValueError for a wrong type or a value out of range, before any sound is made.
+        """
+        if isinstance(prompt, Timeline):
+            raise ValueError("prompt: a timeline has an end; allowed: a string, or a Blend")
+        request = resolve(
+            self.sampling,
+            [prompt],
+            seconds=window,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            negative=negative,
+            sampler=sampler,
+            candidates=1,
+            more=more,
+            less=less,
+            steer=steer,
+        )
+        return endless(self, request)
 
     @torch.inference_mode()
     def _given(
@@ -393,17 +431,17 @@ class SoundCrafter:
         wave: np.ndarray | None,
         regions: Sequence[Region],
         like: Audio | None,
-    ) -> "_Given":
+    ) -> Given:
         """Encode the sounds that a request was given."""
-        cond: torch.Tensor | None = None
+        cond, heard = None, wave
         if like is not None:
-            cond = self._embed_audio(load_wave(like, self.sample_rate, "like"))
-        elif request.wordless and wave is not None:
-            cond = self._embed_audio(wave)
+            heard = load_wave(like, self.sample_rate, "like")
+        if heard is not None and (like is not None or request.wordless):
+            cond = self._embed_audio(heard)
         if wave is None:
             if request.strength is not None or request.at or regions:
                 raise ValueError("strength, at and regions: require a sound to edit, init")
-            return _Given(like=cond)
+            return Given(like=cond, wave=heard)
         regions = tuple(regions) if isinstance(regions, Iterable) else (regions,)
         if not all(isinstance(region, Region) for region in regions):
             raise ValueError(f"regions: got {regions!r}; allowed: a list of Region")
@@ -416,17 +454,14 @@ class SoundCrafter:
         start = self.codec.encode(canvas.wave * np.float32(canvas.scale), frames)
         rows = start.shape[3]
         mask = canvas.mask(frames, rows, self.codec.frame_seconds, self.vae.config.mel)
-        return _Given(
+        return Given(
             canvas=canvas,
             start=start,
             mask=None if mask is None else mask.to(self.device),
             strength=request.strength,
             like=cond,
+            wave=heard,
         )
-
-    def _embed_audio(self, wave: np.ndarray) -> torch.Tensor:
-        """Embed wave [N] at the model's rate, at the level of its training: [E]."""
-        return self.clap.embed_audio(normalize_peak(wave), self.sample_rate)[0]
 
     def _check_noise(self, noise: torch.Tensor, request: GenerateRequest) -> None:
         wanted = (len(request.jobs()), *self._latent_shape(self._frames(request)))
@@ -438,73 +473,6 @@ class SoundCrafter:
             raise ValueError("noise: contains NaN or infinity")
         if request.candidates > 1:
             raise ValueError(f"candidates: got {request.candidates} with noise; allowed: 1")
-
-    def _sounds(
-        self,
-        request: GenerateRequest,
-        noise: torch.Tensor | None,
-        given: "_Given",
-        progress: Progress,
-    ) -> Iterator[Sound]:
-        jobs, at_once = request.jobs(), request.batch_size
-        batches = [slice(i, i + at_once) for i in range(0, len(jobs), at_once)]
-        each = request.drafted + request.steps
-        for index, batch in enumerate(batches):
-
-            def report(done: int, before: int = index * each) -> None:
-                progress(before + done, each * len(batches))
-
-            own = None if noise is None else noise[batch]
-            yield from self._batch(jobs[batch], request, own, given, report)
-
-    @torch.inference_mode()
-    def _batch(
-        self,
-        jobs: Sequence[Job],
-        request: GenerateRequest,
-        noise: torch.Tensor | None,
-        given: "_Given",
-        report: Callable[[int], None],
-    ) -> Iterator[Sound]:
-        conds = self._conditions(jobs, request, given)
-        negatives = {text: self._embed_negative(text) for text in {job.negative for job in jobs}}
-        uncond = torch.stack([negatives[job.negative] for job in jobs])
-        seeds, drafted = [job.seed for job in jobs], request.drafted
-        if noise is None:
-            frames = self._frames(request)
-            noises = [self._noise(seed, frames, request.candidates) for seed in seeds]
-            drafts = torch.stack(noises).to(self.device)
-            noise = drafts[:, 0]
-            if drafted:
-                noise = self._choose(drafts, seeds, conds, uncond, request, given, report)
-        latent = self._sample(
-            request,
-            noise.to(self.device),
-            conds,
-            uncond,
-            seeds,
-            given,
-            lambda done, total: report(drafted + round(request.steps * done / total)),
-        )
-        arguments = plain_request(request, jobs) | dict(given.recorded)
-        provenance = self.provenance(plain_sampling(request), arguments)
-        for i, job in enumerate(jobs):
-            # one at a time: the mel at full size takes the most memory
-            samples = self._wave(latent[i : i + 1], request, given)
-            if request.trim:
-                samples = trim_end(samples, self.sample_rate)
-            score = self._similarity(samples, conds.events[i]) if self.clap.has_audio else None
-            found = latent[i].float().cpu().numpy()
-            yield Sound(
-                samples,
-                self.sample_rate,
-                job.text,
-                job.seed,
-                score,
-                found,
-                request.loop,
-                replace(provenance, index=i),
-            )
 
     def provenance(
         self,
@@ -522,251 +490,6 @@ class SoundCrafter:
             arguments=arguments,
             call=call,
         )
-
-    def _draft_steps(self, request: GenerateRequest, share: float) -> int:
-        """The steps of a whole sampling of which `share` are about `draft_steps`.
-
-        So drafts of a given sound begin at the noise level at which the sound itself will.
-        """
-        wanted = math.ceil(request.draft_steps / share)
-        return wanted if self.schedule.is_flow else min(wanted, self.schedule.config.steps)
-
-    def _wave(self, latent: torch.Tensor, request: GenerateRequest, given: "_Given") -> np.ndarray:
-        """latent [1, C, T, F] -> samples [N] of a request."""
-        if request.loop:
-            looped = self.codec.decode_loop(latent)
-            return limit_peak(looped) if given.canvas is None else given.canvas.join(looped)
-        wave = self.vocode(self.decode(latent))
-        if given.canvas is None:
-            return self._cut(wave, request.seconds)
-        samples = wave[0].float().cpu().numpy()
-        return given.canvas.join(fit_length(samples, len(given.canvas.wave)))
-
-    def _conditions(
-        self, jobs: Sequence[Job], request: GenerateRequest, given: "_Given"
-    ) -> Conditions:
-        """Embed the prompts of a batch."""
-        prompts = [job.prompt for job in jobs]
-
-        def embed(prompt: str | Blend) -> torch.Tensor:
-            return self._embed_prompt(prompt, request, given.like)
-
-        rows = embed_prompts(prompts, embed, request.seconds)
-        if not any(isinstance(prompt, Timeline) for prompt in prompts):
-            return Conditions(rows, torch.stack([event.cond for (event,) in rows]))
-        frames = self._frames(request)
-        return conditions(
-            rows,
-            self.unet.config,
-            frames=frames,
-            seconds=frames * self.codec.frame_seconds,
-            heard=request.seconds,
-            masked=request.masked,
-        )
-
-    def _embed_prompt(
-        self, prompt: str | Blend, request: GenerateRequest, like: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Embed a prompt, mixed with the sound to resemble and steered: [E], unit norm."""
-        if not prompt and like is not None:
-            found = like
-        else:
-            found = self._embed_text(prompt)
-            if like is not None:
-                found = torch.lerp(found, like, request.like_weight)
-        if like is None and not (request.more or request.less):
-            return found  # unchanged to the bit
-        for texts, sign in ((request.more, 1.0), (request.less, -1.0)):
-            for each in texts:
-                found = found + sign * request.steer * self.clap.embed_text([each])[0]
-        return F.normalize(found, dim=0)
-
-    def _embed_text(self, prompt: str | Blend) -> torch.Tensor:
-        """[E], unit norm."""
-        if isinstance(prompt, str):
-            return self.clap.embed_text([prompt])[0]
-        weights = [weight for _, weight in prompt.parts]
-        found = self.clap.embed_text(list(prompt.prompts()))
-        return F.normalize(found.new_tensor(weights) @ found, dim=0)
-
-    def _embed_negative(self, text: str) -> torch.Tensor:
-        """Embed a negative prompt, [E]; an empty one becomes the null condition."""
-        return self.clap.embed_text([text])[0] if text else self.unet.null_cond
-
-    def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """latent [B, C, T, F] -> log-mel [B, 1, T', F'], float32."""
-        return self.codec.decode(latent)
-
-    def vocode(self, mel: torch.Tensor) -> torch.Tensor:
-        """log-mel [B, 1, T, F] -> wave [B, N], float32."""
-        return self.codec.vocode(mel)
-
-    def _sample(
-        self,
-        settings: GenerateRequest,
-        noise: torch.Tensor,
-        conds: Conditions,
-        uncond: torch.Tensor,
-        seeds: Sequence[int],
-        given: "_Given",
-        callback: Progress,
-    ) -> torch.Tensor:
-        """Noise [B, C, T, F], conditions of B sounds, uncond [B, E] -> latent [B, C, T, F]."""
-        window, batch_limit = self._latent_frames(settings.window), None
-        if self.device.type == "cpu":
-            piece = self._latent_frames(PIECE_SECONDS)
-            batch_limit = max(1, PIECES_AT_ONCE * piece // min(noise.shape[2], window))
-        return sample(
-            self.unet if settings.reuse == 1 else ReusingUNet(self.unet, settings.reuse),
-            self.schedule,
-            settings,
-            noise,
-            conds.cond,
-            uncond=uncond,
-            levels=conds.levels,
-            seeds=seeds,
-            window=window,
-            batch_limit=batch_limit,
-            start=None if given.start is None else given.start.expand(len(noise), -1, -1, -1),
-            strength=given.steps_share,
-            mask=given.mask,
-            loop=settings.loop,
-            callback=callback,
-        )
-
-    def _choose(
-        self,
-        drafts: torch.Tensor,
-        seeds: Sequence[int],
-        conds: Conditions,
-        uncond: torch.Tensor,
-        request: GenerateRequest,
-        given: "_Given",
-        report: Callable[[int], None],
-    ) -> torch.Tensor:
-        """Noises [J, K, C, T, F], conditions of J sounds, uncond [J, E] -> the best of each K,
-        [J, C, T, F]: the noise whose sound, drafted in a few steps, is nearest to its prompt.
-
-        A draft is a rough copy of what the noise becomes in many steps (less so with a sampler
-        that adds noise).
-        """
-        count, share = drafts.shape[1], given.steps_share
-        if share == 0:  # nothing changes, so there is nothing to choose
-            return drafts[:, 0]
-        each, away = conds.repeat(count), uncond.repeat_interleave(count, 0)
-        latent = self._sample(
-            replace(request, steps=self._draft_steps(request, share)),
-            drafts.flatten(0, 1),
-            each,
-            away,
-            [seed for seed in seeds for _ in range(count)],
-            given,
-            lambda done, _: report(done),
-        )
-        scores = [
-            self._score(self.decode(latent[i : i + 1]), each.events[i], request.seconds)
-            for i in range(len(latent))
-        ]
-        best = torch.tensor(scores).view(-1, count).argmax(1)
-        return drafts[torch.arange(len(drafts)), best]
-
-    def _cut(self, wave: torch.Tensor, seconds: float) -> np.ndarray:
-        """The vocoder's wave [1, N'] -> samples [N], limited to full scale."""
-        return limit_peak(wave[0, : round(seconds * self.sample_rate)].float().cpu().numpy())
-
-    def _score(self, mel: torch.Tensor, events: Sequence[EmbeddedSpan], seconds: float) -> float:
-        """Similarity of a mel [1, 1, T, F] to the event that it resembles least."""
-        audio, config = self.clap.audio, self.vae.config.mel
-        if audio.config.tower == "conv" and audio.config.mel == config:
-            # the tower reads what the VAE makes, so no wave is needed
-            frames = config.num_frames(round(seconds * self.sample_rate))
-            rate = frames / seconds
-            return min(
-                float(audio.embed_long_mel(mel[:, :, e.within(rate, frames)])[0] @ e.cond)
-                for e in events
-            )
-        return self._similarity(self._cut(self.vocode(mel), seconds), events)
-
-    def _similarity(self, samples: np.ndarray, events: Sequence[EmbeddedSpan]) -> float:
-        """Cosine of the CLAP embeddings of an event and of samples [N] in its span; the lowest."""
-        if self.device.type == "cpu":
-            trim_heap()  # free the vocoder's activations; the encoder cannot reuse them
-        rate, embed = self.sample_rate, self.clap.embed_audio
-        return min(
-            float(embed(samples[e.within(rate, len(samples))], rate)[0] @ e.cond) for e in events
-        )
-
-    @torch.inference_mode()
-    def score(self, wave: np.ndarray, prompt: str) -> float | None:
-        """Return the cosine similarity of the CLAP embeddings of wave [N] and a prompt.
-
-        Returns None if the model has no audio tower.
-        """
-        if not self.clap.has_audio:
-            return None
-        event = EmbeddedSpan(self.clap.embed_text([prompt])[0], 0.0, len(wave) / self.sample_rate)
-        return self._similarity(wave, [event])
-
-    def noise(
-        self, seed: int, seconds: float, count: int = 1, *, loop: bool = False
-    ) -> torch.Tensor:
-        """Return the initial noises [count, C, T/d, F/d] of a seed, for a sound or a loop.
-
-        They are the same on every device, in any batch, and for any larger count.
-        """
-        if not 0 <= seed <= MAX_SEED:
-            raise ValueError(f"seed: got {seed}; allowed: 0 to {MAX_SEED}")
-        low, high = SECONDS_RANGE
-        if not low <= seconds <= high:
-            raise ValueError(f"seconds: got {seconds}; allowed: {low:g} to {high:g}")
-        frames = self._loop_frames(seconds) if loop else self._latent_frames(seconds)
-        return self._noise(int(seed), frames, count)
-
-    def _noise(self, seed: int, frames: int, count: int) -> torch.Tensor:
-        """The initial noises [count, C, frames, F] of a seed."""
-        shape = self._latent_shape(frames)
-        generator = torch.Generator().manual_seed(seed)
-        return torch.stack([torch.randn(shape, generator=generator) for _ in range(count)])
-
-    def _frames(self, request: GenerateRequest) -> int:
-        """The number of latent frames of a sound; those of a loop are all heard."""
-        if not request.loop:
-            return self._latent_frames(request.seconds)
-        return self._loop_frames(request.seconds)
-
-    def _loop_frames(self, seconds: float) -> int:
-        """The latent frames of a loop, at least the shortest sound."""
-        frame = self.codec.frame_seconds
-        return max(math.ceil(SECONDS_RANGE[0] / frame - 1e-6), round(seconds / frame))
-
-    def _latent_shape(self, frames: int) -> tuple[int, int, int]:
-        """[C, T, F] of a latent of `frames` frames."""
-        config = self.vae.config
-        return config.latent_channels, frames, config.mel.num_mels // config.stride[1]
-
-    def _latent_frames(self, seconds: float) -> int:
-        return latent_frames(self.vae.config, self.unet.config, seconds)
-
-
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """The encoded sounds that a request was given."""
-
-    canvas: Canvas | None = None
-    start: torch.Tensor | None = None  # [1, C, T, F]
-    mask: torch.Tensor | None = None  # [1, 1, T, F]; None: all is regenerated
-    strength: float | None = None
-    like: torch.Tensor | None = None  # [E]
-    recorded: Mapping[str, Any] = field(default_factory=dict)  # as plain data, for the provenance
-
-    @property
-    def steps_share(self) -> float:
-        """The share of the steps to take."""
-        if self.start is None:
-            return 1.0
-        if self.strength is not None:
-            return self.strength
-        return VARY if self.mask is None else 1.0
 
 
 @cache
