@@ -487,7 +487,17 @@ def test_unknown_arguments_are_refused_and_the_known_ones_shown(model):
         with pytest.raises(TypeError, match="second"):
             method("rain", second=5)
         assert list(inspect.signature(method).parameters) == [
-            *("prompts", "seconds", "count", "seed", "steps", "guidance", "negative", "sampler"),
+            *(
+                "prompts",
+                "mix",
+                "seconds",
+                "count",
+                "seed",
+                "steps",
+                "guidance",
+                "negative",
+                "sampler",
+            ),
             *("candidates", "draft_steps", "masked", "reuse", "batch_size", "trim", "noise"),
             *("init", "strength", "at", "regions", "loop", "like", "like_weight"),
             *("more", "less", "steer", "progress"),

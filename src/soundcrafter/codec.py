@@ -79,28 +79,26 @@ class Codec:
     def _keeping_little(self, network: torch.nn.Module) -> AbstractContextManager[None]:
         return limit_heap(network) if self.device.type == "cpu" else nullcontext()
 
-    def stream(self, latents: Iterable[torch.Tensor], overlap: int) -> Iterator[np.ndarray]:
-        """Decode an endless latent that arrives in windows; yields waves [N] that join.
+    def stream(self, mels: Iterable[torch.Tensor], overlap: int) -> Iterator[np.ndarray]:
+        """Vocode an endless mel that arrives in windows [1, 1, T, F]; yields waves [N] that join.
 
-        latents: windows [1, C, T, F], each of which begins with the last `overlap` frames of the
-        one before; the mels of those frames are blended. The waves are later than the windows by
-        the overlap and the vocoder's receptive field. Memory does not grow.
+        The last `overlap` frames of a window are blended with the first of the next. The waves are
+        later than the windows by those frames and the vocoder's receptive field. Memory does not
+        grow.
         """
-        frames = overlap * self.vae.config.stride[0]
-        rise = (torch.arange(frames, device=self.device) + 0.5)[:, None] / frames
+        rise = (torch.arange(overlap, device=self.device) + 0.5)[:, None] / overlap
         last: torch.Tensor | None = None
 
-        def mels() -> Iterator[torch.Tensor]:
+        def joined() -> Iterator[torch.Tensor]:
             nonlocal last
-            for latent in latents:
-                mel = self.decode(latent)
+            for mel in mels:
                 if last is not None:
-                    joined = torch.lerp(last, mel[:, :, :frames], rise)
-                    mel = torch.cat([joined, mel[:, :, frames:]], 2)
-                last = mel[:, :, -frames:].clone()
-                yield mel[:, :, :-frames]
+                    blended = torch.lerp(last, mel[:, :, :overlap], rise)
+                    mel = torch.cat([blended, mel[:, :, overlap:]], 2)
+                last = mel[:, :, -overlap:].clone()
+                yield mel[:, :, :-overlap]
 
-        for wave in vocode_stream(self.vocoder, mels()):
+        for wave in vocode_stream(self.vocoder, joined()):
             yield wave[0].float().cpu().numpy()
 
     @torch.inference_mode()
