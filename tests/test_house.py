@@ -40,7 +40,7 @@ LAYERS = (
     ("hub",),
     ("pipeline",),
     ("scene",),
-    ("data", "evaluate", "prompt_file"),
+    ("data", "evaluate", "prompt_file", "pack"),
     ("train", "reports", "listening"),
     ("bench",),
     ("describe", "cli", "__init__", "__main__"),
