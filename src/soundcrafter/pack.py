@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from functools import partial
@@ -22,13 +23,14 @@ from soundcrafter.files import write_csv
 from soundcrafter.hub import find_model
 from soundcrafter.loudness import loudness
 from soundcrafter.pipeline import SoundCrafter
-from soundcrafter.request import GenerateRequest, resolve
+from soundcrafter.request import MAX_COUNT, GenerateRequest, resolve
 from soundcrafter.settings import beside, check_range, from_dict, given, read_toml
 from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, open_folder
 
 MANIFEST = "manifest.csv"
 SHEET = "index.html"  # the contact sheet
+_SEED_STEP, _SEED_PLACES = 1000, 100_000  # between seeds of sounds; how many there are
 _MAX_TAKES = 100_000
 _LEAST_DIFFERENCE = 0.2  # LU between a take and the rest of its pack that are worth a word
 _PASSED_ON = (  # from a request to the model
@@ -50,7 +52,7 @@ class PackSound:
     prompt: str
     name: str = ""  # in file names; empty: made from the prompt
     takes: int | None = None  # None: as many as the pack says
-    seed: int | None = None  # of the first take; None: the pack's
+    seed: int | None = None  # of the first take; None: derived from the pack's and the name
     seconds: float | None = None  # length; None: the model's, without silence at the end
     steps: int | None = None  # this and all below: None: the model's setting
     guidance: float | None = None
@@ -63,6 +65,8 @@ class PackSound:
     def __post_init__(self) -> None:
         if self.name:
             check_name(self.name)
+        if self.takes is not None:
+            check_range(self, 1, MAX_COUNT, "takes")
         check_range(self, -60, 20, "gain")
         if self.lufs is not None and self.gain:
             raise ValueError("lufs: cannot be combined with gain, which is relative to the pack")
@@ -98,7 +102,7 @@ class Pack:
 
     name: str
     sound: tuple[PackSound, ...]
-    seed: int = 0  # of the first take of each sound; take k uses seed + k
+    seed: int = 0  # from which the sounds derive theirs; take k of a sound uses its seed + k
     takes: int = 6  # of each sound
     model: str = ""  # folder or hub name; empty: the bundled model
     adapters: Mapping[str, float] = field(default_factory=dict)  # folders (LoRA) and weights
@@ -111,6 +115,7 @@ class Pack:
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ValueError("name: must not be empty; name the pack")
+        check_range(self, 1, MAX_COUNT, "takes")
         check_depth(f".{self.format}", self.depth)
         for weight in self.adapters.values():
             if not math.isfinite(weight):
@@ -141,7 +146,7 @@ class Pack:
         return found
 
     def _takes(self, sound: PackSound, sampling: SamplingConfig, before: int) -> list[PackTake]:
-        seed = self.seed if sound.seed is None else sound.seed
+        seed = self._seed_of(sound)
         if not 0 <= seed <= MAX_SEED:  # a random seed could not be drawn again
             raise ValueError(f"seed: got {seed}; allowed: 0 to {MAX_SEED}")
         request = resolve(
@@ -173,6 +178,16 @@ class Pack:
             )
             for number, job in enumerate(request.jobs(), 1)
         ]
+
+    def _seed_of(self, sound: PackSound) -> int:
+        """The seed of a sound's first take.
+
+        Sounds made from the same noise resemble each other, for example in their rhythm, so each
+        has seeds of its own. They depend on its name, not on its place among the others.
+        """
+        if sound.seed is not None:
+            return sound.seed
+        return self.seed + _SEED_STEP * (zlib.crc32(sound.label.encode()) % _SEED_PLACES)
 
     def _file(self, sound: PackSound, seed: int, number: int, index: int) -> str:
         try:

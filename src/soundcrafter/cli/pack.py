@@ -53,12 +53,12 @@ def _warn(output: Path, dropped: Sequence[str], quiet: int) -> None:
     if dropped:
         names = ", ".join(dropped[:3]) + (" ..." if len(dropped) > 3 else "")
         print(
-            f"warning: {output}: the pack no longer names {len(dropped)} files: {names}",
+            f"warning: {output}: no longer in the pack, but not deleted: {names}",
             file=sys.stderr,
         )
     if quiet:
         print(
-            f"warning: {quiet} takes are quieter than wanted, because their peaks are at full "
-            "scale; a lower lufs levels them",
+            f"warning: quieter than wanted: {quiet} take{'s' if quiet > 1 else ''}, with peaks at "
+            "full scale; a lower lufs levels all",
             file=sys.stderr,
         )

@@ -7,8 +7,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from soundcrafter.audio import audio_info, read_audio
+from soundcrafter.filenames import slug
 from soundcrafter.files import write_text
-from soundcrafter.pack import SHEET, ManifestRow, Pack, quiet_takes
+from soundcrafter.pack import MANIFEST, SHEET, ManifestRow, Pack, quiet_takes
 from soundcrafter.reports.document import document, package_text
 from soundcrafter.reports.player import player
 
@@ -16,7 +17,10 @@ _HINT = (
     "Pictures are log-mel spectrograms of whole sounds, from 0 Hz to half the sample rate, with a "
     "range of 80 dB. Click one to play the sound from there."
 )
-_LIMITED = "Its peak is at full scale, so it cannot be as loud as the pack says."
+_LIMITED = (
+    " A take marked “at full scale” is quieter than it should be: if it were louder, its peak "
+    "would clip."
+)
 
 
 def write_sheet(pack: Pack, rows: Sequence[ManifestRow], folder: Path) -> Path:
@@ -28,12 +32,15 @@ def write_sheet(pack: Pack, rows: Sequence[ManifestRow], folder: Path) -> Path:
     made = [row for row in rows if row.state == "made"]
     quiet = {row.file for row in quiet_takes(pack, made)}
     looped = {sound.label for sound in pack.sound if sound.loop}
-    body = [f"<h1>{escape(pack.name)}</h1>", _summary(pack, made)]
+    hint = escape(_HINT + _LIMITED if quiet else _HINT)
+    body = [f"<h1>{escape(pack.name)}</h1>", _summary(pack, made), f'<p class="quiet">{hint}</p>']
     for name, takes in groupby(made, key=lambda row: row.name):
         cells = list(takes)
-        prompt = "" if cells[0].prompt == name else escape(cells[0].prompt)
+        prompt = cells[0].prompt
+        title, text = (prompt, "") if name == slug(prompt) else (name, prompt)
         body.append(
-            f'<section><h2>{escape(name)}</h2><p class="quiet">{prompt}</p><ul class="takes">'
+            f'<section><h2>{escape(title)}</h2><p class="quiet">{escape(text)}</p>'
+            '<ul class="takes">'
         )
         body += [_take(row, folder, loop=name in looped, quiet=row.file in quiet) for row in cells]
         body.append("</ul></section>")
@@ -46,21 +53,17 @@ def write_sheet(pack: Pack, rows: Sequence[ManifestRow], folder: Path) -> Path:
 
 def _summary(pack: Pack, rows: Sequence[ManifestRow]) -> str:
     seconds = sum(row.seconds or 0.0 for row in rows)
-    depth = "" if pack.format == "ogg" else f"{pack.depth} bits".replace("float bits", "float")
+    depth = {"16": "16-bit ", "24": "24-bit ", "float": "float "}[pack.depth]
     facts = [
         f"{len({row.name for row in rows})} sounds",
         f"{len(rows)} takes",
         f"{seconds:.1f} s",
-        f"{pack.format}, {pack.rate / 1000:g} kHz",
-        depth,
+        f"{'' if pack.format == 'ogg' else depth}{pack.format} at {pack.rate / 1000:g} kHz",
         f"{pack.lufs:g} LUFS",
         f"model {Path(pack.model).name or 'bundled'}",
         *(f"adapter {Path(path).name} ({weight:g})" for path, weight in pack.adapters.items()),
     ]
-    return (
-        f"<p>{escape(' · '.join(filter(None, facts)))} · "
-        f'<a href="manifest.csv">manifest.csv</a></p><p class="quiet">{escape(_HINT)}</p>'
-    )
+    return f'<p>{escape(" · ".join(facts))} · <a href="{MANIFEST}">{MANIFEST}</a></p>'
 
 
 def _take(row: ManifestRow, folder: Path, *, loop: bool, quiet: bool) -> str:
@@ -72,10 +75,10 @@ def _take(row: ManifestRow, folder: Path, *, loop: bool, quiet: bool) -> str:
         "" if row.loudness is None else f"{row.loudness:.1f} LUFS",
         "" if row.score is None else f"score {row.score:.2f}",
         "loop" if loop else "",
+        "at full scale" if quiet else "",
     ]
-    note = f'<span title="{_LIMITED}"> · at full scale</span>' if quiet else ""
     return (
         f"<li>{player(row.file, read_audio(path, rate), rate, address, loop=loop)}"
         f'<p><a href="{address}" download>{escape(row.file)}</a>'
-        f'<span class="quiet">{" · ".join(filter(None, facts))}{note}</span></p></li>'
+        f'<span class="quiet">{" · ".join(filter(None, facts))}</span></p></li>'
     )
