@@ -2,12 +2,14 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.files import locked
 from soundcrafter.loudness import loudness
-from soundcrafter.pack import COLUMNS, read_manifest, read_pack
+from soundcrafter.pack import COLUMNS, Pack, PackSound, read_manifest, read_pack
 
 Run = Callable[..., Any]  # the conftest's `run`
 Write = Callable[..., Path]
@@ -51,6 +54,22 @@ def changed(before: dict[str, bytes], folder: Path) -> set[str]:
 def rows(folder: Path) -> dict[str, dict[str, str]]:
     with (folder / "manifest.csv").open(newline="") as stream:
         return {row["file"]: row for row in csv.DictReader(stream)}
+
+
+# --- the file ---
+
+
+def test_the_docs_list_every_key_and_their_example_is_a_pack(tmp_path: Path) -> None:
+    docs = (Path(__file__).parents[1] / "docs" / "packs.md").read_text(encoding="utf-8")
+    (tmp_path / "pack.toml").write_text(re.findall(r"```toml\n(.*?)```", docs, re.DOTALL)[0])
+    assert len(read_pack(tmp_path / "pack.toml").planned(SamplingConfig())) == 10
+    tables = docs.partition("## Keys")[2].split("| key of a `[[sound]]`")
+    for settings, table in zip((Pack, PackSound), tables, strict=True):
+        cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+        listed = re.findall(r"\w+", " ".join(cells))
+        assert sorted([*listed, *(["sound"] if settings is Pack else [])]) == sorted(
+            field.name for field in fields(settings)
+        )
 
 
 # --- making ---
