@@ -120,7 +120,7 @@ def test_sounds_are_levelled(run: Run, write: Write, tmp_path: Path) -> None:
     # a peak never clips; what it keeps from being as loud as the others is said
     assert float(rows(out)["loud-01.wav"]["peak"]) == pytest.approx(20 * np.log10(0.99), abs=0.01)
     assert "quieter than wanted: 1 take," in done.err
-    assert (out / "index.html").read_text().count("· at full scale<") == 1
+    assert (out / "index.html").read_text().count(">at full scale<") == 1
 
 
 def test_loops_and_formats(run: Run, write: Write, tmp_path: Path) -> None:

@@ -77,8 +77,9 @@ def _take(row: ManifestRow, folder: Path, *, loop: bool, quiet: bool) -> str:
         "loop" if loop else "",
         "at full scale" if quiet else "",
     ]
+    shown = [f"<span>{fact}</span>" for fact in facts if fact]
     return (
         f"<li>{player(row.file, read_audio(path, rate), rate, address, loop=loop)}"
         f'<p><a href="{address}" download>{escape(row.file)}</a>'
-        f'<span class="quiet">{" · ".join(filter(None, facts))}</span></p></li>'
+        f'<span class="quiet">{" ".join(shown)}</span></p></li>'
     )
