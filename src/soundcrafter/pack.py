@@ -362,9 +362,10 @@ def _planned_rows(
             row = replace(before, name=take.name, take=take.number, state="made")
         rows[take.file] = row
     # the pack owns what it dropped, so that it can name those takes again
-    dropped = [row for row in known.values() if row.file not in rows and row.settings]
     return rows | {
-        row.file: replace(row, state="dropped") for row in dropped if (folder / row.file).is_file()
+        row.file: replace(row, state="dropped")
+        for row in known.values()
+        if row.file not in rows and (folder / row.file).is_file()
     }
 
 
@@ -375,7 +376,8 @@ def _model_ids(model: ModelFolder, adapters: Mapping[str, float]) -> dict[str, A
     for path, weight in adapters.items():
         folder = open_folder(path)
         folder.require("adapter")
-        weights[folder.parts["adapter"].sha256] = weight
+        found = folder.parts["adapter"].sha256
+        weights[found] = weights.get(found, 0.0) + weight  # two paths may lead to one adapter
     parts = {name: entry.sha256 for name, entry in model.parts.items()}
     return {"parts": parts, "tokenizer": model.tokenizer_sha256, "adapters": weights}
 
