@@ -44,7 +44,7 @@ LAYERS = (
     ("hub",),
     ("pipeline",),
     ("scene",),
-    ("data", "evaluate", "prompt_file", "remake"),
+    ("data", "evaluate", "prompt_file", "pack", "remake"),
     ("train", "reports", "listening"),
     ("bench",),
     ("describe", "cli", "__init__", "__main__"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,7 @@ class Outer:
     peak: float | None = None
     inner: Inner = dataclasses.field(default_factory=Inner)
     parts: tuple[Inner, ...] = ()
+    shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 integers = st.integers(-(2**63), 2**64 - 1)
@@ -53,6 +55,7 @@ outers = st.builds(
     peak=st.none() | finite,
     inner=inners,
     parts=st.lists(inners, max_size=3).map(tuple),
+    shares=st.dictionaries(st.text(), finite, max_size=3),
 )
 
 
@@ -112,6 +115,8 @@ def test_defaults_and_conversions():
         ({"name": "x", "range": [1]}, "range: expected 2 values, got 1"),
         ({"name": "x", "strides": [[1, 2], [1]]}, "strides[1]: expected 2 values, got 1"),
         ({"name": "x", "parts": [{"sise": 1}]}, "parts[0].sise: unknown setting; did you mean"),
+        ({"name": "x", "shares": [1]}, "shares: expected a table, got [1]"),
+        ({"name": "x", "shares": {"a": "b"}}, "shares.a: expected float, got 'b'"),
         ({"name": None}, "name: expected str, got None"),
     ],
 )

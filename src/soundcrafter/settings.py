@@ -8,7 +8,7 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,7 +17,7 @@ _MOST_BASES = 20
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """Build the dataclass `cls` from plain data, including nested dataclasses, tuples and literals.
+    """Build the dataclass `cls` from plain data: nested dataclasses, tables, tuples, literals.
 
     `where` is the dotted path of `data`, used in messages. If `cls` is a union of dataclasses, the
     literal `kind` in the data chooses one; without it, the first is used. Raises ValueError for
@@ -61,6 +61,14 @@ def to_dict(settings: Any) -> dict[str, Any]:
     """The inverse of `from_dict`: plain dicts, lists, numbers and strings, ready for JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
     return plain
+
+
+def given(settings: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of the settings that differ from their defaults."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value != field.default:
+            yield field.name, value
 
 
 def differences(there: Any, here: Any, where: str) -> list[str]:
@@ -121,7 +129,7 @@ def _read_with_base(
         section, _, name = setting.partition(".")
         table = data.get(section)
         if isinstance(table, dict) and name in table:
-            table[name] = _beside(path, table[name])
+            table[name] = beside(path, table[name])
     base = data.pop("base", None)
     if base is None:
         return data
@@ -138,11 +146,14 @@ def _named(name: str, folder: Path) -> tuple[Path, Path]:
     return folder / name, folder / f"{name}.toml"
 
 
-def _beside(file: Path, value: Any) -> Any:
-    """A path, or a list of them, that stands in `file`. One that is not there stays as it is: it
-    may be relative to the working folder, or no path at all, such as a name on the hub."""
+def beside(file: Path, value: Any) -> Any:
+    """A path, or a list of them, that stands in `file`, as seen from the working folder.
+
+    One that does not exist beside `file` stays as it is: it may be relative to the working folder,
+    or no path at all, such as a name on the hub.
+    """
     if isinstance(value, list):
-        return [_beside(file, one) for one in value]
+        return [beside(file, one) for one in value]
     if not isinstance(value, str) or not value or not (file.parent / value).exists():
         return value
     return str(file.parent / value)
@@ -194,14 +205,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value in arguments and type(value) in {type(argument) for argument in arguments}:
             return value
         raise ValueError(f"{where}: got {value!r}; allowed: {', '.join(map(str, arguments))}")
-    if origin is Mapping:
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where}: expected a table, got {value!r}")
-        return {str(key): _convert(arguments[1], each, where) for key, each in value.items()}
     if hint is Any:
         return value
     if origin is tuple:
         return _convert_tuple(arguments, value, where)
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: expected a table, got {value!r}")
+        return {key: _convert(arguments[1], item, _join(where, key)) for key, item in value.items()}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_dict(hint, value, where)
     return _convert_scalar(hint, value, where)

@@ -74,6 +74,9 @@ def test_a_page_is_whole_and_asks_for_nothing():
     assert "default-src 'none'" in page
     assert not re.search(r"https?:|\bsrc=|url\(|@import", page)
     assert "<script" not in document("a", "b")
+    assert "media-src data:;" in page
+    # only where it is said may a page play what lies beside it
+    assert "media-src data: 'self' file:;" in document("a", "b", sounds_beside=True)
 
 
 def test_files_of_the_package_are_read():

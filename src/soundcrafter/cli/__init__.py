@@ -13,6 +13,7 @@ from soundcrafter.cli.edit import edit
 from soundcrafter.cli.evaluate import evaluate_app
 from soundcrafter.cli.generate import demo, generate
 from soundcrafter.cli.model import import_model, info, ship
+from soundcrafter.cli.pack import pack
 from soundcrafter.cli.report import report
 from soundcrafter.cli.scene import scene
 from soundcrafter.cli.train import plot, sprint, train
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(generate)
 app.command()(edit)
 app.command()(scene)
+app.command()(pack)
 app.command()(train)
 app.command()(sprint)
 app.command()(plot)

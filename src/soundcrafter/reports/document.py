@@ -13,24 +13,29 @@ _BLOCK = 65_536  # samples written at once, as in audio.py
 
 # Forbids the browser to load anything from elsewhere.
 _POLICY = (
-    "default-src 'none'; img-src data:; media-src data:; "
+    "default-src 'none'; img-src data:; media-src {media}; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
+# A page opened from a disk is of no origin, so there 'self' would not allow its neighbours.
+_BESIDE = "data: 'self' file:"
 
 
-def document(title: str, body: str, *, script: str = "", style: str = "") -> str:
+def document(
+    title: str, body: str, *, script: str = "", style: str = "", sounds_beside: bool = False
+) -> str:
     """Return a complete HTML5 page with a title in plain text, a body in HTML and a final script.
 
     `style` is appended to the style sheet that all pages share. Its colours are variables that
     follow the reader's light or dark mode: --ground, --panel, --ink, --quiet, --line, --accent,
     --tint, --good, --bad. Pictures and sounds must be data: URIs, because the page forbids the
-    browser to load anything else.
+    browser to load anything else; with `sounds_beside`, sounds may also be files beside the page.
     """
+    policy = _POLICY.format(media=_BESIDE if sounds_beside else "data:")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <title>{escape(title)}</title>

@@ -11,9 +11,9 @@ from typing import Any
 
 from soundcrafter.audio import audio_info, read_audio
 from soundcrafter.files import write_text
-from soundcrafter.plots import mel_thumbnail
 from soundcrafter.progress import Progress
-from soundcrafter.reports.document import document, image_uri, package_text, wave_uri
+from soundcrafter.reports.document import document, package_text, wave_uri
+from soundcrafter.reports.player import player
 from soundcrafter.reports.side_by_side import (
     SCORES,
     EvaluatedModel,
@@ -68,7 +68,8 @@ def write_html(
             "</tbody></table>",
         ]
     )
-    style, script = package_text("reports/report.css"), package_text("reports/report.js")
+    style = package_text("reports/player.css") + package_text("reports/report.css")
+    script = package_text("reports/player.js") + package_text("reports/report.js")
     write_text(path, document(title, body, script=script, style=style))
 
 
@@ -219,20 +220,11 @@ def _cells(model: EvaluatedModel, sound: Mapping[str, Any] | None, scores: Seque
 
 
 def _player(model: EvaluatedModel, sound: Mapping[str, Any]) -> str:
-    """Picture and player; without scripts the browser shows its own player."""
+    """Picture and player of a sound, which the page contains."""
     file = model.out / sound["file"]
     rate = audio_info(file).sample_rate
     wave = read_audio(file, rate)
-    seconds = len(wave) / rate
-    name = escape(f"{sound['prompt']}, {model.name}")
-    return (
-        f'<div class="sound" data-seconds="{seconds:.3f}">'
-        f'<div class="mel"><img width="320" height="96" alt="Log-mel spectrogram: {name}" '
-        f'src="{image_uri(mel_thumbnail(wave, rate))}"><i></i>'
-        f'<button type="button" aria-label="Play: {name}"></button>'
-        f"<span>{seconds:.1f} s</span></div>"
-        f'<audio controls preload="none" src="{wave_uri(wave, rate)}"></audio></div>'
-    )
+    return player(f"{sound['prompt']}, {model.name}", wave, rate, wave_uri(wave, rate))
 
 
 def _share(value: float) -> str:

@@ -1,8 +1,6 @@
 """A scene: sounds on a timeline, as data. It is written in TOML or JSON, or made from text."""
 
-import dataclasses
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 from soundcrafter.diffusion.sample import SECONDS_RANGE
 from soundcrafter.filenames import check_name
 from soundcrafter.files import read_json, to_json, write_text
-from soundcrafter.settings import check_range, from_dict, read_toml, to_dict
+from soundcrafter.settings import check_range, from_dict, given, read_toml, to_dict
 
 GAP = 0.3  # seconds between takes, and between steps of a scene made from text
 MAX_SECONDS = 3600.0
@@ -132,13 +130,13 @@ class Scene:
 
     def to_toml(self) -> str:
         """Return the scene as TOML for `read_scene`; settings with default values are left out."""
-        lines = [_line(key, value) for key, value in _given(self) if key != "tracks"]
+        lines = [_line(key, value) for key, value in given(self) if key != "tracks"]
         for track in self.tracks:
             lines += ["", "[[tracks]]"]
-            lines += [_line(key, value) for key, value in _given(track) if key != "events"]
+            lines += [_line(key, value) for key, value in given(track) if key != "events"]
             for event in track.events:
                 lines += ["", "[[tracks.events]]"]
-                lines += [_line(key, value) for key, value in _given(event)]
+                lines += [_line(key, value) for key, value in given(event)]
         return "\n".join(lines).strip("\n") + "\n"
 
     def save(self, path: str | PathLike[str]) -> Path:
@@ -159,14 +157,6 @@ def read_scene(path: str | PathLike[str]) -> Scene:
     path = Path(path)
     data: Any = read_json(path) if path.suffix == ".json" else read_toml(path)
     return from_dict(Scene, data, str(path))
-
-
-def _given(settings: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that differ from their defaults."""
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if value != field.default:
-            yield field.name, value
 
 
 def _line(key: str, value: Any) -> str:
