@@ -6,7 +6,7 @@ Vary: CLAP distance to the recording at each strength. Seams: the share of seams
 extending and looping whose spectral flux lies within the 95th percentile of the flux elsewhere in
 the same sound (95% would be a seam like any other place). Like: whether the sound is nearer to the
 recording it should resemble than to another. More: whether "bright" raises the spectral centroid,
-and "reverberant" the share of late energy. --keep writes takes of each recording, by family.
+and "reverberant" the decay time. --keep writes takes of each recording, by family.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 from soundcrafter import Sound, SoundCrafter
 from soundcrafter.audio import Wave, fit_length, read_audio
 from soundcrafter.data.manifest import read_manifest
-from soundcrafter.editing import Region
+from soundcrafter.editing import VARY, Region
 from soundcrafter.evaluate.metrics import wilson_interval
 from soundcrafter.markdown import format_interval
 
@@ -48,7 +48,7 @@ def main() -> None:
         ]
         print(f"seam of {name}: {share(shares)}")
     like(model, [wave for _, wave in waves], options.seed)
-    for word, measure in (("bright", centroid), ("reverberant", late_energy)):
+    for word, measure in (("bright", centroid), ("reverberant", decay_time)):
         prompts = [family for family, _ in waves]
         print(f"more {word}: {share(steered(model, prompts, word, measure, options.seed))}")
 
@@ -69,12 +69,16 @@ def recordings(data: Path, split: str, count: int, seed: int, rate: int) -> list
 def vary(
     model: SoundCrafter, waves: Sequence[tuple[str, Wave]], seed: int, keep: Path | None
 ) -> None:
-    rate, distances = model.sample_rate, []
+    rate, distances, between = model.sample_rate, [], []
     for number, (family, wave) in enumerate(waves):
         source, row = embed(model, wave), []
         for strength in (0.0, *STRENGTHS):
             (made,) = model.generate(init=(wave, rate), strength=strength, seed=seed + number)
             row.append(1 - float(source @ embed(model, made.wave)))
+            if strength == VARY:
+                (other,) = model.generate(init=(wave, rate), seed=1000 + seed + number)
+                apart = embed(model, made.wave) @ embed(model, other.wave)
+                between.append(1 - float(apart))
             if keep is not None:
                 folder = keep / f"{strength:g}" / family
                 folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +87,7 @@ def vary(
     means = np.mean(distances, axis=0)
     for strength, mean in zip((0.0, *STRENGTHS), means, strict=True):
         print(f"vary, strength {strength:g}: CLAP distance {mean:.3f}")
+    print(f"takes at strength {VARY:g}: CLAP distance from each other {np.mean(between):.3f}")
 
 
 def inpainted(model: SoundCrafter, wave: Wave, seed: int) -> tuple[Sound, list[float]]:
@@ -155,11 +160,17 @@ def centroid(wave: Wave, rate: int) -> float:
     return float((power * np.fft.rfftfreq(len(wave), 1 / rate)).sum() / power.sum())
 
 
-def late_energy(wave: Wave, rate: int) -> float:
-    """The share of the energy that comes later than 0.3 s after the peak."""
-    energy = np.square(wave)
-    late = int(np.argmax(energy)) + round(0.3 * rate)
-    return float(energy[late:].sum() / energy.sum())
+def decay_time(wave: Wave, rate: int) -> float:
+    """The time in which the level falls by 60 dB at the rate that 90% of its falls do not exceed.
+
+    No sound in a room falls faster than the room's reverberation. Levels are those of 10 ms, falls
+    those over 100 ms within 30 dB of the highest level.
+    """
+    frames = wave[: len(wave) // (rate // 100) * (rate // 100)].reshape(-1, rate // 100)
+    level = 10 * np.log10(np.square(frames, dtype=np.float64).mean(1) + 1e-10)
+    fall = (level[:-10] - level[10:]) / 0.1
+    counted = fall[(level[:-10] > level.max() - 30) & (fall > 0)]
+    return 60 / max(float(np.quantile(counted, 0.9)), 1.0) if len(counted) else np.inf
 
 
 def embed(model: SoundCrafter, wave: Wave) -> np.ndarray:

@@ -12,9 +12,9 @@ from soundcrafter.audio import Wave, fit_length, normalize_peak, resample
 
 Effect = Callable[[Wave, int], Wave]  # wave [N] and its rate in Hz -> [N]
 
-_TILT = 0.75  # exponent of a frequency in a tilt: 4.5 dB an octave
+_TILT = 1.5  # exponent of a frequency in a tilt: 9 dB an octave
 _PITCH = 2 ** (5 / 12)  # a fourth
-_REVERB = 1.2  # seconds in which the reverberation falls by 60 dB
+_REVERB = 2.5  # seconds in which the reverberation falls by 60 dB
 _PARTIALS = (1.0, 2.76, 5.40, 8.93)  # of a free bar, relative to the lowest
 
 

@@ -30,7 +30,7 @@ from soundcrafter.timeline import Timeline
 
 # To bound memory, on a CPU the U-Net takes at most this many sounds of PIECE_SECONDS at once.
 PIECES_AT_ONCE = 8
-EFFECT_STEER = 4.0  # a steer of 0.25 moves a prompt as far as the effect moves its sound
+EFFECT_STEER = 2.0  # a steer of 0.5 moves a prompt as far as the effect moves its sound
 DRAFT_SECONDS = 5.0  # of the sound whose attributes are changed to steer a prompt
 
 
