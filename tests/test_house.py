@@ -46,6 +46,7 @@ LAYERS = (
     ("scene",),
     ("data", "evaluate", "prompt_file", "pack", "remake"),
     ("train", "reports", "listening"),
+    ("serve",),
     ("bench",),
     ("describe", "cli", "__init__", "__main__"),
 )

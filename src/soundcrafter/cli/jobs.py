@@ -115,10 +115,9 @@ def _scene(
     prompt: str, seconds: float | None, seed: int, fill: bool, embed: "Embed | None" = None
 ) -> "Scene | None":
     """Return the scene of a prompt with several sounds, or None for a single one."""
-    from soundcrafter.scene.text import is_single, scene_from_text
+    from soundcrafter.scene.compose import scene_of_prompt
 
-    made = scene_from_text(prompt, seconds=seconds, seed=seed, embed=embed, fill=fill)
-    return None if is_single(made) and not fill else made
+    return scene_of_prompt(prompt, seconds=seconds, seed=seed, fill=fill, embed=embed)
 
 
 def run_jobs(
@@ -205,14 +204,12 @@ def _compose(
     progress: Progress,
     like: Path | None,
 ) -> Made:
-    from soundcrafter.scene.render import render
-    from soundcrafter.sound import Sound
+    from soundcrafter.scene.compose import compose
 
     # the scene has its length, and its sounds are always trimmed
     options = {key: job.options[key] for key in job.options if key not in ("seconds", "trim")}
-    mix = render(scene, crafter, negative=job.negative, like=like, progress=progress, **options)
-    score = crafter.score(mix.wave, job.prompt)
-    sound = Sound(mix.wave, mix.sample_rate, job.prompt, job.seed, score, provenance=mix.provenance)
+    options |= {"negative": job.negative, "like": like}
+    sound, mix = compose(crafter, scene, job.prompt, job.seed, progress=progress, **options)
     return Made(job, sound, mix=mix)
 
 

@@ -1,0 +1,96 @@
+"""A worker: takes jobs from the queue and makes their sounds, with one model on one device."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from soundcrafter.files import one_line
+from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.serve import making
+from soundcrafter.serve.jobs import Job, JobStore
+from soundcrafter.serve.settings import ServeSettings
+from soundcrafter.serve.uploads import uploads_folder
+
+IDLE = 0.1  # seconds between two looks at an empty queue
+REPORT = 0.2  # seconds between two reports of progress
+BEAT = 5.0  # seconds between two signs of life
+_log = logging.getLogger(__name__)
+
+
+class Cancelled(Exception):
+    """Nobody wants the jobs any more."""
+
+
+class Worker:
+    """Makes the jobs of a queue."""
+
+    def __init__(
+        self, store: JobStore, model: SoundCrafter, name: str, settings: ServeSettings
+    ) -> None:
+        self.store, self.model, self.name = store, model, name
+        self.batch_size = settings.batch_size
+        self.uploads: Path = uploads_folder(settings.folder)
+
+    def run(self, stop: threading.Event) -> None:
+        """Make jobs until `stop` is set; those in progress are finished."""
+        beat = threading.Thread(target=self._beat, args=(stop,), daemon=True)
+        beat.start()
+        while not stop.is_set():
+            if not self.run_once():
+                stop.wait(IDLE)
+
+    def run_once(self) -> bool:
+        """Make the jobs of one batch; returns False if none waits."""
+        jobs = self.store.claim(self.name, self.batch_size)
+        if jobs:
+            self._make(jobs)
+        return bool(jobs)
+
+    def _make(self, jobs: Sequence[Job]) -> None:
+        ids = [job.id for job in jobs]
+        try:
+            made = making.make(
+                self.model,
+                jobs,
+                self.uploads,
+                batch_size=self.batch_size,
+                progress=self._progress(ids),
+            )
+            wanted = self.store.progress(self.name, ids, 1.0)
+            results = {
+                job: making.write(made[job], self.store.sounds_folder(job)) for job in wanted
+            }
+            self.store.finish(self.name, results)
+        except Cancelled:
+            _log.info("cancelled: %s", ", ".join(ids))
+        except Exception as error:  # whatever it is, the next jobs must be made
+            is_refused = isinstance(error, ValueError)
+            if not is_refused:
+                _log.exception("jobs %s", ", ".join(ids))
+            if len(ids) > 1:  # which of them it was shows when each is made alone
+                self.store.split(self.name, ids)
+            else:
+                message = one_line(error) if is_refused else "internal error; see the server's log"
+                self.store.fail(self.name, ids, message)
+
+    def _progress(self, jobs: Sequence[str]) -> Callable[[int, int], None]:
+        """A callback that reports progress, and raises Cancelled if no job is wanted any more."""
+        last = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < REPORT:
+                return
+            last = now
+            # what follows the last step takes time, too
+            if not self.store.progress(self.name, jobs, 0.95 * done / total):
+                raise Cancelled
+
+        return report
+
+    def _beat(self, stop: threading.Event) -> None:
+        while not stop.wait(BEAT):
+            self.store.beat(self.name)
