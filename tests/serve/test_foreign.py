@@ -5,8 +5,8 @@ import io
 import pytest
 import soundfile
 
-from soundcrafter.serve.formats import MEDIA_TYPES
 from soundcrafter.serve.foreign import OUTPUT_FORMATS
+from soundcrafter.serve.formats import MEDIA_TYPES
 
 ELEVENLABS, VLLM = "/v1/sound-generation", "/v1/audio/generate"
 TEXT = {"text": "rain", "duration_seconds": 0.5}
@@ -80,9 +80,7 @@ def test_vllm_omni_gets_the_sound_in_its_format(client, crafter):
     answer = client.post(VLLM, json=INPUT | {"negative_prompt": "voices", "guidance_scale": 2})
     assert answer.status_code == 200, answer.text
     wave, rate = soundfile.read(io.BytesIO(answer.content), dtype="float32")
-    (sound,) = crafter.generate(
-        "rain", seconds=0.5, steps=1, seed=3, negative="voices", guidance=2
-    )
+    (sound,) = crafter.generate("rain", seconds=0.5, steps=1, seed=3, negative="voices", guidance=2)
     assert rate == crafter.sample_rate
     assert abs(wave - sound.wave).max() <= 2**-15
     for name in ("flac", "mp3", "opus", "pcm"):

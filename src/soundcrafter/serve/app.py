@@ -68,7 +68,9 @@ def _lifespan(supervisor: Supervisor | None) -> Any:
     return lifespan
 
 
-def _middleware(settings: ServeSettings, metrics: Metrics, tokens: tuple[str, ...]) -> list[Middleware]:
+def _middleware(
+    settings: ServeSettings, metrics: Metrics, tokens: tuple[str, ...]
+) -> list[Middleware]:
     """The outermost first."""
     largest_upload = settings.max_upload_mib * 2**20 + uploads.FORM_BYTES
     cors = Middleware(
