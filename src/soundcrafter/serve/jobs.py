@@ -153,6 +153,10 @@ class JobStore:
         found = self._find(_jobs.c.id == job)
         return found[0] if found else None
 
+    def get_all(self, jobs: Iterable[str]) -> Sequence[Job]:
+        """Those of these jobs that exist, in the order of submission."""
+        return self._find(_jobs.c.id.in_([*jobs]))
+
     def list(
         self,
         search: str = "",

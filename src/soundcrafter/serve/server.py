@@ -62,6 +62,7 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> bool:
             port=settings.port,
             log_level=logging.WARNING,
             server_header=False,
+            timeout_keep_alive=75,  # longer than proxies keep theirs
             timeout_graceful_shutdown=round(settings.grace_seconds),
         )
         server = _Server(config, supervisor, started)

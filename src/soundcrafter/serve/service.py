@@ -13,6 +13,7 @@ from soundcrafter.serve.jobs import Job, JobStore
 from soundcrafter.serve.requests import SoundRequest, new_job
 from soundcrafter.serve.settings import ServeSettings
 from soundcrafter.serve.supervisor import Supervisor
+from soundcrafter.serve.watching import Watch
 
 MOST_VARIANTS = 16  # files in other formats that are kept of a job
 _MIB = 2**20
@@ -37,6 +38,7 @@ class Service:
         self, settings: ServeSettings, store: JobStore, supervisor: Supervisor | None = None
     ) -> None:
         self.settings, self.store, self.supervisor = settings, store, supervisor
+        self.watch = Watch(store)
         self.uploads = make_folder(settings.uploads)
 
     @property

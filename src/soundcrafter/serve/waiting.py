@@ -10,9 +10,10 @@ from starlette.concurrency import run_in_threadpool
 from soundcrafter.serve.errors import refused
 from soundcrafter.serve.jobs import INTERNAL, Job
 from soundcrafter.serve.requests import view
-from soundcrafter.serve.service import Service
+from soundcrafter.serve.service import Gone, Service
 
 _PAUSES = (0.03, 0.5)  # seconds between two looks, growing
+_EVENT_PAUSE = 0.25  # seconds
 _KEEP_ALIVE = 15.0  # seconds of silence that proxies allow
 
 
@@ -21,14 +22,18 @@ async def ended(service: Service, request: Request, job: Job) -> Job:
     because the server stops. If the client is gone, the job is cancelled.
     """
     deadline, pause = time.monotonic() + service.settings.wait_seconds, _PAUSES[0]
-    while not job.is_ended and time.monotonic() < deadline:
-        if service.is_stopping and job.state == "queued":
-            break
-        await asyncio.sleep(pause)
-        pause = min(1.5 * pause, _PAUSES[1])
-        if await request.is_disconnected():
-            await run_in_threadpool(service.store.cancel, job.id)
-        job = await run_in_threadpool(service.job, job.id)
+    with service.watch.on(job.id):
+        while not job.is_ended and time.monotonic() < deadline:
+            if service.is_stopping and job.state == "queued":
+                break
+            await asyncio.sleep(pause)
+            pause = min(1.5 * pause, _PAUSES[1])
+            if await request.is_disconnected():
+                await run_in_threadpool(service.store.cancel, job.id)
+            found = await service.watch.look(job.id)
+            if found is None:
+                raise Gone("the sound was removed")
+            job = found
     return job
 
 
@@ -54,21 +59,20 @@ def check_ended(job: Job) -> None:
 
 async def events(service: Service, job: Job) -> AsyncIterator[str]:
     """Server-sent events: the job whenever it has changed, until it has ended."""
-    last, quiet = None, 0.0
-    while True:
-        text = view(job).model_dump_json()
-        if text != last:
-            name = "end" if job.is_ended else "progress"
-            yield f"event: {name}\ndata: {text}\n\n"
-            last, quiet = text, 0.0
-        elif quiet > _KEEP_ALIVE:
-            yield ": \n\n"
-            quiet = 0.0
-        if job.is_ended or service.is_stopping:
-            return
-        await asyncio.sleep(0.25)
-        quiet += 0.25
-        found = await run_in_threadpool(service.store.get, job.id)
-        if found is None:
-            return
-        job = found
+    last, spoke = "", time.monotonic()
+    with service.watch.on(job.id):
+        while True:
+            text = view(job).model_dump_json()
+            if text != last:
+                yield f"event: {'end' if job.is_ended else 'progress'}\ndata: {text}\n\n"
+                last, spoke = text, time.monotonic()
+            elif time.monotonic() - spoke > _KEEP_ALIVE:
+                yield ": \n\n"
+                spoke = time.monotonic()
+            if job.is_ended or service.is_stopping:
+                return
+            await asyncio.sleep(_EVENT_PAUSE)
+            found = await service.watch.look(job.id)
+            if found is None:
+                return
+            job = found
