@@ -113,7 +113,18 @@ def test_kills_lose_nothing_and_change_nothing(start, crafter, tmp_path):
     for before, after in zip(expected, ids, strict=True):
         assert np.array_equal(samples(undisturbed, before), samples(store, after))
     assert {path.name for path in (store.folder / "sounds").iterdir()} == set(ids)
+    check_client_that_goes(server, store)
     check_signal(server, store)
+
+
+def check_client_that_goes(server: Server, store: JobStore) -> None:
+    """What a client waits for is cancelled if it goes."""
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.address}/v1/sounds", json=LONG | {"wait": True}, timeout=0.5)
+    (job, *_) = store.list()
+    gone = store.wait(job.id, 20)
+    assert gone is not None
+    assert gone.state == "cancelled"
 
 
 def check_signal(server: Server, store: JobStore) -> None:

@@ -1,8 +1,11 @@
 """The OpenAPI document says what the server does: examples drawn from it, and every answer."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, settings
 
@@ -62,6 +65,22 @@ def check(operation: Any, client: TestClient, mode: GenerationMode, job: str) ->
         case.call_and_validate(session=client, checks=CHECKS)
 
     run()
+
+
+def test_the_page_names_every_path_and_its_python_runs(client, monkeypatch, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    for path in client.get("/openapi.json").json()["paths"]:
+        assert path.replace("{job}", "ID") in page.replace("`, `/", " GET /")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+    def post(url: str, **options: Any) -> Any:
+        del options["timeout"]
+        return client.post(url.removeprefix("http://127.0.0.1:8321"), **options)
+
+    monkeypatch.setattr("httpx.post", post)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "serving.md", "exec"), {})
+    assert soundfile.info("dog.wav").duration == 3
 
 
 def test_every_operation_is_described_and_every_error_has_one_shape(make_client):
