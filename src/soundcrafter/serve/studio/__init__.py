@@ -1,0 +1,1 @@
+"""The studio: the server's jobs in a browser, by Gradio."""
