@@ -1,5 +1,6 @@
 """From prompt to sound: runs the parts of a model folder in sequence."""
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,8 @@ from soundcrafter.request import GenerateRequest, Job, Prompts, resolve
 from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, copy_parts, open_folder, save_part
 from soundcrafter.timeline import Timeline
+
+_log = logging.getLogger(__name__)
 
 
 class SoundCrafter(Generator):
@@ -364,6 +367,9 @@ class SoundCrafter(Generator):
             )
         if noise is not None:
             self._check_noise(noise, request)
+        for text in dict.fromkeys(request.texts()):
+            if cut := self.clap.cut_tokens(text):
+                _log.warning("prompt: too long; the last %d tokens are not heard: %s", cut, text)
         given = self._given(request, wave, regions, like)
         sources = {"init": init, "like": like}
         recorded: dict[str, Any] = {
