@@ -334,7 +334,7 @@ def test_train_prints_json_lines(run, clips, tiny_recipe, tmp_path):
         (["dog", "--model", "nowhere"], "nowhere: no such model folder"),
         (["dog", "--model", "audio"], "not a model folder"),
         (["dog", "--model", "prompts.txt"], "no such model folder"),
-        (["dog", "-o", "dog.mp3"], "cannot write .mp3; allowed: .wav, .flac, .ogg"),
+        (["dog", "-o", "dog.aac"], "cannot write .aac; allowed: .wav, .flac, .ogg"),
         (["dog", "-o", "dog.xyz"], "cannot write .xyz"),
         (["dog", "-o", "no/such/dog.wav"], "no/such: the folder does not exist or is not writable"),
         (["dog", "-o", "prompts.txt/dog.wav"], "prompts.txt: the folder does not exist"),

@@ -35,6 +35,7 @@ LAYERS = (
         "attributes",
         "provenance",
         "wav_chunks",
+        "stereo",
     ),
     ("models", "diffusion"),
     ("cpu",),

@@ -238,7 +238,7 @@ class SoundCrafter(Generator):
             reuse: steps that share the U-Net's inner levels, at least 1: faster and rougher. 1
                 turns it off.
             batch_size: sounds made at once, 1 to 1024. Default 4.
-            trim: cut the silence after the end of a sound, by default if `seconds` is not given.
+            trim: cut the silence before and after a sound, by default if `seconds` is not given.
             noise: initial noise [sounds, C, T, F] for all sounds, instead of drawing it from the
                 seeds; see the method `noise`. Requires candidates=1.
             init: a sound to edit: a `Sound`, (wave [N] or [N, channels], rate) or a file, 0.2 to

@@ -45,7 +45,7 @@ class GenerateRequest(SamplingConfig):
     count: int = 1  # sounds per prompt
     seeds: tuple[int, ...] = (0,)  # of the first sound of each prompt; one for all, or one each
     batch_size: int = 4  # sounds made at once, each with its candidates
-    trim: bool = False  # whether the silence after a sound is cut
+    trim: bool = False  # whether the silence before and after a sound is cut
     wordless: bool = False  # the prompt is a sound, and its text empty
     strength: float | None = None  # share of the steps that change a given sound
     at: float = 0.0  # seconds of silence before the given sound

@@ -20,6 +20,7 @@ DepthOption = Annotated[str, typer.Option(help="16, 24 or float.")]
 LufsOption = Annotated[
     float | None, typer.Option(help="Loudness of the files, -23 for example (BS.1770).")
 ]
+StereoFlag = Annotated[bool, typer.Option("--stereo", help="Give mono sounds two channels.")]
 MetadataFlag = Annotated[
     bool,
     typer.Option("--metadata/--no-metadata", help="Write into files how their sound was made."),

@@ -21,6 +21,7 @@ from soundcrafter.cli.common import (
     RateOption,
     SidecarFlag,
     SteerOption,
+    StereoFlag,
     progress,
 )
 from soundcrafter.cli.jobs import OutputJob, assign_files
@@ -36,7 +37,7 @@ def edit(
         typer.Argument(help="Description of the new parts; without it, more of the same."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg) or folder.")
+        Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg, mp3) or folder.")
     ] = None,
     strength: Annotated[
         float | None, typer.Option(help="How much changes: 0 nothing, 1 everything. Default 0.6.")
@@ -70,6 +71,7 @@ def edit(
     rate: RateOption = None,
     depth: DepthOption = "16",
     lufs: LufsOption = None,
+    stereo: StereoFlag = False,
     metadata: MetadataFlag = True,
     sidecar: SidecarFlag = False,
     device: DeviceOption = "auto",
@@ -81,7 +83,7 @@ def edit(
 
     What is not regenerated is kept sample for sample, at the model's rate.
     """
-    from soundcrafter.audio import audio_info, check_depth
+    from soundcrafter.audio import audio_info
     from soundcrafter.diffusion.sample import SECONDS_RANGE, SamplingConfig
     from soundcrafter.editing import Region, load_wave
     from soundcrafter.export import Export
@@ -89,7 +91,13 @@ def edit(
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.request import resolve
 
-    export = Export(rate=rate, depth=depth, lufs=lufs, metadata=metadata)  # type: ignore[arg-type]  # checked there
+    export = Export(
+        rate=rate,
+        depth=depth,  # type: ignore[arg-type]  # checked there
+        lufs=lufs,
+        stereo=stereo,
+        metadata=metadata,
+    )
     regions = [Region(**_region(text)) for text in inpaint or ()]
     options: dict[str, Any] = {
         "steps": steps,
@@ -120,7 +128,7 @@ def edit(
     audio_info(sound)  # refuse a missing file before a model is loaded
     jobs = assign_files(jobs, output, None, overwrite=overwrite, skip_existing=False, plot=plot)
     for job in jobs:
-        check_depth(job.file.suffix, export.depth)
+        export.check(job.file.suffix)
     crafter = SoundCrafter.from_pretrained(model, device, precision=precision)
     wave = load_wave(sound, crafter.sample_rate, str(sound))
     seconds = before + len(wave) / crafter.sample_rate + extend

@@ -22,6 +22,7 @@ from soundcrafter.cli.common import (
     RateOption,
     SidecarFlag,
     SteerOption,
+    StereoFlag,
     progress,
 )
 from soundcrafter.cli.jobs import (
@@ -69,14 +70,16 @@ def generate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="File (wav, flac, ogg), folder, or - for a pipe."),
+        typer.Option("-o", "--output", help="File (wav, flac, ogg, mp3), folder, or - for a pipe."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Folder or hub name; the bundled model if not given.")
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="Length in seconds, 0.2 to 600; without it, silent ends are cut."),
+        typer.Option(
+            help="Length in seconds, 0.2 to 600; without it, silence around the sound is cut."
+        ),
     ] = None,
     count: Annotated[int, typer.Option(help="Sounds per prompt; sound k uses seed + k.")] = 1,
     seed: Annotated[
@@ -108,7 +111,7 @@ def generate(
     ] = None,
     trim: Annotated[
         bool | None,
-        typer.Option("--trim/--no-trim", help="Cut silent ends, or keep them."),
+        typer.Option("--trim/--no-trim", help="Cut silence before and after sounds, or keep it."),
     ] = None,
     compose: Annotated[
         str,
@@ -137,6 +140,7 @@ def generate(
     rate: RateOption = None,
     depth: DepthOption = "16",
     lufs: LufsOption = None,
+    stereo: StereoFlag = False,
     metadata: MetadataFlag = True,
     sidecar: SidecarFlag = False,
     device: DeviceOption = "auto",
@@ -148,7 +152,6 @@ def generate(
     if source is not None:
         _make_again(context, source)
         return
-    from soundcrafter.audio import check_depth
     from soundcrafter.export import Export
     from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter
@@ -172,7 +175,13 @@ def generate(
         "steer": steer,
     }
     # refuse options that no model supports before one is loaded
-    export = Export(rate=rate, depth=depth, lufs=lufs, metadata=metadata)  # type: ignore[arg-type]  # checked there
+    export = Export(
+        rate=rate,
+        depth=depth,  # type: ignore[arg-type]  # checked there
+        lufs=lufs,
+        stereo=stereo,
+        metadata=metadata,
+    )
     if compose not in COMPOSE:
         raise ValueError(f"compose: got {compose!r}; allowed: {', '.join(COMPOSE)}")
     if fill and compose != "auto":
@@ -213,7 +222,7 @@ def generate(
         )
     for job in jobs:
         if job.file != STDOUT:
-            check_depth(job.file.suffix, export.depth)
+            export.check(job.file.suffix)
     report: list[dict[str, object]] = []
     crafter = SoundCrafter.from_pretrained(model, device, _adapters(adapter or ()), precision)
     with progress("generating", show=not as_json) as advance:
