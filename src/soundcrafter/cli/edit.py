@@ -19,7 +19,11 @@ from soundcrafter.cli.common import (
     PrecisionOption,
     RateOption,
     SteerOption,
+    UcsCreatorOption,
+    UcsOption,
+    UcsSourceOption,
     progress,
+    ucs_naming,
 )
 from soundcrafter.cli.jobs import OutputJob, assign_files
 
@@ -61,6 +65,9 @@ def edit(
     guidance: Annotated[float | None, typer.Option(help="Guidance strength.")] = None,
     negative: Annotated[str | None, typer.Option(help="Description of sounds to avoid.")] = None,
     candidates: Annotated[int | None, typer.Option(help="Drafts of each sound.")] = None,
+    ucs: UcsOption = None,
+    ucs_creator: UcsCreatorOption = None,
+    ucs_source: UcsSourceOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files in a folder.")
     ] = False,
@@ -85,6 +92,7 @@ def edit(
     from soundcrafter.request import resolve
 
     export = Export(rate=rate, depth=depth, lufs=lufs)  # type: ignore[arg-type]  # checked there
+    naming = ucs_naming(ucs, ucs_creator, ucs_source)
     regions = [Region(**_region(text)) for text in inpaint or ()]
     options: dict[str, Any] = {
         "steps": steps,
@@ -113,7 +121,9 @@ def edit(
     if output is not None and str(output) == "-":
         raise ValueError("output: '-' is not supported; name a file or a folder")
     audio_info(sound)  # refuse a missing file before a model is loaded
-    jobs = assign_files(jobs, output, None, overwrite=overwrite, skip_existing=False, plot=plot)
+    jobs = assign_files(
+        jobs, output, None, overwrite=overwrite, skip_existing=False, plot=plot, ucs=naming
+    )
     for job in jobs:
         check_depth(job.file.suffix, export.depth)
     crafter = SoundCrafter.from_pretrained(model, device, precision=precision)
