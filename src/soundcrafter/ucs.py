@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 import unicodedata
-from collections import Counter
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -41,8 +41,10 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Names of subcategories that say nothing by themselves: a small crackle is no small creature.
+# Words in names of subcategories that say nothing there: a small crackle is no small creature, and
+# a CAT WILD is no cat.
 _NOT_INDEXED = _words("misc general real source small large high by of cat designed domestic")
+# How a sound is, who causes it, and verbs of anything: they decide only if nothing else does.
 _QUALIFIERS = _words(
     """
     air angry antique automatic back big blow boy build builder building burst child close
@@ -91,7 +93,7 @@ def cat_id(prompt: str) -> str:
 
     Raises ValueError if the prompt has no word of any category.
     """
-    scores: Counter[str] = Counter()
+    scores: defaultdict[str, float] = defaultdict(float)
     for word, weight in _weigh(prompt).items():
         said: dict[str, float] = {}
         for form in _forms(word):
