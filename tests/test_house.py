@@ -27,6 +27,7 @@ LAYERS = (
         "workers",
         "progress",
         "filenames",
+        "ucs",
         "loudness",
         "markdown",
         "timeline",

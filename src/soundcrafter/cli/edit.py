@@ -22,7 +22,11 @@ from soundcrafter.cli.common import (
     SidecarFlag,
     SteerOption,
     StereoFlag,
+    UcsCreatorOption,
+    UcsOption,
+    UcsSourceOption,
     progress,
+    ucs_naming,
 )
 from soundcrafter.cli.jobs import OutputJob, assign_files
 from soundcrafter.cli.output import write_sound
@@ -65,6 +69,9 @@ def edit(
     guidance: Annotated[float | None, typer.Option(help="Guidance strength.")] = None,
     negative: Annotated[str | None, typer.Option(help="Description of sounds to avoid.")] = None,
     candidates: Annotated[int | None, typer.Option(help="Drafts of each sound.")] = None,
+    ucs: UcsOption = None,
+    ucs_creator: UcsCreatorOption = None,
+    ucs_source: UcsSourceOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files in a folder.")
     ] = False,
@@ -91,6 +98,7 @@ def edit(
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.request import resolve
 
+    naming = ucs_naming(ucs, ucs_creator, ucs_source)
     export = Export(
         rate=rate,
         depth=depth,  # type: ignore[arg-type]  # checked there
@@ -126,7 +134,9 @@ def edit(
     if output is not None and str(output) == "-":
         raise ValueError("output: '-' is not supported; name a file or a folder")
     audio_info(sound)  # refuse a missing file before a model is loaded
-    jobs = assign_files(jobs, output, None, overwrite=overwrite, skip_existing=False, plot=plot)
+    jobs = assign_files(
+        jobs, output, None, overwrite=overwrite, skip_existing=False, plot=plot, ucs=naming
+    )
     for job in jobs:
         export.check(job.file.suffix)
     crafter = SoundCrafter.from_pretrained(model, device, precision=precision)

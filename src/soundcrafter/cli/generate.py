@@ -23,7 +23,11 @@ from soundcrafter.cli.common import (
     SidecarFlag,
     SteerOption,
     StereoFlag,
+    UcsCreatorOption,
+    UcsOption,
+    UcsSourceOption,
     progress,
+    ucs_naming,
 )
 from soundcrafter.cli.jobs import (
     COMPOSE,
@@ -131,6 +135,9 @@ def generate(
         str | None,
         typer.Option(help='File names in a folder, e.g. "{index:03}-{slug}-{seed}".'),
     ] = None,
+    ucs: UcsOption = None,
+    ucs_creator: UcsCreatorOption = None,
+    ucs_source: UcsSourceOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files in a folder.")
     ] = False,
@@ -186,6 +193,7 @@ def generate(
         raise ValueError(f"compose: got {compose!r}; allowed: {', '.join(COMPOSE)}")
     if fill and compose != "auto":
         raise ValueError("--fill requires --compose auto")
+    naming = ucs_naming(ucs, ucs_creator, ucs_source)
     if (mix is not None or morph_to is not None) and (fill or compose == "one-pass"):
         raise ValueError("--mix and --morph-to cannot be combined with --fill and --compose")
     if mix is not None and (prompt is not None or prompts is not None or morph_to is not None):
@@ -214,11 +222,17 @@ def generate(
         raise ValueError("--trim and --no-trim require a single event per prompt, or --compose off")
     if output == STDOUT:
         given = {"--plot": plot, "--json": as_json, "--name": name, "--stems": stems}
-        given |= {"--overwrite": overwrite, "--skip-existing": skip_existing}
+        given |= {"--ucs": ucs, "--overwrite": overwrite, "--skip-existing": skip_existing}
         check_pipe(jobs, [option for option, there in given.items() if there])
     else:
         jobs = assign_files(
-            jobs, output, name, overwrite=overwrite, skip_existing=skip_existing, plot=plot
+            jobs,
+            output,
+            name,
+            overwrite=overwrite,
+            skip_existing=skip_existing,
+            plot=plot,
+            ucs=naming,
         )
     for job in jobs:
         if job.file != STDOUT:
