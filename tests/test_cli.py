@@ -443,7 +443,10 @@ def test_info_refuses_a_damaged_model(run, model_copy, damage):
         (["--set", "flavour=1"], "flavour: unknown setting"),
         (["--set", "vae"], "expected section.name=value"),
         (["--set", "vae.steps=many"], "vae.steps: expected int, got 'many'"),
-        (["--recipe", "none.toml"], "none.toml: no such recipe; allowed: a TOML file, or bundled"),
+        (
+            ["--recipe", "none.toml"],
+            "none.toml: no such recipe; allowed: a TOML file, or ablation,",
+        ),
         (["--recipe", "bad.toml"], "bad.toml: not TOML"),
         (["--data", "bare.csv"], "bare.csv: has columns caption, sound; needs file"),
         (["--data", "lost.csv"], "lost.csv: no readable recording (1 skipped"),
