@@ -54,13 +54,21 @@ def mount_studio(
         max_file_size=settings.max_upload_mib * 2**20,
         ssr_mode=False,
         footer_links=[],
-        theme=gr.themes.Default(
-            font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-        ),
+        theme=_theme(),
         css=folder.joinpath("studio.css").read_text(encoding="utf-8"),
         head=f"<script>{script}</script>",
     )
     return mounted
+
+
+def _theme() -> gr.themes.Default:
+    """Gradio's default with the fonts of the system and darker small print."""
+    theme = gr.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    return theme.set(
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300"
+    )
 
 
 def _login(tokens: Sequence[str]) -> Callable[[str, str], bool]:
@@ -74,7 +82,7 @@ def _login(tokens: Sequence[str]) -> Callable[[str, str], bool]:
 def studio(store: JobStore, settings: ServeSettings) -> gr.Blocks:
     """The pages, over the jobs of a store."""
     desk = Desk(store, settings)
-    with gr.Blocks(title="SoundCrafter", analytics_enabled=False) as blocks:
+    with gr.Blocks(title="SoundCrafter", analytics_enabled=False, fill_width=True) as blocks:
         gr.Markdown("# SoundCrafter", elem_id="title")
         with gr.Tabs():
             with gr.Tab("Sounds"):
@@ -95,6 +103,7 @@ class SoundsPage:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 self.prompt = gr.Textbox(
+                    "",
                     label="Describe the sound",
                     placeholder="heavy rain on a tin roof",
                     max_length=2000,
@@ -107,20 +116,23 @@ class SoundsPage:
                         limits.max_seconds,
                         value=0,
                         step=0.1,
-                        label="Length in seconds (0: as long as the sound)",
+                        label="Length (s)",
+                        info="0: as long as the sound",
                     )
-                    self.count = gr.Slider(1, limits.max_count, value=2, step=1, label="Sounds")
-                    self.seed = gr.Number(-1, precision=0, label="Seed (-1: random)")
+                    self.count = gr.Slider(
+                        1, limits.max_count, value=2, step=1, label="Sounds", info="Takes of it"
+                    )
+                    self.seed = gr.Number(-1, precision=0, label="Seed", info="-1: random")
                 with gr.Accordion("More", open=False):
                     self.steps = gr.Slider(
-                        0, limits.max_steps, value=0, step=1, label="Steps (0: the model's)"
+                        0, limits.max_steps, value=0, step=1, label="Steps", info="0: the model's"
                     )
                     self.guidance = gr.Slider(
-                        0, 12, value=0, step=0.5, label="Guidance (0: the model's)"
+                        0, 12, value=0, step=0.5, label="Guidance", info="0: the model's"
                     )
-                    self.negative = gr.Textbox(label="Without", placeholder="music")
-                    self.more = gr.Textbox(label="More", placeholder="bright, metallic")
-                    self.less = gr.Textbox(label="Less", placeholder="reverberant")
+                    self.negative = gr.Textbox("", label="Without", placeholder="music")
+                    self.more = gr.Textbox("", label="More", placeholder="bright, metallic")
+                    self.less = gr.Textbox("", label="Less", placeholder="reverberant")
                     self.loop = gr.Checkbox(label="Make loops")
                     self.pasted = gr.Code(label="Settings", language="json", lines=4)
                     self.file = gr.File(
@@ -141,13 +153,13 @@ class SoundsPage:
         self._wire()
 
     def _wire(self) -> None:
-        inputs = [self.prompt, self.seconds, self.count, self.seed, self.steps, self.guidance]
-        inputs += [self.negative, self.more, self.less, self.loop, self.shown]
+        inputs: list[Any] = [self.prompt, self.seconds, self.count, self.seed, self.steps]
+        inputs += [self.guidance, self.negative, self.more, self.less, self.loop, self.shown]
         outputs = [self.status, self.shown, self.running]
         for event in (self.prompt.submit, self.go.click):
             event(self._generate, inputs, outputs, show_progress="hidden", concurrency_limit=None)
         self.stop.click(self._stop, [self.running], [self.status], queue=False)
-        fields = [self.prompt, self.seconds, self.seed, self.steps, self.guidance]
+        fields: list[Any] = [self.prompt, self.seconds, self.seed, self.steps, self.guidance]
         fields += [self.more, self.less, self.loop, self.status]
         self.use.click(self._use, [self.pasted], fields)
         self.file.upload(self._read, [self.file], [self.pasted, self.status])
@@ -259,7 +271,7 @@ class CardView:
 
     def __init__(self, desk: Desk, card: Card, form: Format, page: SoundsPage | None) -> None:
         self.desk, self.card, self.page = desk, card, page
-        with gr.Group(elem_classes="card", key=f"{card.job}-{card.index}"):
+        with gr.Column(elem_classes="card", key=f"{card.job}-{card.index}"):
             gr.Markdown(f"**{_plain(card.prompt)}**")
             gr.Markdown(card.facts, elem_classes="facts")
             gr.Audio(
@@ -274,7 +286,6 @@ class CardView:
                 label="Spectrogram",
                 show_label=False,
                 interactive=False,
-                height=PICTURE[1],
                 buttons=[],
                 elem_classes="picture",
             )
@@ -316,7 +327,7 @@ class CardView:
             with gr.Row():
                 start = gr.Number(0.0, label="From (s)", minimum=0, precision=2)
                 end = gr.Number(round(card.seconds / 2, 2), label="To (s)", precision=2)
-                what = gr.Textbox(label="With", placeholder="the same sound")
+                what = gr.Textbox("", label="With", placeholder="the same sound")
             regenerate = gr.Button("Regenerate", size="sm")
         clicked = gr.State([])
         picture.select(self._mark, [clicked], [clicked, start, end])
@@ -408,7 +419,7 @@ class ScenesPage:
             event(self._plan, inputs, outputs)
         for event in (self.table.change, self.seconds.release):
             event(_draw, [self.table, self.seconds], [self.drawing], show_progress="hidden")
-        self.moved.input(self._move, [self.moved, self.table], [self.table], show_progress="hidden")
+        self.moved.change(self._move, [self.moved, self.table], [self.table], show_progress="hidden")
         self.go.click(
             self._render,
             [self.table, self.seconds, self.seed],
@@ -469,7 +480,7 @@ def stems_view(desk: Desk, card: Card) -> None:
     if not card.stems:
         return
     names = list(card.stems)
-    with gr.Group(elem_classes="card"):
+    with gr.Column(elem_classes="card"):
         heard = gr.CheckboxGroup(names, value=names, label="Heard stems")
         with gr.Row():
             solos = [gr.Button(f"Solo: {name}", size="sm") for name in names]
@@ -493,7 +504,7 @@ def stems_view(desk: Desk, card: Card) -> None:
 def _history(desk: Desk, tab: gr.Tab) -> None:
     """All sounds of this server, to search; they survive restarts."""
     with gr.Row():
-        search = gr.Textbox(label="Search", placeholder="rain", scale=3)
+        search = gr.Textbox("", label="Search", placeholder="rain", scale=3)
         favourite = gr.Checkbox(label="Favourites only", scale=1)
         refresh = gr.Button("Refresh", scale=1)
     form = Format()

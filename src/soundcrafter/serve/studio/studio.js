@@ -5,7 +5,7 @@
 
   // Space plays or pauses the sound that was played last, or the first one.
   let last = null;
-  const playButton = (card) => card && card.querySelector('button[aria-label*="lay"], button[aria-label*="ause"]');
+  const playButton = (card) => card && card.querySelector('button[aria-label="Play"], button[aria-label="Pause"]');
   document.addEventListener("click", (event) => {
     const card = event.target.closest && event.target.closest(".card");
     if (card) last = card;
@@ -20,10 +20,18 @@
   });
 
   // Events of the timeline are dragged, or moved with the arrow keys.
+  let moves = 0;
   const send = (row, start) => {
     const field = document.querySelector("#moved textarea, #moved input");
-    field.value = JSON.stringify({ row, start });
+    field.value = JSON.stringify({ row, start, move: ++moves });
     field.dispatchEvent(new Event("input", { bubbles: true }));
+    // the timeline is drawn anew, so the event that had the focus is gone
+    const refocus = new MutationObserver(() => {
+      const group = document.querySelector(`svg.timeline .event[data-row="${row}"]`);
+      if (group && !document.activeElement.closest("svg.timeline")) group.focus();
+    });
+    refocus.observe(document.querySelector("#timeline"), { childList: true, subtree: true });
+    setTimeout(() => refocus.disconnect(), 3000);
   };
   const moveTo = (group, start) => {
     const svg = group.closest("svg");

@@ -21,7 +21,7 @@ def rows_of(scene: Scene) -> list[list[Any]]:
             track.name,
             event.prompt,
             round(max(event.start, event.earliest), 2),
-            "" if event.seconds is None else event.seconds,
+            "" if event.seconds is None else round(event.seconds, 2),
             event.gain,
             event.pan,
             event.repeats,
