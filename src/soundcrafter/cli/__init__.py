@@ -16,6 +16,7 @@ from soundcrafter.cli.model import import_model, info, ship
 from soundcrafter.cli.pack import pack
 from soundcrafter.cli.report import report
 from soundcrafter.cli.scene import scene
+from soundcrafter.cli.serve import serve
 from soundcrafter.cli.train import plot, sprint, train
 from soundcrafter.version import __version__
 
@@ -29,6 +30,7 @@ app.command()(generate)
 app.command()(edit)
 app.command()(scene)
 app.command()(pack)
+app.command()(serve)
 app.command()(train)
 app.command()(sprint)
 app.command()(plot)

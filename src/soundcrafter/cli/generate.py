@@ -238,7 +238,7 @@ def generate(
         if job.file != STDOUT:
             export.check(job.file.suffix)
     report: list[dict[str, object]] = []
-    crafter = SoundCrafter.from_pretrained(model, device, _adapters(adapter or ()), precision)
+    crafter = SoundCrafter.from_pretrained(model, device, parse_adapters(adapter or ()), precision)
     with progress("generating", show=not as_json) as advance:
         for made in run_jobs(crafter, jobs, advance, like):
             job, sound = made.job, made.sound
@@ -301,7 +301,7 @@ def _make_again(context: typer.Context, source: Path) -> None:
     options = Again(
         output=values["output"],
         model=values["model"],
-        adapters=_adapters(values["adapter"]) if "adapter" in given else None,
+        adapters=parse_adapters(values["adapter"]) if "adapter" in given else None,
         device=values["device"],
         precision=values["precision"] if "precision" in given else None,
         **{name: values[name] for name in ("overwrite", "plot", "as_json", "sidecar", "stems")},
@@ -339,7 +339,7 @@ def demo(
     print('make your own:  soundcrafter generate "a dog barks" --seconds 5 -o dog.wav')
 
 
-def _adapters(given: Sequence[str]) -> dict[str, float]:
+def parse_adapters(given: Sequence[str]) -> dict[str, float]:
     """Parse FOLDER or FOLDER:WEIGHT; the weights of a folder given twice are added."""
     weights: dict[str, float] = {}
     for text in given:

@@ -15,6 +15,7 @@ from soundcrafter.files import make_folder
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
 MAX_DEATHS = 2  # workers that a job may kill
+INTERNAL = "internal error; see the server's log"  # of a job that failed without a reason to tell
 _BUSY_SECONDS = 30  # that a writer waits for another
 
 _metadata = sa.MetaData()
@@ -124,7 +125,7 @@ class JobStore:
 
     def submit(self, new: NewJob) -> Job:
         """Add a job to the queue. Raises QueueFull."""
-        row = {
+        row: dict[str, Any] = {
             "id": uuid.uuid4().hex,
             "state": "queued",
             "request": json.dumps(new.request),
@@ -140,7 +141,7 @@ class JobStore:
         }
         queued = sa.select(sa.func.count()).where(_jobs.c.state == "queued")
         with self._writes.begin() as connection:
-            if connection.scalar(queued) >= self.max_queue:
+            if (connection.scalar(queued) or 0) >= self.max_queue:
                 raise QueueFull(f"{self.max_queue} jobs wait already; try again later")
             connection.execute(_jobs.insert().values(**row))
         job = self.get(row["id"])

@@ -55,6 +55,11 @@ class ServeSettings:
         return self.database or f"sqlite:///{self.folder.absolute() / DATABASE}"
 
     @property
+    def uploads(self) -> Path:
+        """The folder of the uploads, each as SHA256.wav."""
+        return self.folder / "uploads"
+
+    @property
     def is_local(self) -> bool:
         """Whether only this machine can connect."""
         if self.host == "localhost":

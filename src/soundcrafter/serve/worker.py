@@ -4,14 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from soundcrafter.files import one_line
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.serve import making
-from soundcrafter.serve.jobs import Job, JobStore
+from soundcrafter.serve.jobs import INTERNAL, Job, JobStore
 from soundcrafter.serve.settings import ServeSettings
-from soundcrafter.serve.uploads import uploads_folder
 
 IDLE = 0.1  # seconds between two looks at an empty queue
 REPORT = 0.2  # seconds between two reports of progress
@@ -31,7 +29,7 @@ class Worker:
     ) -> None:
         self.store, self.model, self.name = store, model, name
         self.batch_size = settings.batch_size
-        self.uploads: Path = uploads_folder(settings.folder)
+        self.uploads = settings.uploads
 
     def run(self, stop: threading.Event) -> None:
         """Make jobs until `stop` is set; those in progress are finished."""
@@ -72,8 +70,16 @@ class Worker:
             if len(ids) > 1:  # which of them it was shows when each is made alone
                 self.store.split(self.name, ids)
             else:
-                message = one_line(error) if is_refused else "internal error; see the server's log"
+                message = self._public(error) if is_refused else INTERNAL
                 self.store.fail(self.name, ids, message)
+
+    def _public(self, error: Exception) -> str:
+        """A message without the folders of this machine."""
+        folder = self.store.folder
+        text = str(error)
+        for place in (folder.absolute(), folder):
+            text = text.replace(f"{place}/", "")
+        return one_line(text)
 
     def _progress(self, jobs: Sequence[str]) -> Callable[[int, int], None]:
         """A callback that reports progress, and raises Cancelled if no job is wanted any more."""

@@ -1,0 +1,82 @@
+"""The command that serves: an HTTP API, and the studio."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from soundcrafter.cli.common import DeviceOption, PrecisionOption
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub name; the bundled model if not given.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8321,
+    folder: Annotated[Path, typer.Option(help="Folder for the queue, sounds and uploads.")] = Path(
+        "soundcrafter-serve"
+    ),
+    database: Annotated[
+        str | None,
+        typer.Option(help="Database of the queue (postgresql://...); SQLite in the folder if not."),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with a token per line; clients must send one.")
+    ] = None,
+    open_to_all: Annotated[
+        bool, typer.Option("--open", help="Let other machines in without a token.")
+    ] = False,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Web origin whose pages may use the API. Repeatable."),
+    ] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="Adapter (LoRA) folder, or FOLDER:WEIGHT. Repeatable."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Sounds made at once.")] = 4,
+    max_seconds: Annotated[float, typer.Option(help="Longest sound, in seconds.")] = 60.0,
+    max_steps: Annotated[int, typer.Option(help="Most sampling steps.")] = 100,
+    max_count: Annotated[int, typer.Option(help="Most sounds per request.")] = 8,
+    max_upload_mib: Annotated[int, typer.Option(help="Largest upload, in MiB.")] = 50,
+    max_queue: Annotated[int, typer.Option(help="Most jobs that wait.")] = 256,
+    min_free_mib: Annotated[
+        int, typer.Option(help="Free disk, in MiB, below which new jobs are refused.")
+    ] = 200,
+) -> None:
+    """Serve sounds over HTTP, with a queue; see docs/serving.md."""
+    from soundcrafter.cli.generate import parse_adapters
+
+    try:
+        from soundcrafter.serve.server import serve as run
+        from soundcrafter.serve.settings import ServeSettings
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"serve: needs {error.name}; install it with: pip install 'soundcrafter[serve]'"
+        ) from None
+
+    settings = ServeSettings(
+        host=host,
+        port=port,
+        model=model,
+        device=device,
+        precision=precision,
+        adapters=parse_adapters(adapter or ()),
+        folder=folder,
+        database=database,
+        batch_size=batch_size,
+        max_seconds=max_seconds,
+        max_steps=max_steps,
+        max_count=max_count,
+        max_upload_mib=max_upload_mib,
+        max_queue=max_queue,
+        min_free_mib=min_free_mib,
+        token_file=token_file,
+        open=open_to_all,
+        origins=tuple(origin or ()),
+    )
+    if not run(settings, lambda address: print(f"serving at {address}", flush=True)):
+        raise ValueError(f"port: cannot listen on {host}:{port}")
