@@ -9,21 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from soundcrafter.audio import limit_peak, read_channels, to_mono
+from soundcrafter.audio import read_channels
 from soundcrafter.export import Export
 from soundcrafter.filenames import slug
 from soundcrafter.files import file_sha256, make_folder, replacing
-from soundcrafter.plots import mel_thumbnail
 from soundcrafter.provenance import read_provenance
 from soundcrafter.serve.formats import zip_stems
-from soundcrafter.serve.jobs import Job, JobStore
-from soundcrafter.serve.requests import SoundRequest, new_job
-from soundcrafter.serve.settings import ServeSettings
-from soundcrafter.serve.uploads import uploads_folder
+from soundcrafter.serve.jobs import Job
+from soundcrafter.serve.requests import SoundRequest
+from soundcrafter.serve.service import Service
 from soundcrafter.settings import to_dict
 
 ORIGIN = "studio"
-PICTURE = (640, 120)  # width and height of a spectrogram, in pixels
+PICTURE_WIDTH = 640  # pixels of a spectrogram
 _LOOK = 0.3  # seconds between two looks at a job
 
 
@@ -50,15 +48,13 @@ class Card:
 class Desk:
     """Submits requests and finds the sounds of jobs."""
 
-    def __init__(self, store: JobStore, settings: ServeSettings) -> None:
-        self.store, self.settings = store, settings
-        self.cache = make_folder(settings.folder / "studio")
+    def __init__(self, service: Service) -> None:
+        self.service, self.store, self.settings = service, service.store, service.settings
 
     def submit(self, **request: Any) -> Job:
-        """Add a job. Raises ValueError for a request that cannot be made, and QueueFull."""
+        """Add a job. Raises ValueError for a request that cannot be made, and as the service."""
         given = {name: value for name, value in request.items() if value not in (None, "", [])}
-        checked = SoundRequest.model_validate(given)
-        return self.store.submit(new_job(checked, self.settings, self._upload, origin=ORIGIN))
+        return self.service.submit(SoundRequest.model_validate(given), origin=ORIGIN)
 
     def watch(self, job: Job) -> Iterator[Job]:
         """Yield a job whenever there is news of it, until it has ended."""
@@ -106,7 +102,7 @@ class Desk:
 
     def picture(self, card: Card) -> Path:
         """Its spectrogram, a PNG without axes."""
-        return self._picture(self.file(card), f"{card.job}-{card.index}.png")
+        return self.service.spectrogram_file(self.service.job(card.job), card.index)
 
     def stem_file(self, card: Card, name: str) -> Path:
         """The master of a stem."""
@@ -118,8 +114,7 @@ class Desk:
         export.check(f".{kind}")
         samples, own_rate = read_channels(self.file(card))
         wave = samples[:, 0] if samples.shape[1] == 1 else samples
-        folder = make_folder(self.cache / f"{card.job}-{card.index}")
-        target = folder / f"{slug(card.prompt)}-{card.seed}.{kind}"
+        target = self._folder(card) / f"{slug(card.prompt)}-{card.seed}.{kind}"
         made = read_provenance(self.file(card)).with_export(export)
         job = self.store.get(card.job)
         loop = bool(job and job.request.get("loop"))
@@ -136,17 +131,21 @@ class Desk:
         peak = float(np.abs(total).max(initial=0.0))
         limited = total * np.float32(min(1.0, 0.99 / max(peak, 1e-9)))
         chosen = "+".join(sorted(names))[:80]
-        target = make_folder(self.cache / f"{card.job}-{card.index}") / f"{chosen}.wav"
+        target = self._folder(card) / f"{chosen}.wav"
         Export(depth="24").write(target, limited, waves[0][1])
         return target
 
     def stems_zip(self, card: Card) -> Path:
         """All stems and the mix in one file."""
         folder = self.store.sounds_folder(card.job) / "stems" / str(card.index)
-        target = make_folder(self.cache / f"{card.job}-{card.index}") / "stems.zip"
+        target = self._folder(card) / "stems.zip"
         with replacing(target) as temporary:
             temporary.write_bytes(zip_stems(folder, list(card.stems)))
         return target
+
+    def _folder(self, card: Card) -> Path:
+        """Where files made for a page are; removed with the job."""
+        return make_folder(self.store.sounds_folder(card.job) / "studio" / str(card.index))
 
     def settings_of(self, job: str) -> str:
         """The request of a job, as JSON to copy."""
@@ -164,24 +163,11 @@ class Desk:
     def add_upload(self, file: Path) -> str:
         """Copy a wav file of this server's into the uploads; returns its id."""
         name = file_sha256(file)
-        target = make_folder(uploads_folder(self.settings.folder)) / f"{name}.wav"
+        target = self.service.uploads / f"{name}.wav"
         if not target.is_file():
             with replacing(target) as temporary:
                 shutil.copyfile(file, temporary)
         return name
-
-    def _upload(self, name: str) -> Path | None:
-        file = uploads_folder(self.settings.folder) / f"{name}.wav"
-        return file if file.is_file() else None
-
-    def _picture(self, file: Path, name: str) -> Path:
-        target = self.cache / name
-        if not target.is_file():
-            samples, rate = read_channels(file)
-            wave = limit_peak(to_mono(samples))
-            with replacing(target) as temporary:
-                temporary.write_bytes(mel_thumbnail(wave, rate, *PICTURE))
-        return target
 
 
 def request_from(text: str) -> dict[str, Any]:

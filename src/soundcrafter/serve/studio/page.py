@@ -1,8 +1,7 @@
 """The pages of the studio, in Gradio."""
 
-import hmac
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -15,8 +14,8 @@ from pydantic import ValidationError
 from soundcrafter.audio import WRITE_SUFFIXES
 from soundcrafter.files import one_line
 from soundcrafter.scene.text import BALANCE, scene_from_text
-from soundcrafter.serve.jobs import Job, JobStore, QueueFull
-from soundcrafter.serve.settings import ServeSettings
+from soundcrafter.serve.jobs import Job, QueueFull
+from soundcrafter.serve.service import DiskFull, Service, Stopping
 from soundcrafter.serve.studio.desk import PICTURE, Card, Desk, request_from
 from soundcrafter.serve.studio.timeline import COLUMNS, drawing, moved, rows_of, scene_from
 from soundcrafter.settings import to_dict
@@ -31,24 +30,18 @@ EXAMPLES = (
 SCENE_EXAMPLE = "wind in trees while birds sing, then thunder, then rain"
 PAGE = 8  # jobs on a page of the history
 _RATES = ("as made", "44100", "48000")
-Refused = (ValueError, QueueFull, ValidationError)
+Refused = (ValueError, QueueFull, ValidationError, DiskFull, Stopping)
 
 
-def mount_studio(
-    app: FastAPI, store: JobStore, settings: ServeSettings, tokens: Sequence[str] = ()
-) -> FastAPI:
-    """Mount the studio at / of an app whose own routes are there already.
-
-    With tokens, a page asks for one as the password; any user name will do.
-    """
+def mount(app: FastAPI, service: Service) -> None:
+    """Mount the studio at / of an app whose own routes are there already."""
+    settings = service.settings
     folder = resources.files("soundcrafter.serve.studio")
     script = folder.joinpath("studio.js").read_text(encoding="utf-8")
-    mounted: FastAPI = gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app,
-        studio(store, settings),
+        studio(service),
         path="/",
-        auth=_login(tokens) if tokens else None,
-        auth_message="Any name, and a token of this server as the password.",
         allowed_paths=[str(settings.folder.absolute())],
         show_error=False,
         max_file_size=settings.max_upload_mib * 2**20,
@@ -58,7 +51,6 @@ def mount_studio(
         css=folder.joinpath("studio.css").read_text(encoding="utf-8"),
         head=f"<script>{script}</script>",
     )
-    return mounted
 
 
 def _theme() -> gr.themes.Default:
@@ -71,17 +63,9 @@ def _theme() -> gr.themes.Default:
     )
 
 
-def _login(tokens: Sequence[str]) -> Callable[[str, str], bool]:
-    def check(_: str, password: str) -> bool:
-        found = [hmac.compare_digest(password.encode(), token.encode()) for token in tokens]
-        return any(found)
-
-    return check
-
-
-def studio(store: JobStore, settings: ServeSettings) -> gr.Blocks:
-    """The pages, over the jobs of a store."""
-    desk = Desk(store, settings)
+def studio(service: Service) -> gr.Blocks:
+    """The pages, over the jobs of a server."""
+    desk = Desk(service)
     with gr.Blocks(title="SoundCrafter", analytics_enabled=False, fill_width=True) as blocks:
         gr.Markdown("# SoundCrafter", elem_id="title")
         with gr.Tabs():
@@ -419,7 +403,9 @@ class ScenesPage:
             event(self._plan, inputs, outputs)
         for event in (self.table.change, self.seconds.release):
             event(_draw, [self.table, self.seconds], [self.drawing], show_progress="hidden")
-        self.moved.change(self._move, [self.moved, self.table], [self.table], show_progress="hidden")
+        self.moved.change(
+            self._move, [self.moved, self.table], [self.table], show_progress="hidden"
+        )
         self.go.click(
             self._render,
             [self.table, self.seconds, self.seed],
