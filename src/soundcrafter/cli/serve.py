@@ -46,6 +46,9 @@ def serve(
     min_free_mib: Annotated[
         int, typer.Option(help="Free disk, in MiB, below which new jobs are refused.")
     ] = 200,
+    grace_seconds: Annotated[
+        float, typer.Option(help="Seconds that running jobs have when the server is stopped.")
+    ] = 10.0,
 ) -> None:
     """Serve sounds over HTTP, with a queue; see docs/serving.md."""
     from soundcrafter.cli.generate import parse_adapters
@@ -74,6 +77,7 @@ def serve(
         max_upload_mib=max_upload_mib,
         max_queue=max_queue,
         min_free_mib=min_free_mib,
+        grace_seconds=grace_seconds,
         token_file=token_file,
         open=open_to_all,
         origins=tuple(origin or ()),

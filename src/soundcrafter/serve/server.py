@@ -1,6 +1,7 @@
 """Running the server: checks first, then workers and HTTP, and a graceful stop."""
 
 import logging
+import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import FrameType
@@ -29,8 +30,10 @@ class _Server(uvicorn.Server):
         self.supervisor, self._started = supervisor, started
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn's own would raise the signal again at the end, and so fail
         self.supervisor.begin_stop()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
