@@ -120,9 +120,7 @@ def test_a_prompt_of_several_events_has_stems_that_add_up(client):
     job = make(client, **TWO)
     assert job["stems"] == ["a-dog-barks", "a-door-slams"]
     mix = opened(client.get(job["sounds"][0]["url"]).content)[0]
-    archive = zipfile.ZipFile(
-        io.BytesIO(client.get(f"/v1/sounds/{job['id']}/stems.zip").content)
-    )
+    archive = zipfile.ZipFile(io.BytesIO(client.get(f"/v1/sounds/{job['id']}/stems.zip").content))
     stems = [opened(archive.read(name))[0] for name in archive.namelist()]
     assert len(stems) == 2
     np.testing.assert_allclose(sum(stems), mix, atol=1e-5)
@@ -219,7 +217,10 @@ def test_a_spectrogram_is_a_picture(client):
         ({"scene": {}}, "tracks"),
         ({"scene": {"tracks": []}}, "tracks"),
         ({"scene": {"tracks": [{"name": "a", "events": [{"file": "/etc/passwd"}]}]}}, "no upload"),
-        ({"scene": {"tracks": [{"name": "a", "events": [{"prompt": "x"}]}], "seconds": 3600}}, "60"),
+        (
+            {"scene": {"tracks": [{"name": "a", "events": [{"prompt": "x"}]}], "seconds": 3600}},
+            "60",
+        ),
         (
             {"scene": {"tracks": [{"name": "a", "events": [{"prompt": "x", "start": 3000}]}]}},
             "length",

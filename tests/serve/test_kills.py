@@ -36,9 +36,7 @@ class Server:
         command += ["--device", "cpu", "--batch-size", "2"]
         # as many threads as here: their number changes rounding
         environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        self.process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip().removeprefix("serving at ")
 

@@ -16,7 +16,7 @@ from soundcrafter.files import one_line
 from soundcrafter.scene.text import BALANCE, scene_from_text
 from soundcrafter.serve.jobs import Job, QueueFull
 from soundcrafter.serve.service import DiskFull, Service, Stopping
-from soundcrafter.serve.studio.desk import PICTURE, Card, Desk, request_from
+from soundcrafter.serve.studio.desk import PICTURE_WIDTH, Card, Desk, request_from
 from soundcrafter.serve.studio.timeline import COLUMNS, drawing, moved, rows_of, scene_from
 from soundcrafter.settings import to_dict
 
@@ -53,7 +53,7 @@ def mount(app: FastAPI, service: Service) -> None:
     )
 
 
-def _theme() -> gr.themes.Default:
+def _theme() -> Any:
     """Gradio's default with the fonts of the system and darker small print."""
     theme = gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -353,7 +353,7 @@ class CardView:
         return {"init": self.desk.upload_of(self.card), "regions": [region], "prompt": what.strip()}
 
     def _mark(self, clicked: list[float], event: gr.SelectData) -> tuple[Any, Any, Any]:
-        at = round(event.index[0] / PICTURE[0] * self.card.seconds, 2)
+        at = round(event.index[0] / PICTURE_WIDTH * self.card.seconds, 2)
         if len(clicked) != 1:
             return [at], at, gr.skip()
         low, high = sorted([clicked[0], at])
@@ -403,9 +403,8 @@ class ScenesPage:
             event(self._plan, inputs, outputs)
         for event in (self.table.change, self.seconds.release):
             event(_draw, [self.table, self.seconds], [self.drawing], show_progress="hidden")
-        self.moved.change(
-            self._move, [self.moved, self.table], [self.table], show_progress="hidden"
-        )
+        moved_by = [self.moved, self.table]
+        self.moved.change(self._move, moved_by, [self.table], show_progress="hidden")
         self.go.click(
             self._render,
             [self.table, self.seconds, self.seed],
