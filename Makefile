@@ -15,7 +15,7 @@ MINI := src/soundcrafter/assets/mini
 BY_FAMILY := --set data.label_column=family
 TRAIN = $(BIN)/soundcrafter train --out $(RUN) --recipe recipes/mini
 
-.PHONY: demo test lint types check mini clean
+.PHONY: demo test lint types check load mini clean
 
 demo: .venv/installed
 	$(BIN)/python -m soundcrafter demo
@@ -31,6 +31,10 @@ types: .venv/installed-dev
 	$(BIN)/mypy
 
 check: lint types test
+
+# A server under load: latencies, memory, every job once.
+load: .venv/installed-dev
+	$(BIN)/python benchmarks/serve_load.py
 
 # Retrain the bundled model from nothing; the same command again goes on where it stopped.
 mini: .venv/installed
@@ -59,5 +63,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,serve]"
 	touch $@

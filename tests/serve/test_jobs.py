@@ -1,17 +1,33 @@
 """The queue: order, batches, limits, cancelled jobs, lost workers."""
 
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("fastapi", reason="needs the server: pip install .[serve]")
+
+import sqlalchemy as sa
 
 from soundcrafter.serve.jobs import MAX_DEATHS, Job, JobStore, NewJob, QueueFull
 from soundcrafter.serve.settings import ServeSettings, read_tokens
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> JobStore:
-    return JobStore(f"sqlite:///{tmp_path}/jobs.sqlite", tmp_path, max_queue=50)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobStore]:
+    """An empty queue; that in PostgreSQL where SOUNDCRAFTER_POSTGRES names a database."""
+    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+    if request.param == "postgresql":
+        url = os.environ.get("SOUNDCRAFTER_POSTGRES", "")
+        if not url:
+            pytest.skip("SOUNDCRAFTER_POSTGRES names no database")
+        with sa.create_engine(url).begin() as connection:
+            connection.execute(sa.text("DROP TABLE IF EXISTS jobs"))
+    store = JobStore(url, tmp_path, max_queue=50)
+    yield store
+    store.close()
 
 
 def submit(store: JobStore, prompt: str, shape: str | None = "a", sounds: int = 1) -> str:

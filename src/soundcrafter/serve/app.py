@@ -36,14 +36,14 @@ def create_app(
     """The server's application. Its workers are started and stopped with it, if there is a
     `supervisor`. Raises ValueError for a token file that cannot be used."""
     service = Service(settings, store, supervisor)
-    metrics = Metrics(service)
+    metrics, tokens = Metrics(service), read_tokens(settings.token_file)
     app = FastAPI(
         title="SoundCrafter",
         version=__version__,
         summary="Text in, sound effect out.",
         lifespan=_lifespan(supervisor),
-        middleware=_middleware(settings, metrics),
-        dependencies=[Depends(_bearer)],
+        middleware=_middleware(settings, metrics, tokens),
+        dependencies=[Depends(_bearer)] if tokens else [],
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
     )
@@ -69,7 +69,9 @@ def _lifespan(supervisor: Supervisor | None) -> Any:
     return lifespan
 
 
-def _middleware(settings: ServeSettings, metrics: Metrics) -> list[Middleware]:
+def _middleware(
+    settings: ServeSettings, metrics: Metrics, tokens: tuple[str, ...]
+) -> list[Middleware]:
     """The outermost first."""
     largest_upload = settings.max_upload_mib * 2**20 + uploads.FORM_BYTES
     cors = Middleware(
@@ -83,7 +85,7 @@ def _middleware(settings: ServeSettings, metrics: Metrics) -> list[Middleware]:
         Middleware(Measure, metrics=metrics),
         Middleware(SecurityHeaders),
         *([cors] if settings.origins else []),
-        Middleware(Authenticate, tokens=read_tokens(settings.token_file)),
+        Middleware(Authenticate, tokens=tokens),
         Middleware(SameOrigin, origins=settings.origins),
         Middleware(
             LimitBody,

@@ -59,7 +59,7 @@ def read_master(file: Path, *, title: str = "", loop: bool = False) -> Master:
 
 
 def encode(master: Master, codec: Codec, export: Export, kbps: int | None = None) -> bytes:
-    """A sound file. `kbps`: bit rate of mp3.
+    """A sound file. `kbps`: bit rate of mp3 and opus.
 
     Raises ValueError for a depth or a rate that the format does not have.
     """
@@ -107,19 +107,22 @@ def _encode_lossy(
     kind, subtype = _SOUNDFILE[codec]
     stream, channels = io.BytesIO(), samples.shape[1] if samples.ndim == 2 else 1
     options: dict[str, Any] = {}
-    if codec == "mp3" and kbps is not None:
-        options = {"bitrate_mode": "CONSTANT", "compression_level": _compression(rate, kbps)}
+    if kbps is not None:
+        options["compression_level"] = _compression(codec, rate, kbps)
+    if kbps is not None and codec == "mp3":
+        options["bitrate_mode"] = "CONSTANT"
     with soundfile.SoundFile(stream, "w", rate, channels, subtype, format=kind, **options) as file:
-        if kind != "RAW":
-            file.title, file.comment = title, comment
+        for name, text in (("title", title), ("comment", comment)):
+            if text and kind != "RAW":
+                setattr(file, name, text)
         for begin in range(0, len(samples), _BLOCK):
             file.write(samples[begin : begin + _BLOCK])
     return stream.getvalue()
 
 
-def _compression(rate: int, kbps: int) -> float:
-    """libsndfile's 0 to 1 for a constant bit rate: from the highest of MPEG 1 or 2 to the lowest"""
-    high, low = (320, 32) if rate >= 32_000 else (160, 8)
+def _compression(codec: Codec, rate: int, kbps: int) -> float:
+    """libsndfile's 0 to 1 for a bit rate, from the highest to the lowest of a mono sound."""
+    high, low = (256, 6) if codec == "opus" else (320, 32) if rate >= 32_000 else (160, 8)
     return min(max((high - kbps) / (high - low), 0.0), 0.999)
 
 

@@ -337,6 +337,8 @@ def _engine(url: str) -> sa.Engine:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise ValueError(f"database: got {parsed.drivername!r}; allowed: sqlite, postgresql")
+        if parsed.drivername == "postgresql":  # a bare name means another driver by version
+            parsed = parsed.set(drivername="postgresql+psycopg")
         engine = sa.create_engine(parsed, pool_pre_ping=True)
     except (sa.exc.ArgumentError, ImportError) as error:
         raise ValueError(f"database: {error}") from None

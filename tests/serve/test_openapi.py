@@ -1,0 +1,77 @@
+"""The OpenAPI document says what the server does: examples drawn from it, and every answer."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, Phase, settings
+
+schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis: pip install .[dev]")
+
+from schemathesis import GenerationMode  # noqa: E402
+from schemathesis.checks import not_a_server_error  # noqa: E402
+from schemathesis.specs.openapi.checks import (  # noqa: E402
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from soundcrafter.serve.worker import Worker  # noqa: E402
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+EXAMPLES = 12  # of each operation
+
+
+def test_answers_are_those_of_the_document(make_client, crafter):
+    client = make_client(wait_seconds=0.05, max_queue=2)
+    request = {"prompt": "rain", "seconds": 0.3, "steps": 1}
+    job = client.post("/v1/sounds", json=request).json()["id"]
+    Worker(client.store, crafter, "test", client.settings).run_once()
+    schema = schemathesis.openapi.from_asgi("/openapi.json", client.app)
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) >= 14
+    for operation in operations:
+        check(operation, client, GenerationMode.POSITIVE, job)
+        if "/v1/" in operation.path and (operation.body or operation.query):
+            check(operation, client, GenerationMode.NEGATIVE, job)
+
+
+def check(operation: Any, client: TestClient, mode: GenerationMode, job: str) -> None:
+    """Try examples of an operation that fit its schema, or that do not."""
+    from hypothesis import given
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def run(case: Any) -> None:
+        if case.method == "GET" and "job" in case.path_parameters and mode.is_positive:
+            case.path_parameters["job"] = job  # one that exists; its own do not
+        case.call_and_validate(session=client, checks=CHECKS)
+
+    run()
+
+
+def test_every_operation_is_described_and_every_error_has_one_shape(make_client):
+    document = make_client().get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation["description"], path
+            for status, answer in operation["responses"].items():
+                if int(status) < 400:
+                    continue
+                shape = answer["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+                assert shape in ("Error", "DetailError", "WrappedError"), (path, status)
+    assert document["components"]["schemas"]["SoundRequest"]["examples"]
