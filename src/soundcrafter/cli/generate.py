@@ -337,6 +337,7 @@ def demo(
     waves = {sound.prompt: sound.wave for sound in sounds}
     plot_grid(waves, model.sample_rate, out / "demo.png")
     print('make your own:  soundcrafter generate "a dog barks" --seconds 5 -o dog.wav')
+    print("in a browser:   soundcrafter serve")
 
 
 def parse_adapters(given: Sequence[str]) -> dict[str, float]:
