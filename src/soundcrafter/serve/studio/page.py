@@ -281,7 +281,7 @@ class CardView:
 
     def _save(self, form: Format) -> None:
         with gr.Row():
-            save = gr.Button("Save", size="sm")
+            save = gr.Button("Save", size="sm", min_width=90)
             favourite = gr.Checkbox(self.card.favourite, label="Favourite", container=False)
             file = gr.File(visible=False, height=60, label="File")
         note = gr.HTML(elem_classes="status", visible=False)
@@ -302,17 +302,17 @@ class CardView:
     def _edit(self, picture: gr.Image, page: SoundsPage) -> None:
         card, outputs = self.card, [page.status, page.shown, page.running]
         with gr.Row():
-            vary = gr.Button("Vary", size="sm")
-            like = gr.Button("More like this", size="sm")
-            extend = gr.Button("Extend by 3 s", size="sm")
-            loop = gr.Button("Make it a loop", size="sm")
+            vary = gr.Button("Vary", size="sm", min_width=90)
+            like = gr.Button("More like this", size="sm", min_width=90)
+            extend = gr.Button("Extend by 3 s", size="sm", min_width=90)
+            loop = gr.Button("Make it a loop", size="sm", min_width=90)
         with gr.Accordion("Regenerate a part", open=False):
             gr.Markdown("Click its start and its end in the picture, or type them.")
             with gr.Row():
                 start = gr.Number(0.0, label="From (s)", minimum=0, precision=2)
                 end = gr.Number(round(card.seconds / 2, 2), label="To (s)", precision=2)
                 what = gr.Textbox("", label="With", placeholder="the same sound")
-            regenerate = gr.Button("Regenerate", size="sm")
+            regenerate = gr.Button("Regenerate", size="sm", min_width=90)
         clicked = gr.State([])
         picture.select(self._mark, [clicked], [clicked, start, end])
         plans: list[tuple[gr.Button, Callable[..., dict[str, Any]], list[Any]]] = [
@@ -468,12 +468,14 @@ def stems_view(desk: Desk, card: Card) -> None:
     with gr.Column(elem_classes="card"):
         heard = gr.CheckboxGroup(names, value=names, label="Heard stems")
         with gr.Row():
-            solos = [gr.Button(f"Solo: {name}", size="sm") for name in names]
-            everything = gr.Button("All", size="sm")
+            solos = [gr.Button(f"Solo: {name}", size="sm", min_width=90) for name in names]
+            everything = gr.Button("All", size="sm", min_width=90)
         audio = gr.Audio(
             str(desk.chosen_stems(card, names)), label="These stems", interactive=False, buttons=[]
         )
-        zipped = gr.DownloadButton("Save stems (zip)", str(desk.stems_zip(card)), size="sm")
+        zipped = gr.DownloadButton(
+            "Save stems (zip)", str(desk.stems_zip(card)), size="sm", min_width=90
+        )
     assert zipped is not None
     for name, button in zip(names, solos, strict=True):
         button.click(lambda name=name: [name], None, [heard])
