@@ -55,8 +55,10 @@ def test_write_then_read(tmp_path, suffix):
     wave = read_audio(path, RATE)
     assert wave.shape == (8000,)
     assert wave.dtype == np.float32
-    tolerance = 0.02 if suffix == ".ogg" else 0.5 / 32768 + 1e-7
-    np.testing.assert_allclose(wave, tone(), atol=tolerance)
+    lossy = {".ogg": 0.02, ".mp3": 0.05}
+    inside = slice(1000, -1000) if suffix == ".mp3" else slice(None)  # it blurs a sudden start
+    tolerance = lossy.get(suffix, 0.5 / 32768 + 1e-7)
+    np.testing.assert_allclose(wave[inside], tone()[inside], atol=tolerance)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -90,8 +92,8 @@ def test_write_replaces_an_old_file_and_takes_upper_case(tmp_path):
 
 
 def test_write_faults(tmp_path):
-    with pytest.raises(ValueError, match=r"x\.mp3.*\.wav, \.flac, \.ogg"):
-        write_audio(tmp_path / "x.mp3", tone(), RATE)
+    with pytest.raises(ValueError, match=r"x\.aac.*\.wav, \.flac, \.ogg, \.mp3"):
+        write_audio(tmp_path / "x.aac", tone(), RATE)
     with pytest.raises(ValueError, match=r"x\.wav.*No such file or directory"):
         write_audio(tmp_path / "missing" / "x.wav", tone(), RATE)
     (tmp_path / "folder.wav").mkdir()

@@ -13,7 +13,7 @@ from soundcrafter.audio import encode_audio, join_ends
 from soundcrafter.diffusion.sample import SamplingConfig, sample
 from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
 from soundcrafter.editing import FADE, Canvas, Region, load_wave
-from soundcrafter.mel import MelConfig, band_edges
+from soundcrafter.mel import LogMel, MelConfig, band_edges
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.sound import Sound
 
@@ -381,3 +381,25 @@ def test_the_command_refuses(run, rain, tmp_path, arguments, fault):
     done = run("edit", file, "-o", tmp_path / "out.wav", *arguments)
     assert fault in done.refused()
     assert not (tmp_path / "out.wav").exists()
+
+
+def test_a_long_sound_is_encoded_in_windows(model):
+    """The windows change what the VAE's norms see, so they agree with the whole roughly."""
+    rng = np.random.default_rng(0)
+    wave = (0.1 * rng.standard_normal(round(25.6 * RATE))).astype(np.float32)
+    wave *= 1 + np.sin(np.arange(len(wave)) / RATE).astype(np.float32)
+    found = model.codec.encode(wave)
+    mel = LogMel(model.vae.config.mel)(torch.from_numpy(wave)[None])
+    with torch.inference_mode():
+        whole = model.vae.encode(mel)
+    assert (found - whole).abs().mean() < 0.1 * whole.std()
+
+
+def test_a_prompt_that_is_too_long_is_heard_in_part_with_a_warning(model, caplog):
+    options = FAST | {"seconds": 0.4}
+    long = "rain " * 60
+    model.generate(long, **options)
+    assert "prompt: too long; the last 14 tokens are not heard" in caplog.text
+    caplog.clear()
+    model.generate("rain", **options)
+    assert not caplog.text

@@ -47,6 +47,26 @@ def test_depths_that_a_format_does_not_have(suffix: str, depth, allowed: str) ->
         encode_audio(tone(), RATE, suffix, depth=depth)
 
 
+@pytest.mark.parametrize("rate", [8000, 16_000, 44_100, 48_000])
+def test_mp3_keeps_length_metadata_and_sound(tmp_path: Path, rate: int) -> None:
+    file = tmp_path / "a.mp3"
+    Export(rate=rate).write(file, tone(), RATE, title="rain", comment='{"a": 1}')
+    read, found = soundfile.read(file, dtype="float32")
+    assert (found, len(read)) == (rate, rate)
+    inside = slice(rate // 4, 3 * rate // 4)
+    wanted = np.sin(2 * np.pi * 440 * np.arange(rate) / rate) * 0.3
+    assert np.corrcoef(read[inside], wanted[inside])[0, 1] > 0.99
+    with soundfile.SoundFile(file) as opened:
+        assert (opened.title, opened.comment) == ("rain", '{"a": 1}')
+
+
+def test_mp3_has_few_rates_and_no_depths(run, tmp_path: Path) -> None:
+    call = ("generate", "rain", "-o", tmp_path / "a.mp3")
+    assert "rate: got 96000 for .mp3; allowed: 8000," in run(*call, "--rate", 96_000).refused()
+    assert "depth: got '24' for .mp3; allowed: 16" in run(*call, "--depth", 24).refused()
+    assert not (tmp_path / "a.mp3").exists()
+
+
 def test_rate_keeps_length_and_pitch(tmp_path: Path) -> None:
     for wave in (tone(), np.stack([tone(), tone(hertz=880.0)], 1)):
         file = tmp_path / "a.wav"

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 
-from soundcrafter.audio import sound_end, trim_end
+from soundcrafter.audio import sound_end, trim_silence
 from soundcrafter.diffusion.sample import MAX_SEED
 from soundcrafter.filenames import slug
 from soundcrafter.pipeline import SoundCrafter
@@ -341,16 +341,30 @@ def test_a_silent_end_is_cut_with_a_fade() -> None:
     wave[:rate] = rng.uniform(-0.5, 0.5, rate)
     wave[rate:] = 1e-5 * rng.standard_normal(4 * rate)
     assert sound_end(wave) == pytest.approx(rate, abs=20)
-    cut = trim_end(wave, rate)
+    cut = trim_silence(wave, rate)
     assert len(cut) == pytest.approx(1.02 * rate, abs=20)
     assert np.array_equal(cut[: rate - 20], wave[: rate - 20])
     assert cut[-1] == 0
-    assert trim_end(cut[:rate], rate).shape == (rate,)
+    assert trim_silence(cut[:rate], rate).shape == (rate,)
     for silent in (np.zeros(rate, np.float32), np.zeros(0, np.float32)):
-        assert len(trim_end(silent, rate)) == len(silent)
+        assert len(trim_silence(silent, rate)) == len(silent)
     click = np.zeros(rate, np.float32)
     click[0] = 1.0
-    assert len(trim_end(click, rate)) == round(0.2 * rate)
+    assert len(trim_silence(click, rate)) == round(0.2 * rate)
+
+
+def test_silence_before_a_sound_is_cut_with_a_fade() -> None:
+    rate = 8000
+    wave = np.zeros(2 * rate, np.float32)
+    wave[rate : rate + 4000] = np.random.default_rng(0).uniform(-0.5, 0.5, 4000)
+    wave[:rate] = 1e-5
+    cut = trim_silence(wave, rate)
+    assert len(cut) == pytest.approx(4000 + 0.025 * rate, abs=20)
+    assert cut[0] == 0
+    assert np.array_equal(cut[40:4000], wave[rate : rate + 3960])
+    late = np.zeros(rate, np.float32)
+    late[-1] = 1.0
+    assert len(trim_silence(late, rate)) == round(0.2 * rate)
 
 
 @pytest.fixture

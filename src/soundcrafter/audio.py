@@ -21,18 +21,22 @@ Wave = NDArray[np.float32]
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
 """File suffixes that can be read, in lower case."""
 
-WRITE_SUFFIXES = (".wav", ".flac", ".ogg")
+WRITE_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 """File suffixes that can be written, in lower case."""
 
-_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
+_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 _SUBTYPES = {
     ("WAV", "16"): "PCM_16",
     ("WAV", "24"): "PCM_24",
     ("WAV", "float"): "FLOAT",
     ("FLAC", "16"): "PCM_16",
     ("FLAC", "24"): "PCM_24",
-    ("OGG", "16"): "VORBIS",  # which has no bit depth
+    ("OGG", "16"): "VORBIS",  # which, like mp3, has no bit depth
+    ("MP3", "16"): "MPEG_LAYER_III",
 }
+MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+"""The sample rates of mp3 files, in Hz."""
+
 Depth = Literal["16", "24", "float"]
 # More samples per byte than any encoding has: a header that promises them is wrong. FLAC packs a
 # block of silence into some 15 bytes; an MP3 frame of at most 1152 samples takes 24 bytes or more.
@@ -42,6 +46,7 @@ _READ_BLOCK = 2**20  # samples per channel
 _BLOCK = 65_536  # samples; libsndfile's Vorbis encoder overflows its stack on very long writes
 _MAX_WRITE_RATE = 200_000  # Hz; above this libsndfile's Vorbis encoder crashes and FLAC fails
 _CANCELLED = 10**-1.2  # power ratio, -12 dB: below it, channels cancel when they are averaged
+_QUIET = 1e-3  # of the peak, -60 dB: what is below it before and after a sound is silence
 _SILENCE = 1e-6  # a lower peak is a rounding error of the DC removal, not sound
 
 
@@ -212,7 +217,8 @@ def encode_audio(
     """Encode wave [N] or [N, C] as a sound file; the suffix chooses the format.
 
     `depth`: bits of PCM in wav and flac, or "float" for 32-bit floats in wav. `loop` marks all of a
-    wav file as a loop, which game engines and samplers play without a seam. `title` and `comment`
+    wav file as a loop, which game engines and samplers play without a seam. An mp3 file has
+    the wave's length in readers that know LAME's header, as libsndfile does. `title` and `comment`
     are metadata (in wav LIST/INFO and iXML), see `audio_comments`.
     The wave is clipped to [-1, 1]. The same wave always gives the same bytes in wav and flac (Ogg
     contains a random serial number). Raises ValueError for an unknown suffix, a depth that the
@@ -226,13 +232,14 @@ def encode_audio(
         )
     check_write_suffix(suffix)
     check_depth(suffix, depth)
+    check_rate(suffix, sample_rate)
     kind = _FORMATS[suffix.lower()]
     subtype, samples = _SUBTYPES[kind, depth], _to_samples(wave, depth)
     # encoded in memory, because libsndfile does not report a full disk and Python does
     stream = io.BytesIO()
     channels = samples.shape[1] if samples.ndim == 2 else 1
     with soundfile.SoundFile(stream, "w", sample_rate, channels, subtype, format=kind) as file:
-        if title:
+        if title and (kind != "MP3" or title.isascii()):  # libsndfile writes Latin-1 into mp3
             file.title = title
         if comment:
             file.comment = comment
@@ -263,11 +270,23 @@ def check_depth(suffix: str, depth: Depth) -> None:
         raise ValueError(f"depth: got {depth!r} for {suffix}; allowed: {', '.join(allowed)}")
 
 
+def check_rate(suffix: str, sample_rate: int) -> None:
+    """Raise ValueError unless files with this suffix can have the sample rate."""
+    if suffix.lower() == ".mp3" and sample_rate not in MP3_RATES:
+        allowed = ", ".join(map(str, MP3_RATES))
+        raise ValueError(f"rate: got {sample_rate} for {suffix}; allowed: {allowed}")
+
+
 def check_write_suffix(suffix: str) -> None:
     """Raise ValueError for a suffix of a format that cannot be written."""
     if suffix.lower() not in WRITE_SUFFIXES:
         allowed = ", ".join(WRITE_SUFFIXES)
         raise ValueError(f"cannot write {suffix or 'without a suffix'}; allowed: {allowed}")
+    if suffix.lower() == ".mp3":
+        import soundfile
+
+        if "MP3" not in soundfile.available_formats():
+            raise ValueError("cannot write .mp3: this libsndfile was built without it")
 
 
 def resample(wave: Wave, from_rate: int, to_rate: int) -> Wave:
@@ -322,21 +341,28 @@ def sound_end(wave: Wave) -> int:
     It is N for silence.
     """
     magnitudes = np.abs(_as_wave(wave))
-    loud = np.flatnonzero(magnitudes > 1e-3 * magnitudes.max(initial=0.0))
+    loud = np.flatnonzero(magnitudes > _QUIET * magnitudes.max(initial=0.0))
     return int(loud[-1]) + 1 if len(loud) else len(magnitudes)
 
 
-def trim_end(wave: Wave, sample_rate: int) -> Wave:
-    """Cut the silence after the sound in wave [N], see `sound_end`, with a fade of 20 ms.
+def trim_silence(wave: Wave, sample_rate: int) -> Wave:
+    """Cut the silence before and after the sound in wave [N], 60 dB or more below its peak.
 
-    At least 0.2 s are kept, of a shorter wave everything.
+    5 ms are kept before it and 20 ms after it, with fades. At least 0.2 s are kept, of a shorter
+    wave everything.
     """
-    wave, fade = _as_wave(wave), round(0.02 * sample_rate)
-    end = max(sound_end(wave) + fade, round(0.2 * sample_rate))
-    if end >= len(wave):
+    wave, least = _as_wave(wave), round(0.2 * sample_rate)
+    before, after = round(0.005 * sample_rate), round(0.02 * sample_rate)
+    loud = np.flatnonzero(np.abs(wave) > _QUIET * np.abs(wave).max(initial=0.0))
+    if not len(loud):
         return wave
-    cut = wave[:end].copy()
-    cut[end - fade :] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
+    end = min(max(int(loud[-1]) + 1 + after, least), len(wave))
+    start = min(max(int(loud[0]) - before, 0), max(end - least, 0))
+    cut = wave[start:end].copy()
+    if start > 0:
+        cut[:before] *= np.linspace(0.0, 1.0, before, dtype=np.float32)
+    if end < len(wave):
+        cut[-after:] *= np.linspace(1.0, 0.0, after, dtype=np.float32)
     return cut
 
 

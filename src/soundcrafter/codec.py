@@ -1,7 +1,7 @@
 """Between waves and latents: the VAE and the vocoder, in pieces that bound memory."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -41,29 +41,39 @@ class Codec:
 
     @torch.inference_mode()
     def encode(self, wave: np.ndarray, frames: int | None = None) -> torch.Tensor:
-        """wave [N] at the model's rate -> latent [1, C, T, F], with silence up to `frames`."""
+        """wave [N] at the model's rate -> latent [1, C, T, F], with silence up to `frames`.
+
+        Longer waves are encoded in overlapping windows, as `decode` decodes.
+        """
         config = self.vae.config
         mel = LogMel(config.mel).to(self.device)(torch.from_numpy(wave)[None].to(self.device))
         least = math.ceil(mel.shape[2] / config.stride[0])
         wanted = (frames or least) * config.stride[0]
         mel = F.pad(mel, (0, 0, 0, max(0, wanted - mel.shape[2])), value=config.mel.log_floor)
-        return self.vae.encode(mel[:, :, :wanted])
+        return self._in_windows(self.vae.encode, mel[:, :, :wanted], config.stride[0], 1)
 
     @torch.inference_mode()
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """latent [B, C, T, F] -> log-mel [B, 1, T', F'], float32."""
-        window, frames = round(PIECE_SECONDS / self.frame_seconds), latent.shape[2]
+        return self._in_windows(self.vae.decode, latent, 1, self.vae.config.stride[0])
+
+    def _in_windows(
+        self, apply: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, taken: int, given: int
+    ) -> torch.Tensor:
+        """Apply a half of the VAE to x [B, C, T, F], which has `taken` rows for each latent frame;
+        the result has `given`."""
+        window, frames = round(PIECE_SECONDS / self.frame_seconds), x.shape[2] // taken
         with self._keeping_little(self.vae):
             if frames <= window:
-                return self.vae.decode(latent)
-            # the decoder's group norms and attention depend on the whole window; without overlap
-            # there would be seams
+                return apply(x)
+            # group norms and attention depend on the whole window; without overlap there would be
+            # seams
             return blend_windows(
-                lambda span: self.vae.decode(latent[:, :, span]),
+                lambda span: apply(x[:, :, taken * span.start : taken * span.stop]),
                 frames,
                 window,
                 window // 4,
-                self.vae.config.stride[0],
+                given,
             )
 
     @torch.inference_mode()

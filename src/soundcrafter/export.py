@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from soundcrafter.audio import Depth, encode_audio, resample, to_mono, write_audio
+from soundcrafter.audio import (
+    Depth,
+    check_depth,
+    check_rate,
+    encode_audio,
+    resample,
+    write_audio,
+)
 from soundcrafter.loudness import loudness
 from soundcrafter.settings import check_range
 
@@ -22,6 +29,7 @@ class Export:
 
     rate: int | None = None  # Hz; None: the sound's own
     depth: Depth = "16"  # bits of PCM, or float; ogg has none
+    stereo: bool = False  # whether a mono sound gets two channels, see `widen`
     lufs: float | None = None  # integrated loudness (BS.1770); less where a peak would clip
     metadata: bool = True  # whether files contain how their sound was made
 
@@ -33,6 +41,12 @@ class Export:
         if self.depth not in ("16", "24", "float"):
             raise ValueError(f"depth: got {self.depth!r}; allowed: 16, 24, float")
 
+    def check(self, suffix: str) -> None:
+        """Raise ValueError unless files with this suffix can have this format."""
+        check_depth(suffix, self.depth)
+        if self.rate is not None:
+            check_rate(suffix, self.rate)
+
     def write(
         self,
         path: str | os.PathLike[str],
@@ -43,7 +57,7 @@ class Export:
         title: str = "",
         comment: str = "",
     ) -> None:
-        """Write wave [N] or [N, C] to a wav, flac or ogg file.
+        """Write wave [N] or [N, C] to a wav, flac, ogg or mp3 file.
 
         Raises ValueError as `write_audio`.
         """
@@ -75,7 +89,7 @@ class Export:
         """The factor that brings wave [N] or [N, C] to the loudness, as far as its peak allows."""
         if self.lufs is None:
             return 1.0
-        found = loudness(to_mono(wave) if wave.ndim == 2 else wave, sample_rate)
+        found = loudness(wave, sample_rate)
         peak = float(np.abs(wave).max(initial=0.0))
         if not math.isfinite(found) or peak == 0:
             return 1.0
@@ -87,8 +101,20 @@ class Export:
         rate = self.rate or sample_rate
         if rate != sample_rate:
             wave = _resampled(wave, sample_rate, rate, loop)
+        if self.stereo and wave.ndim == 1:
+            wave = _widened(wave, rate, loop)
         factor = self.gain(wave, rate)
         return (wave if factor == 1 else (wave * factor).astype(np.float32)), rate
+
+
+def _widened(wave: NDArray[np.float32], rate: int, loop: bool) -> NDArray[np.float32]:
+    """Widen wave [N] to [N, 2], limited to PEAK; a loop as if it went on at both ends."""
+    from soundcrafter.stereo import widen  # imports torch
+
+    before = min(round(_CONTEXT * rate), len(wave)) if loop else 0
+    around = np.concatenate([wave[len(wave) - before :], wave, wave[:before]])
+    stereo = widen(around, rate)[before : before + len(wave)]
+    return stereo * np.float32(min(1.0, PEAK / max(float(np.abs(stereo).max()), 1e-9)))
 
 
 def _resampled(

@@ -58,17 +58,22 @@ def check_name(name: str) -> None:
 
 
 def free_path(
-    path: Path, taken: Collection[Path], *, on_disk: bool = False, suffixes: Sequence[str] = ()
+    path: Path,
+    taken: Collection[Path],
+    *,
+    on_disk: bool = False,
+    suffixes: Sequence[str] = (),
+    mark: str = "-",
 ) -> Path:
     """Return the path, or the first of NAME-2, NAME-3, ... that is free.
 
     A name is free if it is not in `taken` and, with `on_disk`, if nothing exists under it with its
-    own suffix or one of `suffixes`, not even a broken link.
+    own suffix or one of `suffixes`, not even a broken link. `mark` stands before the number.
     """
     number, free = 1, path
     while free in taken or (on_disk and _is_taken(free, suffixes)):
         number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        free = path.with_name(f"{path.stem}{mark}{number}{path.suffix}")
     return free
 
 

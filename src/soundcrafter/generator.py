@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from soundcrafter.attributes import apply, effect_of
-from soundcrafter.audio import fit_length, limit_peak, normalize_peak, trim_end
+from soundcrafter.audio import fit_length, limit_peak, normalize_peak, trim_silence
 from soundcrafter.blend import Blend
 from soundcrafter.codec import PIECE_SECONDS, Codec
 from soundcrafter.conditions import Conditions, EmbeddedSpan, conditions, embed_prompts
@@ -129,7 +129,7 @@ class Generator:
             # one at a time: the mel at full size takes the most memory
             samples = self._wave(latent[i : i + 1], request, given)
             if request.trim:
-                samples = trim_end(samples, self.sample_rate)
+                samples = trim_silence(samples, self.sample_rate)
             score = self._similarity(samples, conds.events[i]) if self.clap.has_audio else None
             found = latent[i].float().cpu().numpy()
             yield Sound(

@@ -1,6 +1,7 @@
 """Loudness as people perceive it: ITU-R BS.1770-4."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from soundcrafter.audio import Wave, fit_length
 
@@ -15,12 +16,24 @@ _PIECE, _CONTEXT = 60.0, 2.0  # seconds filtered at once; before them, in which 
 _ABSOLUTE, _RELATIVE = -70.0, -10.0  # LUFS and LU, of the gate
 
 
-def loudness(wave: Wave, sample_rate: int) -> float:
-    """Return the integrated loudness of wave [N] in LUFS (ITU-R BS.1770-4, one channel).
+def loudness(wave: NDArray[np.float32], sample_rate: int) -> float:
+    """Return the integrated loudness of wave [N] or [N, C] in LUFS (ITU-R BS.1770-4).
 
-    It is -inf for silence. The filters of the standard are applied in the frequency domain, so that
-    any sample rate is possible. A wave shorter than a block of 0.4 s is padded with silence.
+    The powers of channels, mono or left and right, add up. It is -inf for silence. The filters of
+    the standard are applied in the frequency domain, so that any sample rate is possible. A wave
+    shorter than a block of 0.4 s is padded with silence.
     """
+    channels = wave.reshape(len(wave), -1).T
+    powers = np.sum([_block_powers(channel, sample_rate) for channel in channels], axis=0)
+    powers = powers[powers > _power(_ABSOLUTE)]
+    if not len(powers):
+        return -np.inf
+    powers = powers[powers > powers.mean() * 10 ** (_RELATIVE / 10)]
+    return float(-0.691 + 10 * np.log10(powers.mean()))
+
+
+def _block_powers(wave: Wave, sample_rate: int) -> np.ndarray:
+    """The mean powers of the blocks of wave [N], weighted."""
     block, step = round(_BLOCK * sample_rate), round(_STEP * sample_rate)
     wave = fit_length(wave, max(len(wave), block))
     piece, context = round(_PIECE * sample_rate), round(_CONTEXT * sample_rate)
@@ -33,12 +46,7 @@ def loudness(wave: Wave, sample_rate: int) -> float:
         weighted[start : start + piece] = found[start - before :]
     energy = np.concatenate([[0.0], np.cumsum(weighted**2)])
     starts = np.arange(0, len(weighted) - block + 1, step)
-    powers = (energy[starts + block] - energy[starts]) / block
-    powers = powers[powers > _power(_ABSOLUTE)]
-    if not len(powers):
-        return -np.inf
-    powers = powers[powers > powers.mean() * 10 ** (_RELATIVE / 10)]
-    return float(-0.691 + 10 * np.log10(powers.mean()))
+    return np.asarray((energy[starts + block] - energy[starts]) / block)
 
 
 def _power(lufs: float) -> float:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from soundcrafter.audio import Depth, check_depth, read_channels, to_mono
+from soundcrafter.audio import Depth, check_depth, read_channels
 from soundcrafter.data.tables import read_table
 from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
 from soundcrafter.export import Export
@@ -109,6 +109,7 @@ class Pack:
     rate: int = 48_000  # Hz
     depth: Depth = "24"
     lufs: float = -23.0  # loudness of every take (BS.1770); less where a peak would clip
+    stereo: bool = False  # whether mono sounds get two channels
     format: Literal["wav", "flac", "ogg"] = "wav"
     name_template: str = "{name}-{take:02}"  # of the files
 
@@ -167,7 +168,9 @@ class Pack:
         )
         if before + request.count > _MAX_TAKES:
             raise ValueError(f"takes: the pack has more than {_MAX_TAKES}")
-        export = Export(rate=self.rate, depth=self.depth, lufs=self.lufs_of(sound))
+        export = Export(
+            rate=self.rate, depth=self.depth, stereo=self.stereo, lufs=self.lufs_of(sound)
+        )
         return [
             PackTake(
                 file=self._file(sound, job.seed, number, before + number),
@@ -396,7 +399,7 @@ def _measured(path: Path) -> dict[str, Any]:
     """The length, loudness and peak of a file."""
     channels, rate = read_channels(path)
     peak = float(np.abs(channels).max())
-    level = loudness(to_mono(channels), rate)
+    level = loudness(channels, rate)
     return {
         "seconds": round(len(channels) / rate, 3),
         "loudness": round(level, 1) if math.isfinite(level) else None,

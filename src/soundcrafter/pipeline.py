@@ -1,5 +1,6 @@
 """From prompt to sound: runs the parts of a model folder in sequence."""
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,8 @@ from soundcrafter.request import GenerateRequest, Job, Prompts, resolve
 from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, copy_parts, open_folder, save_part
 from soundcrafter.timeline import Timeline
+
+_log = logging.getLogger(__name__)
 
 
 class SoundCrafter(Generator):
@@ -235,7 +238,7 @@ class SoundCrafter(Generator):
             reuse: steps that share the U-Net's inner levels, at least 1: faster and rougher. 1
                 turns it off.
             batch_size: sounds made at once, 1 to 1024. Default 4.
-            trim: cut the silence after the end of a sound, by default if `seconds` is not given.
+            trim: cut the silence before and after a sound, by default if `seconds` is not given.
             noise: initial noise [sounds, C, T, F] for all sounds, instead of drawing it from the
                 seeds; see the method `noise`. Requires candidates=1.
             init: a sound to edit: a `Sound`, (wave [N] or [N, channels], rate) or a file, 0.2 to
@@ -364,6 +367,9 @@ class SoundCrafter(Generator):
             )
         if noise is not None:
             self._check_noise(noise, request)
+        for text in dict.fromkeys(request.texts()):
+            if cut := self.clap.cut_tokens(text):
+                _log.warning("prompt: too long; the last %d tokens are not heard: %s", cut, text)
         given = self._given(request, wave, regions, like)
         sources = {"init": init, "like": like}
         recorded: dict[str, Any] = {

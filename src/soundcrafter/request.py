@@ -45,7 +45,7 @@ class GenerateRequest(SamplingConfig):
     count: int = 1  # sounds per prompt
     seeds: tuple[int, ...] = (0,)  # of the first sound of each prompt; one for all, or one each
     batch_size: int = 4  # sounds made at once, each with its candidates
-    trim: bool = False  # whether the silence after a sound is cut
+    trim: bool = False  # whether the silence before and after a sound is cut
     wordless: bool = False  # the prompt is a sound, and its text empty
     strength: float | None = None  # share of the steps that change a given sound
     at: float = 0.0  # seconds of silence before the given sound
@@ -57,7 +57,7 @@ class GenerateRequest(SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        texts = [text for prompt in self.prompts for text in _texts_of(prompt)]
+        texts = self.texts()
         if not texts or not (self.wordless or all(text.strip() for text in texts)):
             raise ValueError("prompt: must not be empty; describe the sound")
         for text in texts:
@@ -104,6 +104,14 @@ class GenerateRequest(SamplingConfig):
         """Sampling steps spent on drafts; 0 if there is only one candidate."""
         return self.draft_steps if self.candidates > 1 else 0
 
+    def texts(self) -> list[str]:
+        """The prompts in words; several of a timeline or a blend."""
+        return [
+            text
+            for prompt in self.prompts
+            for text in ([prompt] if isinstance(prompt, str) else prompt.prompts())
+        ]
+
     def jobs(self) -> list[Job]:
         """Every sound, prompt by prompt."""
         negatives = self.negatives or (self.negative,) * len(self.prompts)
@@ -149,10 +157,6 @@ def _items(name: str, given: Any, kind: Any) -> tuple[Any, ...]:
     if isinstance(items, tuple) and all(isinstance(item, kind) for item in items):
         return items
     raise ValueError(f"{name}: got {given!r}; allowed: a string, or a list of strings")
-
-
-def _texts_of(prompt: Prompt) -> list[str]:
-    return [prompt] if isinstance(prompt, str) else list(prompt.prompts())
 
 
 def _listed(seed: Any) -> Iterable[Any]:

@@ -37,7 +37,7 @@ class Sound:
         return sound_end(self.wave) / self.sample_rate
 
     def save(self, path: str | os.PathLike[str], export: Export = Export()) -> Path:  # noqa: B008
-        """Write wav, flac or ogg, by the suffix; by default 16 bits at the sound's own rate.
+        """Write wav, flac, ogg or mp3, by the suffix; by default 16 bits at the sound's own rate.
 
         The file contains the prompt and the provenance. Raises ValueError for another suffix, and
         for a depth that the format does not have.

@@ -149,5 +149,9 @@ class Tokenizer:
             mask[i, : len(row)] = 1
         return tokens, mask
 
+    def count(self, text: str) -> int:
+        """The number of tokens of a text that is not truncated, including bos and eos."""
+        return len(self._tokenizer.encode(text).ids)
+
     def _truncate(self, ids: list[Any], max_length: int) -> list[Any]:
         return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.eos_id]

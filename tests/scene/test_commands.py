@@ -158,7 +158,7 @@ def test_a_scene_from_text_is_saved_edited_and_rendered(tiny: Run, tmp_path: Pat
         (("scene.toml", "--text", "rain"), "give a FILE, or --text PROMPT"),
         (("scene.toml",), "give -o FILE for the sound, or --save FILE"),
         (("none.toml", "-o", "a.wav"), "none.toml: No such file"),
-        (("scene.toml", "-o", "a.mp3"), "a.mp3: cannot write .mp3; allowed: .wav"),
+        (("scene.toml", "-o", "a.aac"), "a.aac: cannot write .aac; allowed: .wav"),
         (("scene.toml", "-o", "no/a.wav"), "no: the folder does not exist"),
         (("scene.toml", "-o", "a.wav", "--seed", "3"), "--seconds and --seed require --text"),
         (("--text", "rain", "--save", "a.yaml"), "allowed: .toml, .json"),

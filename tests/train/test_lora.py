@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
@@ -309,11 +310,11 @@ def test_the_command_line(run: Callable[..., Any], base: Path, clips: Path, tmp_
     code, said, _ = run("info", tmp_path / "dogs", "--json")
     assert (code, list(json.loads(said)["parameters"])) == (0, ["adapter"])
 
-    def sound(*adapters: object) -> bytes:
+    def sound(*adapters: object) -> list[float]:
         file = tmp_path / "a.wav"
         wanted = ["generate", "rain", "--seconds", 0.3, "--model", base, "-o", file]
         assert run(*wanted, *(word for a in adapters for word in ("--adapter", a)))[0] == 0
-        return file.read_bytes()
+        return list(soundfile.read(file)[0])
 
     half = sound(f"{tmp_path / 'dogs'}:0.5")
     assert half != sound()

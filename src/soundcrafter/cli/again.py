@@ -22,7 +22,7 @@ CHANGES = {
     **{name: name for name in ("candidates", "sampler", "reuse", "trim", "loop")},
     **{name: name for name in ("like", "like_weight", "more", "less", "steer")},
 }
-EXPORT = ("rate", "depth", "lufs", "metadata")
+EXPORT = ("rate", "depth", "lufs", "stereo", "metadata")
 _OTHERS = ("source", "output", "model", "adapter", "device", "precision")
 _OUTPUT = ("overwrite", "plot", "as_json", "sidecar", "stems")
 
@@ -54,7 +54,6 @@ def make_again(
     file: Path, options: Again, changes: dict[str, Any], export_changes: dict[str, Any]
 ) -> None:
     """Make the sound of a file again, with changes, and write it."""
-    from soundcrafter.audio import check_depth
     from soundcrafter.export import Export
     from soundcrafter.provenance import read_provenance
     from soundcrafter.settings import from_dict
@@ -72,7 +71,7 @@ def make_again(
         skip_existing=False,
         plot=options.plot,
     )
-    check_depth(job.file.suffix, export.depth)
+    export.check(job.file.suffix)
     facts = _make(file, made, job, options, changes, export)
     if options.as_json:
         print(json.dumps([facts], indent=2))

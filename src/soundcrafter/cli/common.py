@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from soundcrafter.ucs import UcsNaming
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -20,6 +23,7 @@ DepthOption = Annotated[str, typer.Option(help="16, 24 or float.")]
 LufsOption = Annotated[
     float | None, typer.Option(help="Loudness of the files, -23 for example (BS.1770).")
 ]
+StereoFlag = Annotated[bool, typer.Option("--stereo", help="Give mono sounds two channels.")]
 MetadataFlag = Annotated[
     bool,
     typer.Option("--metadata/--no-metadata", help="Write into files how their sound was made."),
@@ -35,6 +39,16 @@ MoreOption = Annotated[list[str] | None, typer.Option(help="What to move towards
 LessOption = Annotated[list[str] | None, typer.Option(help="What to move away from. Repeatable.")]
 SteerOption = Annotated[
     float | None, typer.Option(help="How far --more and --less go. Default 0.5.")
+]
+UcsOption = Annotated[
+    str | None,
+    typer.Option(help="Names by the Universal Category System: a CatID (RAINMetl), or auto."),
+]
+UcsCreatorOption = Annotated[
+    str | None, typer.Option(help="CreatorID of --ucs names. Default SNDCRFT.")
+]
+UcsSourceOption = Annotated[
+    str | None, typer.Option(help="SourceID of --ucs names: your project. Default NONE.")
 ]
 RecipeOption = Annotated[
     Path, typer.Option(help="Recipe: a TOML file, or one that ships with the package, as mini.")
@@ -54,6 +68,19 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot read: {error}") from None
+
+
+def ucs_naming(cat_id: str | None, creator: str | None, source: str | None) -> "UcsNaming | None":
+    """The naming that --ucs and its options ask for. Raises ValueError for what UCS forbids."""
+    from soundcrafter.ucs import CREATOR, SOURCE, UcsNaming
+
+    if cat_id is None:
+        if creator is not None or source is not None:
+            raise ValueError("--ucs-creator and --ucs-source require --ucs")
+        return None
+    return UcsNaming(
+        cat_id, CREATOR if creator is None else creator, SOURCE if source is None else source
+    )
 
 
 def named_values(option: str, given: list[str] | None) -> dict[str, str]:

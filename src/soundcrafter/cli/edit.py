@@ -21,7 +21,12 @@ from soundcrafter.cli.common import (
     RateOption,
     SidecarFlag,
     SteerOption,
+    StereoFlag,
+    UcsCreatorOption,
+    UcsOption,
+    UcsSourceOption,
     progress,
+    ucs_naming,
 )
 from soundcrafter.cli.jobs import OutputJob, assign_files
 from soundcrafter.cli.output import write_sound
@@ -36,7 +41,7 @@ def edit(
         typer.Argument(help="Description of the new parts; without it, more of the same."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg) or folder.")
+        Path | None, typer.Option("-o", "--output", help="File (wav, flac, ogg, mp3) or folder.")
     ] = None,
     strength: Annotated[
         float | None, typer.Option(help="How much changes: 0 nothing, 1 everything. Default 0.6.")
@@ -64,12 +69,16 @@ def edit(
     guidance: Annotated[float | None, typer.Option(help="Guidance strength.")] = None,
     negative: Annotated[str | None, typer.Option(help="Description of sounds to avoid.")] = None,
     candidates: Annotated[int | None, typer.Option(help="Drafts of each sound.")] = None,
+    ucs: UcsOption = None,
+    ucs_creator: UcsCreatorOption = None,
+    ucs_source: UcsSourceOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files in a folder.")
     ] = False,
     rate: RateOption = None,
     depth: DepthOption = "16",
     lufs: LufsOption = None,
+    stereo: StereoFlag = False,
     metadata: MetadataFlag = True,
     sidecar: SidecarFlag = False,
     device: DeviceOption = "auto",
@@ -81,7 +90,7 @@ def edit(
 
     What is not regenerated is kept sample for sample, at the model's rate.
     """
-    from soundcrafter.audio import audio_info, check_depth
+    from soundcrafter.audio import audio_info
     from soundcrafter.diffusion.sample import SECONDS_RANGE, SamplingConfig
     from soundcrafter.editing import Region, load_wave
     from soundcrafter.export import Export
@@ -89,7 +98,14 @@ def edit(
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.request import resolve
 
-    export = Export(rate=rate, depth=depth, lufs=lufs, metadata=metadata)  # type: ignore[arg-type]  # checked there
+    naming = ucs_naming(ucs, ucs_creator, ucs_source)
+    export = Export(
+        rate=rate,
+        depth=depth,  # type: ignore[arg-type]  # checked there
+        lufs=lufs,
+        stereo=stereo,
+        metadata=metadata,
+    )
     regions = [Region(**_region(text)) for text in inpaint or ()]
     options: dict[str, Any] = {
         "steps": steps,
@@ -118,9 +134,11 @@ def edit(
     if output is not None and str(output) == "-":
         raise ValueError("output: '-' is not supported; name a file or a folder")
     audio_info(sound)  # refuse a missing file before a model is loaded
-    jobs = assign_files(jobs, output, None, overwrite=overwrite, skip_existing=False, plot=plot)
+    jobs = assign_files(
+        jobs, output, None, overwrite=overwrite, skip_existing=False, plot=plot, ucs=naming
+    )
     for job in jobs:
-        check_depth(job.file.suffix, export.depth)
+        export.check(job.file.suffix)
     crafter = SoundCrafter.from_pretrained(model, device, precision=precision)
     wave = load_wave(sound, crafter.sample_rate, str(sound))
     seconds = before + len(wave) / crafter.sample_rate + extend

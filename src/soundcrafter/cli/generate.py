@@ -22,7 +22,12 @@ from soundcrafter.cli.common import (
     RateOption,
     SidecarFlag,
     SteerOption,
+    StereoFlag,
+    UcsCreatorOption,
+    UcsOption,
+    UcsSourceOption,
     progress,
+    ucs_naming,
 )
 from soundcrafter.cli.jobs import (
     COMPOSE,
@@ -69,14 +74,16 @@ def generate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="File (wav, flac, ogg), folder, or - for a pipe."),
+        typer.Option("-o", "--output", help="File (wav, flac, ogg, mp3), folder, or - for a pipe."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Folder or hub name; the bundled model if not given.")
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="Length in seconds, 0.2 to 600; without it, silent ends are cut."),
+        typer.Option(
+            help="Length in seconds, 0.2 to 600; without it, silence around the sound is cut."
+        ),
     ] = None,
     count: Annotated[int, typer.Option(help="Sounds per prompt; sound k uses seed + k.")] = 1,
     seed: Annotated[
@@ -108,7 +115,7 @@ def generate(
     ] = None,
     trim: Annotated[
         bool | None,
-        typer.Option("--trim/--no-trim", help="Cut silent ends, or keep them."),
+        typer.Option("--trim/--no-trim", help="Cut silence before and after sounds, or keep it."),
     ] = None,
     compose: Annotated[
         str,
@@ -128,6 +135,9 @@ def generate(
         str | None,
         typer.Option(help='File names in a folder, e.g. "{index:03}-{slug}-{seed}".'),
     ] = None,
+    ucs: UcsOption = None,
+    ucs_creator: UcsCreatorOption = None,
+    ucs_source: UcsSourceOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files in a folder.")
     ] = False,
@@ -137,6 +147,7 @@ def generate(
     rate: RateOption = None,
     depth: DepthOption = "16",
     lufs: LufsOption = None,
+    stereo: StereoFlag = False,
     metadata: MetadataFlag = True,
     sidecar: SidecarFlag = False,
     device: DeviceOption = "auto",
@@ -148,7 +159,6 @@ def generate(
     if source is not None:
         _make_again(context, source)
         return
-    from soundcrafter.audio import check_depth
     from soundcrafter.export import Export
     from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter
@@ -172,11 +182,18 @@ def generate(
         "steer": steer,
     }
     # refuse options that no model supports before one is loaded
-    export = Export(rate=rate, depth=depth, lufs=lufs, metadata=metadata)  # type: ignore[arg-type]  # checked there
+    export = Export(
+        rate=rate,
+        depth=depth,  # type: ignore[arg-type]  # checked there
+        lufs=lufs,
+        stereo=stereo,
+        metadata=metadata,
+    )
     if compose not in COMPOSE:
         raise ValueError(f"compose: got {compose!r}; allowed: {', '.join(COMPOSE)}")
     if fill and compose != "auto":
         raise ValueError("--fill requires --compose auto")
+    naming = ucs_naming(ucs, ucs_creator, ucs_source)
     if (mix is not None or morph_to is not None) and (fill or compose == "one-pass"):
         raise ValueError("--mix and --morph-to cannot be combined with --fill and --compose")
     if mix is not None and (prompt is not None or prompts is not None or morph_to is not None):
@@ -205,15 +222,21 @@ def generate(
         raise ValueError("--trim and --no-trim require a single event per prompt, or --compose off")
     if output == STDOUT:
         given = {"--plot": plot, "--json": as_json, "--name": name, "--stems": stems}
-        given |= {"--overwrite": overwrite, "--skip-existing": skip_existing}
+        given |= {"--ucs": ucs, "--overwrite": overwrite, "--skip-existing": skip_existing}
         check_pipe(jobs, [option for option, there in given.items() if there])
     else:
         jobs = assign_files(
-            jobs, output, name, overwrite=overwrite, skip_existing=skip_existing, plot=plot
+            jobs,
+            output,
+            name,
+            overwrite=overwrite,
+            skip_existing=skip_existing,
+            plot=plot,
+            ucs=naming,
         )
     for job in jobs:
         if job.file != STDOUT:
-            check_depth(job.file.suffix, export.depth)
+            export.check(job.file.suffix)
     report: list[dict[str, object]] = []
     crafter = SoundCrafter.from_pretrained(model, device, parse_adapters(adapter or ()), precision)
     with progress("generating", show=not as_json) as advance:
@@ -314,6 +337,7 @@ def demo(
     waves = {sound.prompt: sound.wave for sound in sounds}
     plot_grid(waves, model.sample_rate, out / "demo.png")
     print('make your own:  soundcrafter generate "a dog barks" --seconds 5 -o dog.wav')
+    print("in a browser:   soundcrafter serve")
 
 
 def parse_adapters(given: Sequence[str]) -> dict[str, float]:

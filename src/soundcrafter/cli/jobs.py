@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # imported late, so that --help is instant
     from soundcrafter.scene.text import Embed
     from soundcrafter.sound import Sound
     from soundcrafter.timeline import Timeline
+    from soundcrafter.ucs import UcsNaming
 
 STDOUT = Path("-")
 COMPOSE = ("auto", "off", "one-pass")  # what is done with prompts of several events
@@ -235,34 +236,46 @@ def assign_files(
     overwrite: bool,
     skip_existing: bool,
     plot: bool,
+    ucs: "UcsNaming | None" = None,
 ) -> list[OutputJob]:
     """Assign a file to each job and drop those to skip; nothing is made yet.
 
     `output` is a file, numbered if there are several sounds, or a folder, which may not exist yet.
     An explicitly named file is overwritten; in a folder, names that exist get a number, unless they
-    are overwritten or skipped. Raises ValueError for a file that cannot be written.
+    are overwritten or skipped. `ucs` gives names of the Universal Category System in place of the
+    `template`. Raises ValueError for a file that cannot be written.
     """
     from soundcrafter.filenames import free_path
 
+    if template is not None and ucs is not None:
+        raise ValueError("--name and --ucs cannot be combined")
     if overwrite and skip_existing:
         raise ValueError("--overwrite and --skip-existing cannot be combined")
     named = output is not None and output.suffix != "" and not output.is_dir()
     if output is not None and named:
         if template is not None:
             raise ValueError(f"name: {output} is a file; --name needs a folder as --output")
+        if ucs is not None:
+            raise ValueError(f"ucs: {output} is a file; --ucs needs a folder as --output")
         files = _numbered(output, len(jobs))
     else:
         folder, width = output or Path(), len(str(jobs[-1].row))
         several = len({job.row for job in jobs}) > 1
         files = [
-            folder / f"{_file_name(job, template, index, width if several else 0)}.wav"
+            folder / f"{_file_name(job, template, index, width if several else 0, ucs)}.wav"
             for index, job in enumerate(jobs, 1)
         ]
     assigned: list[OutputJob] = []
     taken: set[Path] = set()
     for job, file in zip(jobs, files, strict=True):
         on_disk = not (named or overwrite or skip_existing)
-        file = free_path(file, taken, on_disk=on_disk, suffixes=[".png"] if plot else [])
+        file = free_path(
+            file,
+            taken,
+            on_disk=on_disk,
+            suffixes=[".png"] if plot else [],
+            mark="-" if ucs is None else "v",  # UCS reserves "-"
+        )
         taken.add(file)
         if not (skip_existing and file.is_file()):
             assigned.append(replace(job, file=file))
@@ -281,10 +294,14 @@ def _numbered(output: Path, count: int) -> list[Path]:
     ]
 
 
-def _file_name(job: OutputJob, template: str | None, index: int, width: int) -> str:
+def _file_name(
+    job: OutputJob, template: str | None, index: int, width: int, ucs: "UcsNaming | None"
+) -> str:
     """Build a file name without its suffix. `width`: digits of the prompt's number; 0: none."""
     from soundcrafter.filenames import check_name, expand_name, slug
 
+    if ucs is not None:
+        return ucs.name(job.prompt, job.seed, job.name)
     if template is None:
         # a user-given name is kept as it is
         number = f"{job.row:0{width}d}-" if width and not job.name else ""

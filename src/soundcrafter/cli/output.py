@@ -35,24 +35,34 @@ def write_mix(
     import numpy as np
 
     from soundcrafter.audio import to_mono
+    from soundcrafter.export import PEAK
     from soundcrafter.files import make_folder
     from soundcrafter.plots import plot_timeline
+    from soundcrafter.stereo import widen
 
     files = {name: stems / f"{name}{file.suffix}" for name in mix.stems} if stems else {}
     if file.resolve() in {each.resolve() for each in files.values()}:
         raise ValueError(f"{file}: a stem would have this name; choose another folder for stems")
-    factor = export.gain(mix.wave, mix.sample_rate)
-    raw = replace(export, lufs=None)  # one factor for the mix and its stems
+    wave, parts = mix.wave, dict(mix.stems)
+    if export.stereo and wave.ndim == 1:
+        # widened apart, so that the stems still add up to the mix
+        parts = {name: widen(part, mix.sample_rate) for name, part in parts.items()}
+        stems_sum = np.sum(list(parts.values()), axis=0)
+        wave = stems_sum if parts else widen(wave, mix.sample_rate)
+    # one factor for the mix and its stems, none of which may clip
+    peak = max(float(np.abs(each).max(initial=0.0)) for each in (wave, *parts.values()))
+    factor = min(export.gain(wave, mix.sample_rate), PEAK / max(peak, 1e-9))
+    raw = replace(export, lufs=None)
     made = mix.provenance
     comment = "" if made is None else made.with_export(export).to_json()
-    raw.write(file, mix.wave * np.float32(factor), mix.sample_rate, comment=comment)
+    raw.write(file, wave * np.float32(factor), mix.sample_rate, comment=comment)
     facts: dict[str, Any] = {"file": str(file), "seconds": len(mix.wave) / mix.sample_rate}
     facts["sounds"] = [asdict(sound) for sound in mix.sounds]
     if stems is not None:
         make_folder(stems)
         facts["stems"] = {}
-        for name, wave in mix.stems.items():
-            raw.write(files[name], wave * np.float32(factor), mix.sample_rate, title=name)
+        for name, part in parts.items():
+            raw.write(files[name], part * np.float32(factor), mix.sample_rate, title=name)
             facts["stems"][name] = str(files[name])
     if plot:
         spans = [(sound.track, sound.what, sound.start, sound.end) for sound in mix.sounds]

@@ -15,6 +15,7 @@ from soundcrafter.cli.common import (
     PrecisionOption,
     RateOption,
     SidecarFlag,
+    StereoFlag,
     progress,
 )
 from soundcrafter.cli.jobs import check_target
@@ -32,7 +33,7 @@ def scene(
         Path | None, typer.Option(help="Write the scene to this .toml or .json, to edit it.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Sound file: wav, flac or ogg.")
+        Path | None, typer.Option("-o", "--output", help="Sound file: wav, flac, ogg or mp3.")
     ] = None,
     stems: Annotated[Path | None, typer.Option(help="Folder for a file of each track.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Length, with --text.")] = None,
@@ -49,6 +50,7 @@ def scene(
     rate: RateOption = None,
     depth: DepthOption = "16",
     lufs: LufsOption = None,
+    stereo: StereoFlag = False,
     metadata: MetadataFlag = True,
     sidecar: SidecarFlag = False,
     device: DeviceOption = "auto",
@@ -57,13 +59,18 @@ def scene(
     as_json: JsonFlag = False,
 ) -> None:
     """Render a scene: several sounds at once, or in order, from a file or from text."""
-    from soundcrafter.audio import check_depth
     from soundcrafter.export import Export
     from soundcrafter.scene.render import render, render_in_one_pass
     from soundcrafter.scene.scene import read_scene
     from soundcrafter.scene.text import scene_from_text
 
-    export = Export(rate=rate, depth=depth, lufs=lufs, metadata=metadata)  # type: ignore[arg-type]  # checked there
+    export = Export(
+        rate=rate,
+        depth=depth,  # type: ignore[arg-type]  # checked there
+        lufs=lufs,
+        stereo=stereo,
+        metadata=metadata,
+    )
     if (file is None) == (text is None):
         raise ValueError("scene: give a FILE, or --text PROMPT")
     if file is not None and (seconds is not None or seed):
@@ -81,7 +88,7 @@ def scene(
         made = read_scene(file)
     if output is not None:
         check_target(output, plot=plot)
-        check_depth(output.suffix, export.depth)
+        export.check(output.suffix)
         if stems is not None and stems.is_file():
             raise ValueError(f"{stems}: not a folder")
     if save is not None:

@@ -53,6 +53,10 @@ class Clap(nn.Module):
             )
         return self._audio
 
+    def cut_tokens(self, text: str) -> int:
+        """How many tokens at the end of a text are too many for the text tower."""
+        return max(0, self.tokenizer.count(text) - self.text.config.max_length)
+
     def embed_text(self, captions: Sequence[str]) -> Tensor:
         """B captions -> [B, E], unit norm. Raises ValueError for none and a single string."""
         return self.text.embed(captions, self.tokenizer)

@@ -27,6 +27,7 @@ from soundcrafter.version import __version__
 LARGEST_BODY = 2**20  # bytes, of all but uploads
 _bearer = HTTPBearer(auto_error=False)  # documents the token; `Authenticate` checks it
 _STUDIO = "soundcrafter.serve.studio"
+STUDIO_UPLOADS = "/gradio_api/upload"
 
 
 def create_app(
@@ -89,7 +90,7 @@ def _middleware(
         Middleware(
             LimitBody,
             largest=LARGEST_BODY,
-            uploads=uploads.PATH,
+            uploads=(uploads.PATH, STUDIO_UPLOADS),
             largest_upload=largest_upload,
         ),
     ]

@@ -12,7 +12,7 @@ ADDRESS_SPACE = 2 * 2**30  # bytes
 CPU_SECONDS = 30
 FILE_SIZE = 512 * 2**20  # bytes
 MAX_SECONDS = 600.0
-REFUSED = 3  # exit status: the reason is on stderr
+REFUSED = 3  # exit status: the reason is in OUT with the suffix .txt
 
 
 def main(source: Path, out: Path) -> int:
@@ -25,6 +25,7 @@ def main(source: Path, out: Path) -> int:
     ):
         resource.setrlimit(limit, (most, most))
     from soundcrafter.audio import audio_info, read_channels, write_audio
+    from soundcrafter.files import one_line
 
     try:
         info = audio_info(source)
@@ -37,12 +38,13 @@ def main(source: Path, out: Path) -> int:
         peak = max(1.0, float(abs(samples).max()))
         write_audio(out, samples[:, :2] / peak, rate, depth="24")
     except ValueError as error:
-        sys.stderr.write(" ".join(str(error).replace(f"{source}: ", "").split()))
-        return REFUSED
+        reason = one_line(str(error).replace(f"{source}: ", ""))
     except MemoryError:
-        sys.stderr.write("the sound is too large when decoded")
-        return REFUSED
-    return 0
+        reason = "the sound is too large when decoded"
+    else:
+        return 0
+    out.with_suffix(".txt").write_text(reason, encoding="utf-8")
+    return REFUSED
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from soundcrafter.audio import audio_comments, read_channels
 from soundcrafter.export import Export
+from soundcrafter.settings import to_dict
 
+MASTER = Export(depth="24")  # how sounds are kept
 Codec = Literal["wav", "flac", "ogg", "mp3", "opus", "pcm", "ulaw", "alaw"]
 MEDIA_TYPES: dict[str, str] = {
     "wav": "audio/wav",
@@ -65,9 +67,8 @@ def encode(master: Master, codec: Codec, export: Export, kbps: int | None = None
     """
     comment = ""
     if master.provenance:
-        facts = {"rate": export.rate, "depth": export.depth, "lufs": export.lufs}
-        comment = json.dumps(master.provenance | {"export": facts | {"metadata": True}})
-    if codec in ("wav", "flac", "ogg"):
+        comment = json.dumps(master.provenance | {"export": to_dict(export)})
+    if codec in ("wav", "flac", "ogg") or (codec == "mp3" and kbps is None):
         return export.encode(
             master.wave,
             master.sample_rate,
@@ -82,7 +83,7 @@ def encode(master: Master, codec: Codec, export: Export, kbps: int | None = None
         raise ValueError(f"rate: got {wanted}; allowed for {codec}: {', '.join(map(str, rates))}")
     rate = next((rate for rate in rates if rate >= wanted), rates[-1])
     # decoded again, which costs 24 bits of precision and saves a second path
-    plain = Export(rate=rate, depth="float", lufs=export.lufs, metadata=False)
+    plain = replace(export, rate=rate, depth="float", metadata=False)
     samples = _decoded(plain.encode(master.wave, master.sample_rate, loop=master.loop))
     return _encode_lossy(samples, rate, codec, kbps, master.title, comment)
 

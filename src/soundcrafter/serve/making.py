@@ -8,19 +8,17 @@ from typing import Any
 
 from soundcrafter.blend import Blend
 from soundcrafter.editing import Region
-from soundcrafter.export import Export
 from soundcrafter.files import make_folder
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
 from soundcrafter.request import Prompt
 from soundcrafter.scene.compose import compose
 from soundcrafter.scene.render import Mix
+from soundcrafter.serve.formats import MASTER
 from soundcrafter.serve.jobs import Job
 from soundcrafter.serve.requests import EDITING, PLAIN, SoundRequest, scene_of
 from soundcrafter.sound import Sound
 from soundcrafter.timeline import Timeline
-
-MASTER = Export(depth="24")
 
 
 @dataclass(frozen=True)

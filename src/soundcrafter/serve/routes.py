@@ -156,11 +156,14 @@ def _add_files(router: APIRouter, service: Service) -> None:
         depth: Annotated[
             Literal["16", "24", "float"] | None, Query(description="Of wav and flac.")
         ] = None,
+        stereo: Annotated[bool, Query(description="Widen a mono sound.")] = False,
         lufs: Annotated[float | None, Query(ge=-70, le=0, description="Loudness.")] = None,
     ) -> Response:
         """A sound. Without options it is wav, 24 bits at the model's rate."""
         found = service.job(job)
-        file = service.audio_file(found, index, format, rate=rate, depth=depth, lufs=lufs)
+        file = service.audio_file(
+            found, index, format, rate=rate, depth=depth, stereo=stereo, lufs=lufs
+        )
         name = f"{job[:8]}-{index}.{format}"
         return file_answer(request, file, MEDIA_TYPES[format], name)
 

@@ -79,7 +79,9 @@ class SameOrigin:
 class LimitBody:
     """Ends requests whose body is too large, while it arrives."""
 
-    def __init__(self, app: ASGIApp, largest: int, uploads: str, largest_upload: int) -> None:
+    def __init__(
+        self, app: ASGIApp, largest: int, uploads: Sequence[str], largest_upload: int
+    ) -> None:
         self.app, self.largest = app, largest
         self.uploads, self.largest_upload = uploads, largest_upload
 
@@ -87,7 +89,7 @@ class LimitBody:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        most = self.largest_upload if scope["path"] == self.uploads else self.largest
+        most = self.largest_upload if scope["path"] in self.uploads else self.largest
         too_large = f"the body is too large; allowed: {most / 2**20:g} MiB"
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdecimal() or int(length) > most:

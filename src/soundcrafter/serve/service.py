@@ -8,7 +8,7 @@ from typing import Literal
 from soundcrafter.audio import Depth, read_audio
 from soundcrafter.export import Export
 from soundcrafter.files import make_folder, replacing
-from soundcrafter.serve.formats import Codec, encode, read_master, zip_stems
+from soundcrafter.serve.formats import MASTER, Codec, encode, read_master, zip_stems
 from soundcrafter.serve.jobs import Job, JobStore
 from soundcrafter.serve.requests import SoundRequest, new_job
 from soundcrafter.serve.settings import ServeSettings
@@ -94,6 +94,7 @@ class Service:
         *,
         rate: int | None = None,
         depth: Literal["16", "24", "float"] | None = None,
+        stereo: bool = False,
         lufs: float | None = None,
         kbps: int | None = None,
     ) -> Path:
@@ -102,10 +103,11 @@ class Service:
         Raises Gone, and ValueError for a format that there is not.
         """
         master = self._master(job, index)
-        if codec == "wav" and rate is None and depth in (None, "24") and lufs is None:
+        # ogg and mp3 have no depth, and it is called 16
+        own: Depth = "24" if codec in ("wav", "flac") else "16"
+        export = Export(rate=rate, depth=depth or own, stereo=stereo, lufs=lufs)
+        if codec == "wav" and export == MASTER:
             return master
-        own: Depth = "16" if codec == "ogg" else "24"  # ogg has none, and is called 16
-        export = Export(rate=rate, depth=depth or own, lufs=lufs)
         key = hashlib.sha256(repr((export, kbps)).encode()).hexdigest()[:16]
         file = self._variant(job, f"{index}-{key}.{codec}")
         if not file.is_file():

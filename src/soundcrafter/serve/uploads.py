@@ -96,6 +96,6 @@ def _decode(source: Path, out: Path) -> None:
     except subprocess.TimeoutExpired:
         raise refused(422, "the sound takes too long to decode") from None
     if ended.returncode == REFUSED:
-        raise refused(422, ended.stderr.decode(errors="replace"))
+        raise refused(422, out.with_suffix(".txt").read_text(encoding="utf-8"))
     if ended.returncode != 0:
         raise refused(422, "the sound cannot be decoded: it is damaged, or too large")
