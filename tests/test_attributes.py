@@ -70,8 +70,7 @@ def test_opposites_share_an_effect_and_other_words_have_none():
         assert effect_of(text) is None
 
 
-@pytest.mark.parametrize("prompt", ["rain", "a dog barks"])
-@pytest.mark.parametrize("word", ["bright", "reverberant"])
+@pytest.mark.parametrize(("prompt", "word"), [("rain", "bright"), ("a dog barks", "reverberant")])
 def test_more_moves_a_sound_to_what_the_effect_makes_of_it(model, prompt, word):
     options = {"seconds": 2.0, "steps": 6, "trim": False, "seed": 3}
     plain, more, less = (

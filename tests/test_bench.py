@@ -106,6 +106,7 @@ def test_a_tiny_model_has_every_figure(tiny_model, tmp_path):
     assert {file.name for file in out.iterdir()} == {"bench.json", "scaling.csv", "scaling.png"}
 
 
+@pytest.mark.slow
 def test_peer_takes_turns_at_the_models_size(audioldm, monkeypatch):
     monkeypatch.setattr(diffusers_model, "cpu_has_bf16", lambda: False)
     report = bench(audioldm, dataclasses.replace(SHORT, repeats=1), peer="diffusers")

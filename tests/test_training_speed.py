@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "benchmarks/training_speed.py", "--device", "cpu", "--warmup", "0"]
 
@@ -17,6 +19,7 @@ def run(recipe: Path, data: Path, out: Path, *options: str) -> tuple[str, dict]:
     return done.stdout, json.loads(out.read_text(encoding="utf-8"))["stages"]
 
 
+@pytest.mark.slow
 def test_each_setting_takes_its_turn(tiny_recipe, clips, tmp_path):
     options = ("--stages", "diffusion", "--bf16")
     printed, stages = run(tiny_recipe, clips, tmp_path / "out.json", *options)

@@ -185,6 +185,7 @@ class TestOnRecordings:
         assert np.mean(right) > 0.75
         assert np.median(errors) < 0.1
 
+    @pytest.mark.slow
     def test_the_first_pairs(self, model, data_dir, tmp_path):
         dev, test = (
             read_manifest(data_dir, split=split, label_column="family").recordings

@@ -206,6 +206,7 @@ def test_rows_fit_the_screen(opened, width):
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.slow
 def test_the_report_of_the_bundled_model_on_real_captions(data_dir, tmp_path, browser_page):
     """What `soundcrafter evaluate captions --split test` writes, of four captions."""
     real = find_recordings(data_dir, "test")
