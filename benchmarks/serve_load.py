@@ -29,6 +29,7 @@ from soundcrafter import SoundCrafter
 from soundcrafter.bench.machine import machine_facts
 
 BATCH = 4
+ARRIVAL = 10.0  # seconds over which the clients come
 _POLL = 2.0  # seconds between two looks of a client at its job
 
 
@@ -73,8 +74,9 @@ class Client:
         self.seconds[name].append(time.perf_counter() - began)
         return answer
 
-    async def make(self, request: dict[str, Any]) -> str:
+    async def make(self, request: dict[str, Any], delay: float) -> str:
         """Submit a job, follow it to its end and fetch its sound; returns its id."""
+        await asyncio.sleep(delay)
         answer = await self.call("submit", "POST", "/v1/sounds", json=request)
         while answer.status_code == 429:
             await asyncio.sleep(float(answer.headers["retry-after"]))
@@ -99,7 +101,10 @@ async def load(address: str, clients: int, request: dict[str, Any]) -> dict[str,
         while (await http.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.1)
         began = time.perf_counter()
-        made = [Client(http, seconds).make(request | {"seed": n}) for n in range(clients)]
+        made = [
+            Client(http, seconds).make(request | {"seed": n}, ARRIVAL * n / clients)
+            for n in range(clients)
+        ]
         jobs = await asyncio.gather(*made)
         took = time.perf_counter() - began
         listed: Counter[str] = Counter()

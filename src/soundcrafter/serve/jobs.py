@@ -1,9 +1,11 @@
 """The job queue, in a database: what was asked for, how far it is, what came of it."""
 
 import json
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -97,17 +99,24 @@ class JobStore:
 
     def __init__(self, url: str, folder: Path, *, max_queue: int = 256) -> None:
         self.folder, self.max_queue = make_folder(folder), max_queue
+        self._turn = threading.Lock()
         engine = _engine(url)
         # SQLite must lock at the start of a transaction: one that reads first may fail later
         self._writes = engine.execution_options(writes=True)
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
-            with self._writes.begin() as connection:
+            with self._write() as connection:
                 _metadata.create_all(connection)
         except sa.exc.SQLAlchemyError as error:
             shown = engine.url.render_as_string(hide_password=True)
             cause = getattr(error, "orig", None) or error
             raise ValueError(f"database: cannot use {shown}: {cause}") from None
+
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        """A transaction that writes. Threads take turns here: SQLite would make them sleep."""
+        with self._turn, self._writes.begin() as connection:
+            yield connection
 
     def close(self) -> None:
         """Close all connections."""
@@ -140,7 +149,7 @@ class JobStore:
             "origin": new.origin,
         }
         queued = sa.select(sa.func.count()).where(_jobs.c.state == "queued")
-        with self._writes.begin() as connection:
+        with self._write() as connection:
             if (connection.scalar(queued) or 0) >= self.max_queue:
                 raise QueueFull(f"{self.max_queue} jobs wait already; try again later")
             connection.execute(_jobs.insert().values(**row))
@@ -187,7 +196,7 @@ class JobStore:
 
     def delete(self, job: str) -> bool:
         """Remove an ended job; returns False if it has not ended. Its files are the caller's."""
-        with self._writes.begin() as connection:
+        with self._write() as connection:
             gone = _jobs.delete().where(_jobs.c.id == job, _jobs.c.state.in_(ENDED))
             return connection.execute(gone).rowcount == 1
 
@@ -223,7 +232,7 @@ class JobStore:
         columns = (_jobs.c.id, _jobs.c.shape, _jobs.c.sounds, _jobs.c.batch, _jobs.c.deaths)
         query = sa.select(*columns).where(waiting).order_by(_jobs.c.number)
         query = query.with_for_update(skip_locked=True)
-        with self._writes.begin() as connection:
+        with self._write() as connection:
             first = connection.execute(query.limit(1)).first()
             if first is None:
                 return []
@@ -247,7 +256,7 @@ class JobStore:
     def progress(self, worker: str, jobs: Iterable[str], share: float) -> set[str]:
         """Say how far jobs are, 0 to 1; returns those that are still wanted from this worker."""
         mine = (_jobs.c.id.in_([*jobs]), _jobs.c.claimed_by == worker, _jobs.c.state == "running")
-        with self._writes.begin() as connection:
+        with self._write() as connection:
             values = {"progress": share, "heartbeat": time.time()}
             connection.execute(_jobs.update().where(*mine).values(**values))
             ended = {"state": "cancelled", "finished": time.time(), "cancel": False}
@@ -263,7 +272,7 @@ class JobStore:
     def finish(self, worker: str, results: Mapping[str, Mapping[str, Any]]) -> set[str]:
         """Say that jobs are done, all at once; returns those that were still this worker's."""
         done = set()
-        with self._writes.begin() as connection:
+        with self._write() as connection:
             for job, result in results.items():
                 values = {"state": "done", "progress": 1.0, "result": json.dumps(result)}
                 mine = (_jobs.c.id == job, _jobs.c.claimed_by == worker)
@@ -298,7 +307,7 @@ class JobStore:
         they were alone.
         """
         mine = (_jobs.c.claimed_by == worker, _jobs.c.state == "running")
-        with self._writes.begin() as connection:
+        with self._write() as connection:
             found = connection.execute(sa.select(_jobs.c.id, _jobs.c.deaths).where(*mine)).all()
             failed = [row.id for row in found if row.deaths + 1 >= MAX_DEATHS and len(found) == 1]
             error = f"this sound ended the worker {MAX_DEATHS} times: too large for this machine?"
@@ -319,7 +328,7 @@ class JobStore:
         return self._update(running, *where, **fresh, **values)
 
     def _update(self, *where: Any, **values: Any) -> int:
-        with self._writes.begin() as connection:
+        with self._write() as connection:
             return connection.execute(_jobs.update().where(*where).values(**values)).rowcount
 
     def _find(self, *where: Any, order: Any = None, limit: int | None = None) -> Sequence[Job]:

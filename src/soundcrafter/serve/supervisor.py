@@ -18,6 +18,7 @@ from soundcrafter.serve.settings import ServeSettings
 LOST = 60.0  # seconds without a sign of life after which a worker's jobs go back
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a dead worker is replaced
 HEALTHY = 60.0  # seconds of life after which the pause is short again
+NICE = 5  # workers make way for answers, where they share the processor
 _LOOK = 0.2  # seconds
 _log = logging.getLogger(__name__)
 
@@ -139,6 +140,8 @@ def _work(server: Connection, settings: ServeSettings, device: str, name: str) -
     """What a worker process does. It never outlives the server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server hears it too, and decides
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(NICE)
     stop = threading.Event()
     threading.Thread(target=_listen, args=(server, stop), daemon=True).start()
     from soundcrafter.pipeline import SoundCrafter
@@ -153,6 +156,8 @@ def _work(server: Connection, settings: ServeSettings, device: str, name: str) -
         os._exit(1)
     _send(server, "ready")
     Worker(store, model, name, settings).run(stop)
+    store.close()
+    os._exit(0)  # torch's threads would be taken down one by one, for seconds
 
 
 def _listen(server: Connection, stop: threading.Event) -> None:
