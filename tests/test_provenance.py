@@ -195,6 +195,32 @@ def test_long_comments_and_ixml_of_wav_files(tmp_path):
     assert audio_comments(file)[0].startswith('{"text"')
 
 
+_BOMB = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    "ixml",
+    [
+        f'<!DOCTYPE z [<!ENTITY a0 "spam">{_BOMB}]><BWFXML><USER>&a8;</USER></BWFXML>',
+        '<!DOCTYPE z [<!ENTITY a SYSTEM "file:///etc/passwd">]><a><USER>&a;</USER></a>',
+        '<?xml version="1.0" encoding="klingon"?><BWFXML><USER>note</USER></BWFXML>',
+        '<?xml version="1.0" encoding="idna"?><BWFXML><USER>note</USER></BWFXML>',
+        "<USER>" * 1_000_000,
+        "<a>" * 1_000_000,
+        "",
+    ],
+    ids=["bomb", "external", "unknown-encoding", "idna", "unclosed", "deep", "empty"],
+)
+def test_hostile_ixml_is_another_programs_comment(tmp_path, ixml):
+    file, content = tmp_path / "a.wav", ixml.encode()
+    wav = encode_audio(np.full(800, 0.1, np.float32), 16_000)
+    content += b"\0" * (len(content) % 2)
+    file.write_bytes(wav + b"iXML" + len(content).to_bytes(4, "little") + content)
+    assert all(len(comment) < 10 for comment in audio_comments(file))  # nothing was expanded
+    with pytest.raises(ValueError, match=r"a\.wav: does not say how it was made"):
+        read_provenance(file)
+
+
 def test_float_files_do_not_contain_the_time():
     wav = encode_audio(np.full(800, 0.1, np.float32), 16_000, depth="float")
     start = wav.index(b"PEAK") + 12  # after name, size and version

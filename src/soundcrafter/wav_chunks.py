@@ -4,10 +4,10 @@ A RIFF file is a list of chunks: four letters, the size in 32 bits, the content,
 after an odd size.
 """
 
+import html
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 _MIDDLE_C = 60  # MIDI note
@@ -58,11 +58,13 @@ def wav_comments(path: Path) -> list[str]:
 
 
 def _user_data(ixml: bytes) -> list[str]:
-    try:
-        user = ElementTree.fromstring(ixml.rstrip(b"\0")).findtext("USER")
-    except ElementTree.ParseError:
-        return []
-    return [] if user is None else [user]
+    """The user data of an iXML chunk, found without an XML parser.
+
+    A hostile chunk can make a parser expand entities or fail on its encoding.
+    """
+    _, opened, rest = ixml.partition(b"<USER>")
+    user, closed, _ = rest.partition(b"</USER>")
+    return [html.unescape(user.decode(errors="replace"))] if opened and closed else []
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
