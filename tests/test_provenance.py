@@ -1,6 +1,7 @@
 """How a sound was made: inside its file, and enough to make it again to the byte."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from soundcrafter.arguments import MAX_EDITS
 from soundcrafter.audio import audio_comments, encode_audio
 from soundcrafter.blend import Blend
 from soundcrafter.editing import Region
@@ -167,6 +169,114 @@ def test_bad_sources_are_refused(run, tmp_path, rain, clips):
         call = ("generate", "--from", source, *options, "-o", tmp_path / "b.wav")
         assert message in run(*call).refused()
     assert not (tmp_path / "b.wav").exists()
+
+
+def _replaced(data, path, value):
+    """A copy of nested dicts and lists with another value at a dotted path."""
+    copied = json.loads(json.dumps(data))
+    *places, last = (int(key) if key.isdigit() else key for key in path.split("."))
+    inner = copied
+    for place in places:
+        inner = inner[place]
+    inner[last] = value
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("index", 1, "index: got 1; allowed: 0 to 0"),
+        ("index", -1, "index: got -1"),
+        ("arguments", {}, "arguments.prompts: this setting is required"),
+        ("arguments.progress", 1, "arguments.progress: unknown setting"),
+        ("arguments.batch_size", 2, "arguments.batch_size: unknown setting"),
+        ("arguments.prompts", [], "prompts, negative, seed: got"),
+        ("arguments.prompts", "rain", "arguments.prompts: expected a list"),
+        ("arguments.prompts", [{"mix": {"a": [1]}}], "allowed: texts and numbers"),
+        ("arguments.prompts", [{"mix": {"a": 10**400}}], "mix: int too large"),
+        ("sampling.seconds", 10**400, "sampling.seconds: got a number of 401 digits"),
+        ("arguments.prompts", [7], "prompt: expected a table"),
+        ("arguments.seed", 5, "arguments.seed: expected a list"),
+        ("arguments.seed", [-1], "seed: got -1"),
+        ("arguments.seed", ["x" * 10_000], "arguments.seed[0]: expected int"),
+        ("arguments.negative", [None], "arguments.negative[0]: expected str"),
+        ("arguments.init", {"file": 3}, "init: expected the name of a file"),
+        ("arguments.init", {"file": "x" * 5000, "sha256": ""}, "File name too long"),
+        ("arguments.init", {"made": 3}, "init: expected a table"),
+        ("arguments.regions", 3, "arguments.regions: expected a list"),
+        ("sampling", {}, ""),
+        ("sampling.steps", 0, "steps: got 0"),
+        ("sampling.tempo", 3, "sampling.tempo: unknown setting"),
+        ("export.rate", 1, "rate: got 1"),
+        ("precision", "fp64", "precision: got 'fp64'"),
+        ("adapters", {"gone": 1.0}, "gone"),
+        ("call", "render", "unknown setting"),
+        ("call", "delete", "call: got 'delete'"),
+    ],
+)
+def test_damaged_provenance_is_refused_before_anything_is_written(
+    run, rain, tmp_path, tiny_model, path, value, message
+):
+    source, out = tmp_path / "a.json", tmp_path / "out"
+    source.write_text(json.dumps(_replaced(json.loads(rain.provenance.to_json()), path, value)))
+    result = run("generate", "--from", source, "--model", tiny_model, "-o", f"{out}/")
+    if message:
+        assert message in result.refused()
+        assert len(result.err) < 1100
+        assert not out.exists()
+    else:  # settings that are missing have their defaults
+        assert result.code == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("arguments", {}, "arguments.scene: this setting is required"),
+        ("arguments.scene", [], "arguments.scene: expected a table"),
+        ("arguments.scene.tracks.0", {}, "arguments.scene.tracks[0].name"),
+        ("arguments.files", ["bell.ogg"], "arguments.files: expected a table"),
+        ("arguments.files", {"bell.ogg": "0"}, "bell.ogg: no such file"),
+        ("arguments.options.count", 3, "count: not an option of a scene"),
+        ("arguments.options.progress", 3, "progress: not an option of a scene"),
+        ("arguments.options.steps", "x", "steps: expected int"),
+        ("arguments.seconds", "x", "arguments.seconds: expected float"),
+    ],
+)
+def test_damaged_scenes_are_refused(run, model, tmp_path, tiny_model, path, value, message):
+    events = (Event(prompt="rain", seconds=0.4),)
+    mix = render(Scene(tracks=(Track(name="a", events=events),)), model, steps=1)
+    source, out = tmp_path / "a.json", tmp_path / "out"
+    source.write_text(json.dumps(_replaced(json.loads(mix.provenance.to_json()), path, value)))
+    call = ("generate", "--from", source, "--model", tiny_model, "-o", f"{out}/")
+    assert message in run(*call).refused()
+    assert not out.exists()
+    with pytest.raises(ValueError, match="prompts: not an option of a scene"):
+        remake_mix(model, mix.provenance, prompts="wind")
+
+
+def test_more_edits_than_are_allowed(model, rain):
+    nested = rain.provenance
+    for _ in range(MAX_EDITS):
+        inner = {"made": json.loads(nested.to_json())}
+        nested = replace(rain.provenance, arguments={**rain.provenance.arguments, "init": inner})
+    deepest = replace(rain, provenance=nested)
+    (edited,) = model.generate(init=deepest, steps=1)  # which records samples, not the chain
+    assert "samples" in edited.provenance.arguments["init"]
+    inner = {"made": json.loads(nested.to_json())}
+    deeper = replace(nested, arguments={**rain.provenance.arguments, "init": inner})
+    with pytest.raises(ValueError, match=f"more than {MAX_EDITS} sounds"):
+        remake(model, deeper)
+
+
+def test_sources_that_are_no_files_are_refused(run, tmp_path):
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "folder.wav").mkdir()
+    os.mkfifo(tmp_path / "pipe.json")
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "link.json").symlink_to("/dev/zero")
+    for source in list(tmp_path.iterdir()):
+        refused = run("generate", "--from", source, "-o", tmp_path / "b.wav").refused()
+        assert f"{source.name}: is not a file" in refused
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])

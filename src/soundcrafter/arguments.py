@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,80 @@ from soundcrafter.editing import Audio, Region
 from soundcrafter.files import file_sha256
 from soundcrafter.provenance import Provenance
 from soundcrafter.request import GenerateRequest, Job, Prompt
+from soundcrafter.scene.scene import Scene
 from soundcrafter.settings import from_dict, to_dict
 from soundcrafter.sound import Sound
 from soundcrafter.timeline import Timeline
 
 _OPTIONS = ("strength", "at", "loop", "like_weight", "more", "less", "steer")
 _DEFAULTS = {field.name: field.default for field in fields(GenerateRequest)}
+MAX_EDITS = 100  # sounds made one from another that are recorded and made again
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedCall:
+    """What `plain_request`, `plain_audio` and `plain_array` recorded of a call of `generate`."""
+
+    prompts: tuple[Any, ...] | None  # see `plain_prompt`; None: the prompt was a sound
+    negative: tuple[str, ...]
+    seed: tuple[int, ...]
+    trim: bool
+    strength: float | None = None
+    at: float | None = None
+    loop: bool = False
+    like_weight: float | None = None
+    more: tuple[str, ...] = ()
+    less: tuple[str, ...] = ()
+    steer: float | None = None
+    init: Mapping[str, Any] | None = None
+    like: Mapping[str, Any] | None = None
+    regions: tuple[Region, ...] = ()
+    noise: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = [
+            len(each) for each in (self.prompts, self.negative, self.seed) if each is not None
+        ]
+        if 0 in lengths or len(set(lengths)) > 1:
+            raise ValueError(f"prompts, negative, seed: got {lengths} of them; allowed: one each")
+        if min(self.seed) < 0:
+            raise ValueError(f"seed: got {min(self.seed)}; allowed: 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedRender:
+    """What was recorded of a call of `render`."""
+
+    scene: Scene
+    seconds: float | None
+    files: Mapping[str, str]  # of the scene, and their sha256
+    options: Mapping[str, Any]  # of `generate`
+
+
+def recorded_call(made: Provenance) -> RecordedCall:
+    """Read the arguments of a call of `generate` strictly.
+
+    Raises ValueError for other arguments, and where the sound is none of the call's.
+    """
+    _check(made, made.arguments)
+    found = from_dict(RecordedCall, made.arguments, "arguments")
+    if not 0 <= made.index < len(found.seed):
+        raise ValueError(f"index: got {made.index}; allowed: 0 to {len(found.seed) - 1}")
+    return found
+
+
+def recorded_render(made: Provenance) -> RecordedRender:
+    """Read the arguments of a call of `render` strictly. Raises ValueError for other arguments."""
+    found = from_dict(RecordedRender, made.arguments, "arguments")
+    _check(made, found.options)
+    return found
+
+
+def _check(made: Provenance, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError for settings that are not allowed, and for too many edits."""
+    from_dict(SamplingConfig, made.sampling, "sampling")
+    if edits_before(arguments) > MAX_EDITS:
+        raise ValueError(f"arguments: more than {MAX_EDITS} sounds were made one from another")
 
 
 def plain_sampling(request: GenerateRequest) -> dict[str, Any]:
@@ -66,9 +134,24 @@ def plain_audio(audio: Audio) -> dict[str, Any]:
     """
     if isinstance(audio, str | os.PathLike):
         return plain_file(audio)
-    if isinstance(audio, Sound) and audio.provenance is not None:
-        return {"made": to_dict(audio.provenance)}
-    return plain_array(audio.wave if isinstance(audio, Sound) else audio[0])
+    if not isinstance(audio, Sound):
+        return plain_array(audio[0])
+    made = audio.provenance
+    if made is None or edits_before(made.arguments) >= MAX_EDITS:
+        return plain_array(audio.wave)
+    return {"made": to_dict(made)}
+
+
+def edits_before(arguments: Any) -> int:
+    """How many sounds were made one from another before the one with these recorded arguments."""
+    level, count = [arguments], -1
+    while level:
+        found = [each.get(name) for each in level for name in ("init", "like")]
+        made = [each["made"] for each in found if isinstance(each, Mapping) and "made" in each]
+        level = [each.get("arguments") for each in made if isinstance(each, Mapping)]
+        level = [each for each in level if isinstance(each, Mapping)]
+        count += 1
+    return count
 
 
 def plain_array(array: np.ndarray) -> dict[str, Any]:
@@ -102,7 +185,9 @@ def audio_from(
 
 def find_file(data: Mapping[str, Any], name: str, folders: Iterable[Path]) -> Path:
     """The file that `plain_file` described, in one of the folders. Raises ValueError as above."""
-    file = str(data["file"])
+    file = data["file"]
+    if not isinstance(file, str):
+        raise ValueError(f"{name}: expected the name of a file, got {file!r}")
     found = [path for path in (folder / file for folder in folders) if path.is_file()]
     for path in found:
         if file_sha256(path) == data.get("sha256"):
@@ -115,8 +200,3 @@ def find_file(data: Mapping[str, Any], name: str, folders: Iterable[Path]) -> Pa
 def plain_regions(regions: Iterable[Region]) -> list[dict[str, Any]]:
     """Regions for JSON."""
     return [to_dict(region) for region in regions]
-
-
-def regions_from(data: Any) -> list[Region]:
-    """The inverse of `plain_regions`."""
-    return [from_dict(Region, region, "regions") for region in data]

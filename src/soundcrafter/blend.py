@@ -30,9 +30,12 @@ class Blend:
         if not isinstance(weights, Mapping):
             raise ValueError(f"mix: got {weights!r}; allowed: descriptions with their weights")
         for text, weight in weights.items():
-            if not isinstance(text, str) or isinstance(weight, bool):
+            if not isinstance(text, str) or isinstance(weight, bool | str):
                 raise ValueError(f"mix: got {text!r}: {weight!r}; allowed: a text and a number")
-        return cls(tuple((text, float(weight)) for text, weight in weights.items()))
+        try:  # float takes the numbers of NumPy and torch too
+            return cls(tuple((text, float(weight)) for text, weight in weights.items()))
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"mix: {error}; allowed: texts and numbers") from None
 
     @classmethod
     def parse(cls, text: str) -> "Blend":

@@ -56,6 +56,8 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
     """
     path = Path(path)
     if path.suffix.lower() == ".json":
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise ValueError(f"{path}: is not a file")
         return _from_data(read_json(path), path)
     for comment in audio_comments(path):
         try:

@@ -6,15 +6,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.arguments import audio_from, find_file, prompt_from, regions_from
+from soundcrafter.arguments import (
+    audio_from,
+    find_file,
+    prompt_from,
+    recorded_call,
+    recorded_render,
+)
 from soundcrafter.diffusion.sample import SamplingConfig
+from soundcrafter.editing import Audio
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
 from soundcrafter.provenance import Provenance
 from soundcrafter.scene.render import Mix, render
-from soundcrafter.scene.scene import Scene
 from soundcrafter.settings import from_dict
 from soundcrafter.sound import Sound
+
+_PASSED_ON = ("trim", "strength", "at", "loop", "like_weight", "more", "less", "steer", "regions")
+_RENDER_OPTIONS = (  # that a scene leaves to each of its sounds
+    *("steps", "guidance", "negative", "sampler", "candidates", "draft_steps", "masked", "reuse"),
+    *(
+        "batch_size",
+        "loop",
+        "init",
+        "strength",
+        "at",
+        "like",
+        "like_weight",
+        "more",
+        "less",
+        "steer",
+    ),
+)
 
 
 def check_model(model: SoundCrafter, made: Provenance) -> None:
@@ -46,25 +69,27 @@ def remake(
     """
     if made.call != "generate":
         raise ValueError("provenance: of a scene; see remake_mix")
-    given = _arguments(model, made, folder)
-    if "noise" in given:
+    call = recorded_call(made)
+    if call.noise is not None:
         raise ValueError("noise: was given in memory, so this sound cannot be made again")
-    prompts, seeds = given.pop("prompts"), given.pop("seed")
-    negatives, index = given.pop("negative"), made.index
-    if changes:
-        prompts = None if prompts is None else [prompts[index]]
-        seeds, negatives, index = [seeds[index]], [negatives[index]], 0
-    if prompts is None:  # the sounds of a given one differ in their seeds, which follow each other
-        given |= {"count": len(seeds), "seed": seeds[0], "negative": negatives[0]}
+    then, index = _as_then(model, made), made.index
+    wanted = slice(index, index + 1) if changes else slice(None)
+    seeds = call.seed[wanted]
+    given: dict[str, Any] = {name: getattr(call, name) for name in _PASSED_ON}
+    given |= {"batch_size": len(seeds), "seconds": then.sampling.seconds}
+    given |= _sources(model, {"init": call.init, "like": call.like}, folder)
+    if call.prompts is None:  # a given sound's differ in their seeds, which follow each other
+        given |= {"count": len(seeds), "seed": seeds[0], "negative": call.negative[index]}
     else:
         given |= {
-            "prompts": [prompt_from(prompt) for prompt in prompts],
+            "prompts": [prompt_from(prompt) for prompt in call.prompts[wanted]],
             "seed": seeds,
-            "negative": negatives,
+            "negative": call.negative[wanted],
         }
-    given |= {"batch_size": len(seeds), "seconds": made.sampling["seconds"], **changes}
-    given["regions"] = regions_from(given.get("regions", ()))
-    return _as_then(model, made).generate(progress=progress, **given)[index]
+    if "mix" in changes:
+        given["prompts"] = None  # which it replaces
+    sounds = then.generate(progress=progress, **(given | changes))
+    return sounds[0 if changes else index]
 
 
 def remake_mix(
@@ -81,34 +106,43 @@ def remake_mix(
     """
     if made.call != "render":
         raise ValueError("provenance: of a single sound; see remake")
-    recorded = made.arguments
-    scene = from_dict(Scene, recorded["scene"], "scene")
-    for name in ("seed", "seconds"):
-        if name in changes:
-            scene = replace(scene, **{name: changes.pop(name)})
-    options = _arguments(model, replace(made, arguments=recorded["options"]), folder) | changes
+    call = recorded_render(made)
+    _check_names(call.options)
+    changed = {name: changes.pop(name) for name in ("seed", "seconds") if name in changes}
+    _check_names(changes)
+    options = {**call.options, **_sources(model, call.options, folder)}
     return render(
-        scene,
+        replace(call.scene, **changed),
         _as_then(model, made),
-        folder=_scene_folder(recorded["files"], folder),
-        seconds=recorded["seconds"],
+        folder=_scene_folder(call.files, folder),
+        seconds=call.seconds,
         progress=progress,
-        **options,
+        **(options | changes),
     )
 
 
-def _arguments(model: SoundCrafter, made: Provenance, folder: Path | None) -> dict[str, Any]:
-    """The recorded arguments, with the sounds that were given in them."""
+def _check_names(options: Mapping[str, Any]) -> None:
+    """Raise ValueError for options that `render` does not pass on to `generate`."""
+    for name in options:
+        if name not in _RENDER_OPTIONS:
+            allowed = ", ".join(("seed", "seconds", *_RENDER_OPTIONS))
+            raise ValueError(f"{name}: not an option of a scene; allowed: {allowed}")
+
+
+def _sources(
+    model: SoundCrafter, recorded: Mapping[str, Any], folder: Path | None
+) -> dict[str, Audio]:
+    """The sounds that were given, by their names."""
 
     def again(source: Provenance) -> Sound:
         check_model(model, source)
         return remake(model, source, folder=folder)
 
-    given = dict(made.arguments)
-    for name in ("init", "like"):
-        if name in given:
-            given[name] = audio_from(given[name], name, _folders(folder), again)
-    return given
+    return {
+        name: audio_from(recorded[name], name, _folders(folder), again)
+        for name in ("init", "like")
+        if recorded.get(name) is not None
+    }
 
 
 def _scene_folder(files: Mapping[str, str], folder: Path | None) -> Path | None:

@@ -232,7 +232,12 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[
 
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    is_huge = isinstance(value, int) and not -(10**300) < value < 10**300  # no float
+    if (
+        hint is float
+        and isinstance(value, int | float)
+        and not (isinstance(value, bool) or is_huge)
+    ):
         if not math.isfinite(value):
             raise ValueError(f"{where}: got {value!r}; expected a finite number")
         return float(value)

@@ -21,6 +21,7 @@ from soundcrafter.cli.train import plot, sprint, train
 from soundcrafter.version import __version__
 
 INTERRUPTED = 130
+_MOST_LETTERS = 1000  # of a message
 app = typer.Typer(
     help="Text in, sound effect out.",
     add_completion=False,
@@ -76,7 +77,9 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    # a damaged file may contain a value of any length
+    print("error: " + line[:_MOST_LETTERS] + " ..." * (len(line) > _MOST_LETTERS), file=sys.stderr)
     sys.exit(2)
 
 

@@ -63,8 +63,12 @@ def make_again(
     if options.stems is not None and not is_scene:
         raise ValueError("stems: the sound is not a mix of several")
     export = from_dict(Export, {**made.export, **export_changes}, f"{file}: export")
+    try:
+        job = _job(made, changes)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     (job,) = assign_files(
-        [_job(made, changes)],
+        [job],
         options.output,
         None,
         overwrite=options.overwrite,
@@ -80,13 +84,17 @@ def make_again(
 
 
 def _job(made: "Provenance", changes: Mapping[str, Any]) -> OutputJob:
-    """The sound's name and seed, as far as its provenance says."""
-    from soundcrafter.arguments import prompt_from
+    """The sound's name and seed. Raises ValueError unless it says how it was made."""
+    from soundcrafter.arguments import prompt_from, recorded_call, recorded_render
 
-    prompts, seeds = made.arguments.get("prompts"), made.arguments.get("seed")
-    prompt = str(prompt_from(prompts[made.index])) if prompts else "sound"
-    seed = seeds[made.index] if seeds else made.arguments.get("scene", {}).get("seed", 0)
-    named = changes.get("prompts", changes.get("mix", prompt))
+    prompt = "sound"
+    if made.call == "render":
+        seed = recorded_render(made).scene.seed
+    else:
+        call = recorded_call(made)
+        seed = call.seed[made.index]
+        prompt = str(prompt_from(call.prompts[made.index])) if call.prompts else prompt
+    named = changes.get("prompts", prompt)
     return OutputJob(str(named), None, changes.get("seed", seed), {}, 1, 1)
 
 
@@ -117,10 +125,10 @@ def _make(
         check_model(crafter, made)
     if changes.get("seed") == -1:
         changes = {**changes, "seed": job.seed}
-    make_folder(job.file.parent)
     with progress("generating", show=not options.as_json) as advance:
         if made.call == "render":
             mix = remake_mix(crafter, made, folder=file.parent, progress=advance, **changes)
+            make_folder(job.file.parent)
             return write_mix(
                 mix,
                 job.file,
@@ -130,4 +138,5 @@ def _make(
                 sidecar=options.sidecar,
             )
         sound = remake(crafter, made, folder=file.parent, progress=advance, **changes)
+    make_folder(job.file.parent)
     return write_sound(sound, job.file, export, plot=options.plot, sidecar=options.sidecar)
