@@ -15,7 +15,6 @@ from soundcrafter.editing import Audio, Region
 from soundcrafter.files import file_sha256
 from soundcrafter.provenance import Provenance
 from soundcrafter.request import GenerateRequest, Job, Prompt
-from soundcrafter.scene.scene import Scene
 from soundcrafter.settings import from_dict, to_dict
 from soundcrafter.sound import Sound
 from soundcrafter.timeline import Timeline
@@ -55,36 +54,19 @@ class RecordedCall:
             raise ValueError(f"seed: got {min(self.seed)}; allowed: 0 or more")
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordedRender:
-    """What was recorded of a call of `render`."""
-
-    scene: Scene
-    seconds: float | None
-    files: Mapping[str, str]  # of the scene, and their sha256
-    options: Mapping[str, Any]  # of `generate`
-
-
 def recorded_call(made: Provenance) -> RecordedCall:
     """Read the arguments of a call of `generate` strictly.
 
     Raises ValueError for other arguments, and where the sound is none of the call's.
     """
-    _check(made, made.arguments)
+    check_recorded(made, made.arguments)
     found = from_dict(RecordedCall, made.arguments, "arguments")
     if not 0 <= made.index < len(found.seed):
         raise ValueError(f"index: got {made.index}; allowed: 0 to {len(found.seed) - 1}")
     return found
 
 
-def recorded_render(made: Provenance) -> RecordedRender:
-    """Read the arguments of a call of `render` strictly. Raises ValueError for other arguments."""
-    found = from_dict(RecordedRender, made.arguments, "arguments")
-    _check(made, found.options)
-    return found
-
-
-def _check(made: Provenance, arguments: Mapping[str, Any]) -> None:
+def check_recorded(made: Provenance, arguments: Mapping[str, Any]) -> None:
     """Raise ValueError for settings that are not allowed, and for too many edits."""
     from_dict(SamplingConfig, made.sampling, "sampling")
     if edits_before(arguments) > MAX_EDITS:

@@ -2,16 +2,16 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from soundcrafter.arguments import (
     audio_from,
+    check_recorded,
     find_file,
     prompt_from,
     recorded_call,
-    recorded_render,
 )
 from soundcrafter.diffusion.sample import SamplingConfig
 from soundcrafter.editing import Audio
@@ -19,6 +19,7 @@ from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
 from soundcrafter.provenance import Provenance
 from soundcrafter.scene.render import Mix, render
+from soundcrafter.scene.scene import Scene
 from soundcrafter.settings import from_dict
 from soundcrafter.sound import Sound
 
@@ -38,6 +39,23 @@ _RENDER_OPTIONS = (  # that a scene leaves to each of its sounds
         "steer",
     ),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedRender:
+    """What was recorded of a call of `render`."""
+
+    scene: Scene
+    seconds: float | None
+    files: Mapping[str, str]  # of the scene, and their sha256
+    options: Mapping[str, Any]  # of `generate`
+
+
+def recorded_render(made: Provenance) -> RecordedRender:
+    """Read the arguments of a call of `render` strictly. Raises ValueError for other arguments."""
+    found = from_dict(RecordedRender, made.arguments, "arguments")
+    check_recorded(made, found.options)
+    return found
 
 
 def check_model(model: SoundCrafter, made: Provenance) -> None:

@@ -85,7 +85,8 @@ def make_again(
 
 def _job(made: "Provenance", changes: Mapping[str, Any]) -> OutputJob:
     """The sound's name and seed. Raises ValueError unless it says how it was made."""
-    from soundcrafter.arguments import prompt_from, recorded_call, recorded_render
+    from soundcrafter.arguments import prompt_from, recorded_call
+    from soundcrafter.remake import recorded_render
 
     prompt = "sound"
     if made.call == "render":
