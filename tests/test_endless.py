@@ -27,7 +27,7 @@ def chunks(model: SoundCrafter, count: int, prompt="rain", **options) -> list[np
 
 def test_chunks_follow_each_other_and_depend_on_the_seed_alone(model):
     first = chunks(model, 3, seed=4)
-    for one, other in zip(first, chunks(model, 2, seed=4), strict=False):
+    for one, other in zip(first[:2], chunks(model, 2, seed=4), strict=True):
         np.testing.assert_array_equal(one, other)
     assert not np.array_equal(first[0], chunks(model, 1, seed=5)[0])
     lengths = [len(chunk) / model.sample_rate for chunk in first]

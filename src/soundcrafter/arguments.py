@@ -177,8 +177,3 @@ def find_file(data: Mapping[str, Any], name: str, folders: Iterable[Path]) -> Pa
     if found:
         raise ValueError(f"{found[0]}: has changed since the sound was made from it ({name})")
     raise ValueError(f"{file}: no such file; the sound was made from it ({name})")
-
-
-def plain_regions(regions: Iterable[Region]) -> list[dict[str, Any]]:
-    """Regions for JSON."""
-    return [to_dict(region) for region in regions]

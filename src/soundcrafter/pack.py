@@ -53,7 +53,7 @@ class PackSound:
     name: str = ""  # in file names; empty: made from the prompt
     takes: int | None = None  # None: as many as the pack says
     seed: int | None = None  # of the first take; None: derived from the pack's and the name
-    seconds: float | None = None  # length; None: the model's, without silence at the end
+    seconds: float | None = None  # length; None: the model's, without silence around it
     steps: int | None = None  # this and all below: None: the model's setting
     guidance: float | None = None
     negative: str | None = None

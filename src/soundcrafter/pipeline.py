@@ -14,7 +14,6 @@ import torch
 from soundcrafter.arguments import (
     plain_array,
     plain_audio,
-    plain_regions,
     plain_request,
     plain_sampling,
     portable_name,
@@ -41,6 +40,7 @@ from soundcrafter.precision import Precision, cast_weights, choose_precision
 from soundcrafter.progress import Progress
 from soundcrafter.provenance import Provenance
 from soundcrafter.request import GenerateRequest, Job, Prompts, resolve
+from soundcrafter.settings import to_dict
 from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, copy_parts, open_folder, save_part
 from soundcrafter.timeline import Timeline
@@ -376,7 +376,7 @@ class SoundCrafter(Generator):
             name: plain_audio(each) for name, each in sources.items() if each is not None
         }
         if given.canvas is not None and regions:
-            recorded["regions"] = plain_regions(regions)
+            recorded["regions"] = [to_dict(region) for region in regions]
         if noise is not None:
             recorded["noise"] = plain_array(noise.cpu().numpy())
 

@@ -26,18 +26,8 @@ from soundcrafter.sound import Sound
 _PASSED_ON = ("trim", "strength", "at", "loop", "like_weight", "more", "less", "steer", "regions")
 _RENDER_OPTIONS = (  # that a scene leaves to each of its sounds
     *("steps", "guidance", "negative", "sampler", "candidates", "draft_steps", "masked", "reuse"),
-    *(
-        "batch_size",
-        "loop",
-        "init",
-        "strength",
-        "at",
-        "like",
-        "like_weight",
-        "more",
-        "less",
-        "steer",
-    ),
+    *("batch_size", "loop", "init", "strength", "at", "like", "like_weight", "more", "less"),
+    "steer",
 )
 
 

@@ -23,7 +23,9 @@ class Sound:
     # Cosine of the prompt's and the sound's CLAP embeddings, in [-1, 1]; None where the model has
     # no audio tower.
     score: float | None
-    latent: np.ndarray | None = None  # [C, T, F] float32, which the VAE decoded to this sound
+    latent: np.ndarray | None = (
+        None  # [C, T, F] float32, decoded to this sound before silence was cut
+    )
     loop: bool = False  # its end is followed by its start
     provenance: Provenance | None = None  # how it was made
 

@@ -21,9 +21,9 @@ def widen(wave: Wave, sample_rate: int) -> NDArray[np.float32]:
     """wave [N] -> left and right [N, 2], whose mean is the wave.
 
     The sides are wave + s and wave - s. s is the noise-like part of the sound with random phases,
-    always the same ones, at most SIDE of its power in each third octave: so (left + right) / 2
-    loses at most 1 dB against them. Tones and clicks stay in the middle. Peaks may exceed those of
-    the wave.
+    always the same ones, with about SIDE of its power in each third octave, so that
+    (left + right) / 2 loses about 1 dB or less against them. Tones and clicks stay in the middle.
+    Peaks may exceed those of the wave.
     """
     piece, overlap = round(_PIECE * sample_rate), round(_OVERLAP * sample_rate)
     side = np.zeros(len(wave), np.float32)
@@ -51,7 +51,7 @@ def _side(wave: Wave, sample_rate: int, seed: int) -> Wave:
     turned = noise * torch.polar(torch.ones_like(phases), 2 * math.pi * phases)
     side = torch.istft(turned, n_fft, hop, window=window, length=len(padded))
     found = torch.stft(side, n_fft, hop, window=window, return_complex=True)
-    found = found * _gains(spectrum, noise, found, sample_rate)[:, None]
+    found = found * _gains(noise, found, sample_rate)[:, None]
     side = torch.istft(found, n_fft, hop, window=window, length=len(padded))
     return side[n_fft : n_fft + len(wave)].numpy()
 
@@ -75,16 +75,16 @@ def _medians(x: Tensor) -> Tensor:
     return padded.unfold(1, _MEDIAN, 1).median(-1).values
 
 
-def _gains(spectrum: Tensor, noise: Tensor, side: Tensor, sample_rate: int) -> Tensor:
+def _gains(noise: Tensor, side: Tensor, sample_rate: int) -> Tensor:
     """The factor of each bin [bins] that brings the side to its share, by third octaves."""
-    bins = len(spectrum)
+    bins = len(noise)
     frequencies = torch.arange(bins) * sample_rate / (2 * (bins - 1))
     bands = torch.log2(frequencies.clamp(min=1.0) / LOWEST).mul(3).floor().long()
     gains = torch.zeros(bins)
-    power, noisy, there = (x.abs().square().sum(1) for x in (spectrum, noise, side))
+    noisy, there = (x.abs().square().sum(1) for x in (noise, side))
     for band in range(int(bands.max()) + 1):
         inside = bands == band
         if bool(inside.any()) and float(there[inside].sum()) > 0:
-            wanted = SIDE * float(noisy[inside].sum())  # at most SIDE of the power
+            wanted = SIDE * float(noisy[inside].sum())  # at most SIDE of the sound's power
             gains[inside] = math.sqrt(wanted / float(there[inside].sum()))
-    return torch.where(power > 0, gains, 0.0)
+    return gains

@@ -5,6 +5,7 @@ after an odd size.
 """
 
 import html
+import mmap
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,18 +43,20 @@ def with_chunks(wav: bytes, chunks: bytes) -> bytes:
 
 def wav_comments(path: Path) -> list[str]:
     """The comment (LIST/INFO) and the user data (iXML) of a wav file, as far as it has them."""
-    data, found = path.read_bytes(), []
-    for name, start, size in _walk(data):
-        if size > _MOST_TEXT:
-            continue
-        if name == b"LIST" and data[start : start + 4] == b"INFO":
-            info = data[start + 4 : start + size]
-            for key, begin, length in _walk(info, 0):
-                if key == b"ICMT":
-                    text = info[begin : begin + length].rstrip(b"\0")
-                    found.append(text.decode(errors="replace"))
-        if name == b"iXML":
-            found += _user_data(data[start : start + size])
+    found = []
+    # mapped, so that the samples of a long file are not read
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for name, start, size in _walk(data):
+            if size > _MOST_TEXT:
+                continue
+            if name == b"LIST" and data[start : start + 4] == b"INFO":
+                info = data[start + 4 : start + size]
+                for key, begin, length in _walk(info, 0):
+                    if key == b"ICMT":
+                        text = info[begin : begin + length].rstrip(b"\0")
+                        found.append(text.decode(errors="replace"))
+            if name == b"iXML":
+                found += _user_data(data[start : start + size])
     return found
 
 
@@ -71,7 +74,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
 
 
-def _walk(data: bytes | bytearray, start: int = 12) -> Iterator[tuple[bytes, int, int]]:
+def _walk(data: bytes | bytearray | mmap.mmap, start: int = 12) -> Iterator[tuple[bytes, int, int]]:
     """Name, start and size of the content of each chunk; a cut file ends the walk."""
     while start + 8 <= len(data):
         (size,) = struct.unpack_from("<I", data, start + 4)

@@ -185,7 +185,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def test_a_full_queue_and_bad_options_are_said_in_words(desk: Desk):
-    from soundcrafter.serve.studio.page import Refused, reason
+    from soundcrafter.serve.studio.messages import Refused, reason
 
     desk.submit(prompt="rain", count=1)
 

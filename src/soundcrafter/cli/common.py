@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from soundcrafter.export import Export
     from soundcrafter.ucs import UcsNaming
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
@@ -68,6 +69,13 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot read: {error}") from None
+
+
+def export_of(**options: Any) -> "Export":
+    """The format that --rate, --depth and so on ask for. Raises ValueError for an unknown one."""
+    from soundcrafter.export import Export
+
+    return Export(**options)
 
 
 def ucs_naming(cat_id: str | None, creator: str | None, source: str | None) -> "UcsNaming | None":

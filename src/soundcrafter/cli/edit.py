@@ -25,6 +25,7 @@ from soundcrafter.cli.common import (
     UcsCreatorOption,
     UcsOption,
     UcsSourceOption,
+    export_of,
     progress,
     ucs_naming,
 )
@@ -93,19 +94,12 @@ def edit(
     from soundcrafter.audio import audio_info
     from soundcrafter.diffusion.sample import SECONDS_RANGE, SamplingConfig
     from soundcrafter.editing import Region, load_wave
-    from soundcrafter.export import Export
     from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.request import resolve
 
     naming = ucs_naming(ucs, ucs_creator, ucs_source)
-    export = Export(
-        rate=rate,
-        depth=depth,  # type: ignore[arg-type]  # checked there
-        lufs=lufs,
-        stereo=stereo,
-        metadata=metadata,
-    )
+    export = export_of(rate=rate, depth=depth, lufs=lufs, stereo=stereo, metadata=metadata)
     regions = [Region(**_region(text)) for text in inpaint or ()]
     options: dict[str, Any] = {
         "steps": steps,

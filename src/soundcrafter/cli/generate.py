@@ -26,6 +26,7 @@ from soundcrafter.cli.common import (
     UcsCreatorOption,
     UcsOption,
     UcsSourceOption,
+    export_of,
     progress,
     ucs_naming,
 )
@@ -159,7 +160,6 @@ def generate(
     if source is not None:
         _make_again(context, source)
         return
-    from soundcrafter.export import Export
     from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter
 
@@ -182,13 +182,7 @@ def generate(
         "steer": steer,
     }
     # refuse options that no model supports before one is loaded
-    export = Export(
-        rate=rate,
-        depth=depth,  # type: ignore[arg-type]  # checked there
-        lufs=lufs,
-        stereo=stereo,
-        metadata=metadata,
-    )
+    export = export_of(rate=rate, depth=depth, lufs=lufs, stereo=stereo, metadata=metadata)
     if compose not in COMPOSE:
         raise ValueError(f"compose: got {compose!r}; allowed: {', '.join(COMPOSE)}")
     if fill and compose != "auto":

@@ -16,6 +16,7 @@ from soundcrafter.cli.common import (
     RateOption,
     SidecarFlag,
     StereoFlag,
+    export_of,
     progress,
 )
 from soundcrafter.cli.jobs import check_target
@@ -59,18 +60,11 @@ def scene(
     as_json: JsonFlag = False,
 ) -> None:
     """Render a scene: several sounds at once, or in order, from a file or from text."""
-    from soundcrafter.export import Export
     from soundcrafter.scene.render import render, render_in_one_pass
     from soundcrafter.scene.scene import read_scene
     from soundcrafter.scene.text import scene_from_text
 
-    export = Export(
-        rate=rate,
-        depth=depth,  # type: ignore[arg-type]  # checked there
-        lufs=lufs,
-        stereo=stereo,
-        metadata=metadata,
-    )
+    export = export_of(rate=rate, depth=depth, lufs=lufs, stereo=stereo, metadata=metadata)
     if (file is None) == (text is None):
         raise ValueError("scene: give a FILE, or --text PROMPT")
     if file is not None and (seconds is not None or seed):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from soundcrafter.audio import audio_comments, read_channels
+from soundcrafter.audio import MP3_RATES, audio_comments, read_channels
 from soundcrafter.export import Export
 from soundcrafter.settings import to_dict
 
@@ -35,7 +35,7 @@ _SOUNDFILE = {
 }
 # What the codec can hold; a sound at another rate is resampled to the next higher one.
 _RATES = {
-    "mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+    "mp3": MP3_RATES,
     "opus": (8000, 12000, 16000, 24000, 48000),
 }
 _BLOCK = 65_536  # samples; libsndfile's encoders overflow their stack on very long writes

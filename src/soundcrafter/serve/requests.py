@@ -66,7 +66,7 @@ class SoundRequest(BaseModel):
     )
     sampler: str | None = Field(None, json_schema_extra={"enum": [*SAMPLERS, None]})
     candidates: int | None = Field(None, ge=1, le=MAX_CANDIDATES)
-    trim: bool | None = Field(None, description="Cut the silence after the sound.")
+    trim: bool | None = Field(None, description="Cut the silence before and after the sound.")
     loop: bool = Field(False, description="Make the end of the sound lead into its start.")
     more: list[Text] = Field([], max_length=8, description="Descriptions to move towards.")
     less: list[Text] = Field([], max_length=8, description="Descriptions to move away from.")

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from soundcrafter.audio import read_channels
-from soundcrafter.export import Export
+from soundcrafter.export import PEAK
 from soundcrafter.filenames import slug
 from soundcrafter.files import file_sha256, make_folder, replacing
 from soundcrafter.provenance import read_provenance
-from soundcrafter.serve.formats import zip_stems
+from soundcrafter.serve.formats import MASTER, Codec
 from soundcrafter.serve.jobs import Job
 from soundcrafter.serve.requests import SoundRequest
 from soundcrafter.serve.service import Service
@@ -108,18 +108,14 @@ class Desk:
         """The master of a stem."""
         return self.store.sounds_folder(card.job) / "stems" / str(card.index) / f"{name}.wav"
 
-    def exported(self, card: Card, kind: str, rate: int | None, depth: str, stereo: bool) -> Path:
+    def exported(self, card: Card, kind: Codec, rate: int | None, depth: str, stereo: bool) -> Path:
         """A copy of a sound in another format. Raises ValueError if the format is impossible."""
-        export = Export(rate=rate, depth=depth, stereo=stereo)  # type: ignore[arg-type]  # checked
-        export.check(f".{kind}")
-        samples, own_rate = read_channels(self.file(card))
-        wave = samples[:, 0] if samples.shape[1] == 1 else samples
+        options: dict[str, Any] = {"rate": rate, "depth": depth, "stereo": stereo}
+        made = self.service.audio_file(self.service.job(card.job), card.index, kind, **options)
+        # a name that says what it is
         target = self._folder(card) / f"{slug(card.prompt)}-{card.seed}.{kind}"
-        made = read_provenance(self.file(card)).with_export(export)
-        job = self.store.get(card.job)
-        loop = bool(job and job.request.get("loop"))
-        facts = {"title": card.prompt, "comment": made.to_json()}
-        export.write(target, wave, own_rate, loop=loop, **facts)
+        with replacing(target) as temporary:
+            shutil.copyfile(made, temporary)
         return target
 
     def chosen_stems(self, card: Card, names: Sequence[str]) -> Path | None:
@@ -129,19 +125,15 @@ class Desk:
         waves = [read_channels(self.stem_file(card, name)) for name in names]
         total = np.sum([samples for samples, _ in waves], axis=0)
         peak = float(np.abs(total).max(initial=0.0))
-        limited = total * np.float32(min(1.0, 0.99 / max(peak, 1e-9)))
+        limited = total * np.float32(min(1.0, PEAK / max(peak, 1e-9)))
         chosen = "+".join(sorted(names))[:80]
         target = self._folder(card) / f"{chosen}.wav"
-        Export(depth="24").write(target, limited, waves[0][1])
+        MASTER.write(target, limited, waves[0][1])
         return target
 
     def stems_zip(self, card: Card) -> Path:
-        """All stems and the mix in one file."""
-        folder = self.store.sounds_folder(card.job) / "stems" / str(card.index)
-        target = self._folder(card) / "stems.zip"
-        with replacing(target) as temporary:
-            temporary.write_bytes(zip_stems(folder, list(card.stems)))
-        return target
+        """All stems in one file."""
+        return self.service.stems_file(self.service.job(card.job), card.index)
 
     def _folder(self, card: Card) -> Path:
         """Where files made for a page are; removed with the job."""
@@ -157,11 +149,8 @@ class Desk:
         return json.dumps(to_dict(read_provenance(file)), indent=2)
 
     def upload_of(self, card: Card) -> str:
-        """Make a sound an upload, so that a request can name it."""
-        return self.add_upload(self.file(card))
-
-    def add_upload(self, file: Path) -> str:
-        """Copy a wav file of this server's into the uploads; returns its id."""
+        """Copy a sound into the uploads, so that a request can name it; returns its id."""
+        file = self.file(card)
         name = file_sha256(file)
         target = self.service.uploads / f"{name}.wav"
         if not target.is_file():

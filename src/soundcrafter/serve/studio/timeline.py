@@ -36,7 +36,7 @@ def scene_from(rows: Sequence[Row], seconds: float | None, seed: int, balance: f
     """The scene that a table describes. Raises ValueError, naming the row."""
     tracks: dict[str, list[Event]] = {}
     for number, row in enumerate(rows, 1):
-        cells = dict(zip(COLUMNS, row, strict=False))
+        cells = _cells(row)
         if not str(cells.get("prompt") or "").strip():
             continue
         name = str(cells.get("track") or "").strip() or f"track {number}"
@@ -52,6 +52,11 @@ def scene_from(rows: Sequence[Row], seconds: float | None, seed: int, balance: f
         seed=seed,
         balance=balance if len(tracks) > 1 else 0.0,
     )
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    """The cells of a row by column; those that are missing are empty."""
+    return {name: row[place] if place < len(row) else "" for place, name in enumerate(COLUMNS)}
 
 
 def _event(cells: Mapping[str, Any]) -> Event:
@@ -105,7 +110,7 @@ def drawing(rows: Sequence[Row], seconds: float) -> str:
 
 
 def _bar(number: int, row: Row, line: int, scale: float, seconds: float) -> str:
-    cells = dict(zip(COLUMNS, row, strict=False))
+    cells = _cells(row)
     try:
         start, length = _number(cells, "start") or 0.0, _number(cells, "seconds")
     except ValueError:
