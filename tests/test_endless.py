@@ -61,6 +61,7 @@ def test_a_blend_and_options_are_taken(model):
         ({"prompt": ""}, "prompt: must not be empty"),
         ({"prompt": Timeline.morph("rain", "wind", 3)}, "a timeline has an end"),
         ({"steps": 0}, "steps: got 0"),
+        ({"steer": 0.5}, "steer: requires descriptions"),
     ],
 )
 def test_bad_options_are_refused_before_the_first_chunk(model, options, message):

@@ -325,7 +325,7 @@ def test_a_pipe_gets_the_same_bytes_as_a_file(
 
 
 @pytest.mark.parametrize(
-    "options", [("--count", "2"), ("--plot",), ("--json",), ("--skip-existing",)]
+    "options", [("--count", "2"), ("--plot",), ("--json",), ("--sidecar",), ("--skip-existing",)]
 )
 def test_what_a_pipe_cannot_take(generate: Run, options: tuple[str, ...]) -> None:
     assert "output: '-' " in generate("rain", "-o", "-", *options, *SHORT).refused()

@@ -327,6 +327,18 @@ def test_a_damaged_manifest_is_refused(run: Run, write: Write, tmp_path: Path) -
     text = (out / "manifest.csv").read_text()
     (out / "manifest.csv").write_text(text.replace("rain,1", "rain,one"))
     assert "manifest.csv: row 1: damaged" in run("pack", file, "-o", out).refused()
+    (out / "manifest.csv").unlink()
+    os.mkfifo(out / "manifest.csv")
+    assert "not the manifest of a pack" in run("pack", file, "-o", out).refused()
+
+
+def test_control_characters_are_not_allowed_in_the_name(
+    run: Run, write: Write, tmp_path: Path
+) -> None:
+    file = write(RAIN)
+    file.write_text(file.read_text().replace("Weather", "Weather\\u0007"))
+    assert "name: contains U+0007" in run("pack", file, "-o", tmp_path / "out").refused()
+    assert not (tmp_path / "out").exists()
 
 
 # --- the contact sheet ---

@@ -254,6 +254,31 @@ def test_damaged_scenes_are_refused(run, model, tmp_path, tiny_model, path, valu
         remake_mix(model, mix.provenance, prompts="wind")
 
 
+def test_a_random_seed_becomes_part_of_the_name(run, rain, tmp_path, tiny_model):
+    source, out = rain.save(tmp_path / "a.wav"), tmp_path / "out"
+    mix = tmp_path / "mix.wav"
+    call = ("generate", "rain then wind", "--seconds", 1, "--steps", 1, "--model", tiny_model)
+    assert run(*call, "-o", mix).code == 0
+    for file in (source, mix):
+        call = ("generate", "--from", file, "--seed", -1, "--model", tiny_model)
+        result = run(*call, "-o", f"{out}/", "--sidecar")
+        assert result.code == 0
+        (made,) = out.glob("*.json")
+        arguments = json.loads(made.read_text())["arguments"]
+        (seed,) = arguments["seed"] if file == source else [arguments["scene"]["seed"]]
+        assert result.out.rstrip().endswith(f"seed {seed}")
+        assert made.stem.endswith(f"-{seed}")
+        shutil.rmtree(out)
+    for options, message in [
+        (("--stems", source), "a.wav: not a folder"),
+        (("--loop",), "loop: not an option of a scene"),
+        (("wind",), "prompts: not an option of a scene"),
+    ]:
+        call = ("generate", "--from", mix, "--model", tiny_model, "-o", tmp_path / "b.wav")
+        assert message in run(*call, *options).refused()
+    assert not (tmp_path / "b.wav").exists()
+
+
 def test_more_edits_than_are_allowed(model, rain):
     nested = rain.provenance
     for _ in range(MAX_EDITS):
@@ -341,6 +366,20 @@ def test_float_files_do_not_contain_the_time():
 def test_bad_mixes_are_refused(run, tmp_path, text):
     run("generate", "--mix", text, "-o", tmp_path / "a.wav").refused()
     assert not (tmp_path / "a.wav").exists()
+
+
+@pytest.mark.parametrize("options", [("--morph-to", " "), ("--morph-to", "wind", "--loop")])
+def test_bad_morphs_are_refused(run, tmp_path, options):
+    assert "morph-to" in run("generate", "rain", *options, "-o", tmp_path / "a.wav").refused()
+
+
+def test_weights_of_any_size_count_relative_to_each_other(model):
+    latents = [
+        model.generate(mix={"rain": w, "wind": w / 2}, **FAST | {"candidates": 1})[0].latent
+        for w in (1.0, 1e308, 1e-300)
+    ]
+    np.testing.assert_allclose(latents[1], latents[0], atol=1e-4)
+    np.testing.assert_allclose(latents[2], latents[0], atol=1e-4)
 
 
 def test_a_blend_of_one_is_its_prompt_and_weights_count(model):

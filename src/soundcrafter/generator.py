@@ -231,7 +231,9 @@ class Generator:
         """[E], unit norm."""
         if isinstance(prompt, str):
             return self.clap.embed_text([prompt])[0]
-        weights = [weight for _, weight in prompt.parts]
+        # relative to the largest, because their sum may exceed what a float holds
+        largest = max(weight for _, weight in prompt.parts)
+        weights = [weight / largest for _, weight in prompt.parts]
         found = self.clap.embed_text(list(prompt.prompts()))
         return F.normalize(found.new_tensor(weights) @ found, dim=0)
 

@@ -23,7 +23,7 @@ from soundcrafter.files import write_csv
 from soundcrafter.hub import find_model
 from soundcrafter.loudness import loudness
 from soundcrafter.pipeline import SoundCrafter
-from soundcrafter.request import MAX_COUNT, GenerateRequest, resolve
+from soundcrafter.request import MAX_COUNT, GenerateRequest, check_text, resolve
 from soundcrafter.settings import beside, check_range, from_dict, given, read_toml
 from soundcrafter.sound import Sound
 from soundcrafter.store import ModelFolder, open_folder
@@ -116,6 +116,7 @@ class Pack:
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ValueError("name: must not be empty; name the pack")
+        check_text("name", self.name)
         check_range(self, 1, MAX_COUNT, "takes")
         check_depth(f".{self.format}", self.depth)
         for weight in self.adapters.values():
@@ -257,7 +258,9 @@ def read_manifest(folder: Path) -> list[ManifestRow]:
     path = folder / MANIFEST
     if not os.path.lexists(path):
         return []
-    columns, table = read_table(path)
+    columns: set[str] = set()
+    if path.is_file():  # reading a pipe would wait for its writer
+        columns, table = read_table(path)
     if columns != set(COLUMNS):
         raise ValueError(f"{path}: not the manifest of a pack; choose another folder")
     return [_row(cells, f"{path}: row {number}") for number, cells in enumerate(table, 1)]

@@ -330,8 +330,6 @@ class SoundCrafter(Generator):
             raise ValueError("prompt: got None; allowed: a string, or a list of strings")
         if like is None and like_weight is not None:
             raise ValueError("like_weight: requires a sound to resemble, like")
-        if steer is not None and not (more or less):
-            raise ValueError("steer: requires descriptions, more or less")
         wave = None if init is None else load_wave(init, self.sample_rate)
         if wave is not None and seconds is None:
             seconds = (at or 0.0) + len(wave) / self.sample_rate

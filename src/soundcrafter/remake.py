@@ -132,8 +132,9 @@ def remake_mix(
 def _check_names(options: Mapping[str, Any]) -> None:
     """Raise ValueError for options that `render` does not pass on to `generate`."""
     for name in options:
-        if name not in _RENDER_OPTIONS:
-            allowed = ", ".join(("seed", "seconds", *_RENDER_OPTIONS))
+        if name not in _RENDER_OPTIONS or (name == "loop" and options[name]):
+            changeable = [each for each in _RENDER_OPTIONS if each != "loop"]  # recorded if False
+            allowed = ", ".join(["seed", "seconds", *changeable])
             raise ValueError(f"{name}: not an option of a scene; allowed: {allowed}")
 
 

@@ -61,12 +61,12 @@ class GenerateRequest(SamplingConfig):
         if not texts or not (self.wordless or all(text.strip() for text in texts)):
             raise ValueError("prompt: must not be empty; describe the sound")
         for text in texts:
-            _check_text("prompt", text)
+            check_text("prompt", text)
         for name in ("more", "less"):
             for text in getattr(self, name):
                 if not text.strip():
                     raise ValueError(f"{name}: must not be empty; describe a sound")
-                _check_text(name, text)
+                check_text(name, text)
         if self.strength is not None:
             check_range(self, 0, 1, "strength")
         check_range(self, 0, 1, "like_weight")
@@ -77,7 +77,7 @@ class GenerateRequest(SamplingConfig):
         if self.loop and self.trim:
             raise ValueError("trim: not possible with loop, whose end is followed by its start")
         for negative in (self.negative, *self.negatives):
-            _check_text("negative", negative)
+            check_text("negative", negative)
         for prompt in self.prompts:
             if isinstance(prompt, Timeline) and prompt.last_start >= self.seconds:
                 raise ValueError(
@@ -136,6 +136,8 @@ def resolve(
 
     Raises ValueError, saying what is allowed, for a wrong type or value.
     """
+    if options.get("steer") is not None and not (options.get("more") or options.get("less")):
+        raise ValueError("steer: requires descriptions, more or less")
     given = {name: _plain(value) for name, value in options.items() if value is not None}
     given["seeds"] = [_drawn(_plain(each)) for each in _listed(seed)]
     if given.get("sampler", "ddim") != "ddim":
@@ -180,7 +182,7 @@ def _drawn(seed: Any) -> Any:
     return secrets.randbits(32) if seed == RANDOM_SEED else seed
 
 
-def _check_text(name: str, text: str) -> None:
+def check_text(name: str, text: str) -> None:
     """Raise ValueError for invalid characters: bytes that are not UTF-8, control characters."""
     for character in text:
         if unicodedata.category(character) in ("Cs", "Cc") and not character.isspace():

@@ -1,6 +1,7 @@
 """Making a sound again from the file of one: `soundcrafter generate --from FILE`."""
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +57,17 @@ def make_again(
     """Make the sound of a file again, with changes, and write it."""
     from soundcrafter.export import Export
     from soundcrafter.provenance import read_provenance
+    from soundcrafter.request import RANDOM_SEED
     from soundcrafter.settings import from_dict
 
     made = read_provenance(file)
     is_scene = made.call == "render"
     if options.stems is not None and not is_scene:
         raise ValueError("stems: the sound is not a mix of several")
+    if options.stems is not None and options.stems.is_file():
+        raise ValueError(f"{options.stems}: not a folder")
+    if changes.get("seed") == RANDOM_SEED:
+        changes = {**changes, "seed": secrets.randbits(32)}  # here, to become part of the name
     export = from_dict(Export, {**made.export, **export_changes}, f"{file}: export")
     try:
         job = _job(made, changes)
@@ -80,7 +86,7 @@ def make_again(
     if options.as_json:
         print(json.dumps([facts], indent=2))
     else:
-        print(f"{job.file}  {facts['seconds']:.2f} s")
+        print(f"{job.file}  {facts['seconds']:.2f} s  seed {job.seed}")
 
 
 def _job(made: "Provenance", changes: Mapping[str, Any]) -> OutputJob:
@@ -124,8 +130,6 @@ def _make(
         raise ValueError(f"{error} (the model that made {file}; name it by --model)") from None
     if options.model is None and options.adapters is None:
         check_model(crafter, made)
-    if changes.get("seed") == -1:
-        changes = {**changes, "seed": job.seed}
     with progress("generating", show=not options.as_json) as advance:
         if made.call == "render":
             mix = remake_mix(crafter, made, folder=file.parent, progress=advance, **changes)

@@ -190,6 +190,10 @@ def generate(
     naming = ucs_naming(ucs, ucs_creator, ucs_source)
     if (mix is not None or morph_to is not None) and (fill or compose == "one-pass"):
         raise ValueError("--mix and --morph-to cannot be combined with --fill and --compose")
+    if morph_to is not None and not morph_to.strip():
+        raise ValueError("morph-to: must not be empty; describe the sound")
+    if morph_to is not None and loop:
+        raise ValueError("--morph-to cannot be combined with --loop: a loop has no end to reach")
     if mix is not None and (prompt is not None or prompts is not None or morph_to is not None):
         raise ValueError("--mix replaces the prompt; give one of them")
     rows = _read_rows(prompt if mix is None else mix, prompts)
@@ -216,7 +220,12 @@ def generate(
         raise ValueError("--trim and --no-trim require a single event per prompt, or --compose off")
     if output == STDOUT:
         given = {"--plot": plot, "--json": as_json, "--name": name, "--stems": stems}
-        given |= {"--ucs": ucs, "--overwrite": overwrite, "--skip-existing": skip_existing}
+        given |= {
+            "--sidecar": sidecar,
+            "--ucs": ucs,
+            "--overwrite": overwrite,
+            "--skip-existing": skip_existing,
+        }
         check_pipe(jobs, [option for option, there in given.items() if there])
     else:
         jobs = assign_files(
