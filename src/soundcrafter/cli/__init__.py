@@ -12,7 +12,7 @@ from soundcrafter.cli.bench import bench
 from soundcrafter.cli.edit import edit
 from soundcrafter.cli.evaluate import evaluate_app
 from soundcrafter.cli.generate import demo, generate
-from soundcrafter.cli.model import import_model, info, ship
+from soundcrafter.cli.model import export, import_model, info, ship
 from soundcrafter.cli.pack import pack
 from soundcrafter.cli.report import report
 from soundcrafter.cli.scene import scene
@@ -37,6 +37,7 @@ app.command()(sprint)
 app.command()(plot)
 app.command()(demo)
 app.command()(ship)
+app.command()(export)
 app.command()(report)
 app.command()(info)
 app.command()(bench)

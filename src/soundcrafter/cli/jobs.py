@@ -73,7 +73,7 @@ def plan_jobs(
     prompt of the file `source`.
     """
     from soundcrafter.blend import Blend
-    from soundcrafter.diffusion.sample import SamplingConfig
+    from soundcrafter.diffusion.config import SamplingConfig
     from soundcrafter.request import resolve
 
     jobs = []

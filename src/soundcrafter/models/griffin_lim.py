@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 
 MOMENTUM = 0.99  # of the fast algorithm
 

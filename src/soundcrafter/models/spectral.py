@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.griffin_lim import check_invertible, griffin_lim, min_frames, overlap_add
 from soundcrafter.settings import check_at_least
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.clap_audio import ClapAudio
 from soundcrafter.models.griffin_lim import MOMENTUM, inverse_filters
 from soundcrafter.models.spectral import FLOOR, MAX_GAIN, SpectralVocoder
