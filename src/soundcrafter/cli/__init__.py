@@ -68,6 +68,12 @@ def main() -> None:
         if re.match(r"No such option: -[^-]?$", message):
             message += " (an argument that begins with -, as a prompt may, needs -- before it)"
         _fail(message)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        _fail(
+            "this needs torch; without it, generate takes a folder that soundcrafter export wrote"
+        )
     except (ValueError, OSError) as error:
         _fail(str(error))
     except MemoryError as error:

@@ -180,6 +180,12 @@ class Dft(nn.Module):
     stand side by side in the last dimension.
     """
 
+    first: Tensor
+    second: Tensor
+    first_inverse: Tensor
+    second_inverse: Tensor
+    cos: Tensor
+    sin: Tensor
     weights: Tensor
     both_weights: Tensor
 

@@ -110,13 +110,35 @@ class OnnxSoundCrafter:
         self,
         prompts: str | Blend | Iterable[str | Blend],
         *,
+        seconds: float | None = None,
+        count: int = 1,
+        seed: int | Iterable[int] = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative: str | Iterable[str] | None = None,
+        sampler: str | None = None,
+        candidates: int | None = None,
+        draft_steps: int | None = None,
+        batch_size: int | None = None,
+        trim: bool | None = None,
         progress: Progress | None = None,
-        **options: Any,
     ) -> Iterator[Sound]:
         """Yield the sounds of `generate`, whose arguments it takes, as they are made."""
-        if options.get("trim") is None:
-            options["trim"] = options.get("seconds") is None
-        request = resolve(self.sampling, prompts, **options)
+        request = resolve(
+            self.sampling,
+            prompts,
+            seconds=seconds,
+            count=count,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            negative=negative,
+            sampler=sampler,
+            candidates=candidates,
+            draft_steps=draft_steps,
+            batch_size=batch_size,
+            trim=seconds is None if trim is None else trim,
+        )
         if not all(isinstance(prompt, str | Blend) for prompt in request.prompts):
             raise ValueError("prompt: an exported model makes no timelines; allowed: a string")
         if request.candidates > 1 and self._tower is None:
