@@ -253,7 +253,7 @@ def _vocoder_part(vocoder: Vocoder, mels: list[Tensor]) -> _Part:
         lambda: spectral_to_onnx(vocoder, inputs[0]),
         few,
         inputs,
-        more=(np.int64(rounds),),
+        more=(np.array(rounds),),
         buffers=("spread",),
     )
 
