@@ -7,10 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from soundcrafter import SoundCrafter
 from soundcrafter.blend import Blend
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.onnx import OnnxSoundCrafter
+from soundcrafter.onnx.audio_tower import log_mel
 from soundcrafter.provenance import read_provenance
 from soundcrafter.timeline import Timeline
 
@@ -160,3 +164,36 @@ def test_a_damaged_export_is_refused(exported, tmp_path, damage):
 def test_a_folder_that_is_no_export_is_refused(tiny_model):
     with pytest.raises(ValueError, match=r"not an exported model: no settings\.json"):
         OnnxSoundCrafter.from_pretrained(tiny_model)
+
+
+@pytest.mark.slow
+def test_the_bundled_model(tmp_path):
+    pytest.importorskip("onnxscript")
+    from soundcrafter.onnx.export import export_onnx
+
+    export_onnx(None, tmp_path / "bundled")
+    crafter = SoundCrafter.from_pretrained(device="cpu", precision="fp32")
+    runtime = OnnxSoundCrafter.from_pretrained(tmp_path / "bundled", threads=1)
+    (ours,), (theirs,) = (each.generate("rain", seconds=3.0) for each in (runtime, crafter))
+    assert ours.score == pytest.approx(theirs.score, abs=1e-3)
+    wanted = crafter.decode(torch.from_numpy(theirs.latent)[None]).numpy()
+    found = runtime.decode(ours.latent[None])
+    np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max())
+    # Griffin-Lim amplifies rounding, so waves are compared as they are heard
+    ours_mel, theirs_mel = (log_mel(s.wave, runtime.settings.vocoder.mel) for s in (ours, theirs))
+    loud = theirs_mel > theirs_mel.max() - np.log(1000)  # down to 60 dB below the peak
+    difference = np.abs(ours_mel - theirs_mel)[loud]
+    assert np.quantile(difference, 0.95) < 0.02  # 0.17 dB
+    assert np.abs(ours.wave - theirs.wave).max() < 0.02 * np.abs(theirs.wave).max()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [MelConfig(), MelConfig(power=2, log="db", framing="center", scale="htk", norm="none")],
+    ids=["exact", "center"],
+)
+def test_the_spectrogram_is_that_of_torch(config):
+    wave = np.random.default_rng(0).standard_normal(8_000, np.float32)
+    with torch.no_grad():
+        wanted = LogMel(config)(torch.from_numpy(wave)[None]).numpy()
+    np.testing.assert_allclose(log_mel(wave, config), wanted, rtol=1e-4, atol=1e-4)

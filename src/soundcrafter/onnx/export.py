@@ -254,7 +254,7 @@ def _vocoder_part(vocoder: Vocoder, mels: list[Tensor]) -> _Part:
         few,
         inputs,
         more=(np.array(rounds),),
-        buffers=("spread",),
+        buffers=("filters", "spread"),
     )
 
 
