@@ -60,7 +60,8 @@ def compare(exported: str, model: str | None) -> None:
     rows = []
     for prompt in PROMPTS:
         (x,), (y,) = (each.generate(prompt, seconds=SECONDS) for each in (ours, theirs))
-        assert x.latent is not None and y.latent is not None
+        assert x.latent is not None
+        assert y.latent is not None
         mel = theirs.decode(torch.from_numpy(y.latent)[None]).numpy()
         config = ours.settings.vocoder.mel
         heard, wanted = log_mel(x.wave, config), log_mel(y.wave, config)

@@ -1,4 +1,4 @@
-"""Export a model folder as ONNX files that `OnnxSoundCrafter` and browsers run."""
+"""Export a model folder as ONNX files that `OnnxSoundCrafter` runs."""
 
 import copy
 import math

@@ -1,7 +1,7 @@
-"""The networks as they are exported: real numbers only, and no operator that a browser lacks.
+"""The networks as they are exported: real numbers, and only operators that are common.
 
-The spectral vocoder transforms frames thousands of times. ONNX Runtime's own DFT operator is slow
-and has no WebGPU kernel, so the transforms are matrix products in two stages here.
+The spectral vocoder transforms frames thousands of times. The transforms are matrix products in two
+stages here: runtimes for GPUs and browsers have those, but not all have an operator for the DFT.
 """
 
 import math

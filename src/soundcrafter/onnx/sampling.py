@@ -21,11 +21,12 @@ class ArraySchedule:
     def __init__(self, config: DiffusionConfig) -> None:
         self.config = config
         start, end = config.beta_start, config.beta_end
+        betas: NDArray[np.floating[Any]]
         if config.betas == "linear":
             betas = np.linspace(start, end, config.steps)
         else:
             betas = np.linspace(start**0.5, end**0.5, config.steps) ** 2
-        self.alpha_bar: NDArray[np.float64] = np.cumprod(1 - betas)
+        self.alpha_bar: NDArray[np.floating[Any]] = np.cumprod(1 - betas)
 
     @property
     def is_flow(self) -> bool:
@@ -62,12 +63,13 @@ class ArraySchedule:
         """(x0, eps): the signal and noise in x [B, ...] at time t, according to the prediction."""
         alpha, sigma = (value.astype(np.float32) for value in self._coefficients(np.asarray(t)))
         if self.config.objective == "epsilon":
-            return (x - sigma * prediction) / alpha, prediction
+            x0: Array = (x - sigma * prediction) / alpha
+            return x0, prediction
         if self.is_flow:
             return x - sigma * prediction, x + alpha * prediction
         return alpha * x - sigma * prediction, sigma * x + alpha * prediction
 
-    def _coefficients(self, t: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _coefficients(self, t: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         if self.is_flow:
             sigma = t.astype(np.float64) / self.config.steps
             return 1 - sigma, sigma
