@@ -63,7 +63,7 @@ class ArraySchedule:
         """(x0, eps): the signal and noise in x [B, ...] at time t, according to the prediction."""
         alpha, sigma = (value.astype(np.float32) for value in self._coefficients(np.asarray(t)))
         if self.config.objective == "epsilon":
-            x0: Array = (x - sigma * prediction) / alpha
+            x0: Any = (x - sigma * prediction) / alpha
             return x0, prediction
         if self.is_flow:
             return x - sigma * prediction, x + alpha * prediction
