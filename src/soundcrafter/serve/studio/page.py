@@ -22,7 +22,7 @@ def mount(app: FastAPI, service: Service) -> None:
         app,
         studio(service),
         path="/",
-        allowed_paths=[str(settings.folder.absolute())],
+        allowed_paths=[str((settings.folder / "sounds").absolute())],
         show_error=False,
         max_file_size=settings.max_upload_mib * 2**20,
         ssr_mode=False,
