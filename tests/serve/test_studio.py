@@ -150,7 +150,7 @@ def test_a_scene_is_planned_edited_rendered_and_saved(page, tmp_path):
         f"Number(document.querySelectorAll('svg.timeline .event')[2].dataset.start) > {dragged}"
     )
     page.get_by_role("button", name="Render").click()
-    page.get_by_text("Heard stems").wait_for()
+    page.get_by_text("Stems to hear").wait_for()
     page.get_by_role("button", name="Solo: thunder").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Save stems (zip)").click()
@@ -194,7 +194,7 @@ def test_a_full_queue_and_bad_options_are_said_in_words(desk: Desk):
             desk.submit(**request)
         return reason(error.value)
 
-    assert refused(prompt="wind") == "1 jobs wait already; try again later"
+    assert refused(prompt="wind") == "the queue is full (1 jobs); try again later"
     assert refused(prompt="wind", seconds=61) == "seconds: got 61; this server allows up to 60"
     assert refused(prompt="wind", seed=-2).startswith("seed: Input should be greater")
 

@@ -165,7 +165,7 @@ class JobStore:
         queued = sa.select(sa.func.count()).where(_jobs.c.state == "queued")
         with self._write(alone=True) as connection:
             if (connection.scalar(queued) or 0) >= self.max_queue:
-                raise QueueFull(f"{self.max_queue} jobs wait already; try again later")
+                raise QueueFull(f"the queue is full ({self.max_queue} jobs); try again later")
             connection.execute(_jobs.insert().values(**row))
         job = self.get(row["id"])
         assert job is not None
