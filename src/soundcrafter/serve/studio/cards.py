@@ -187,6 +187,7 @@ def stems_view(desk: Desk, card: Card) -> None:
         audio = gr.Audio(
             str(desk.chosen_stems(card, names)),
             label="These stems",
+            show_label=False,
             interactive=False,
             buttons=[],
             elem_classes="player",

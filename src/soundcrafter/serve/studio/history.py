@@ -11,8 +11,8 @@ PAGE = 8  # jobs on a page
 def history_page(desk: Desk, tab: gr.Tab) -> None:
     """All sounds of this server, to search; they survive restarts."""
     with gr.Row(elem_classes="line"):
-        search = gr.Textbox("", label="Search", placeholder="rain", scale=4)
-        favourite = gr.Checkbox(label="Favourites only", container=False, min_width=130)
+        search = gr.Textbox("", label="Search", placeholder="rain", scale=4, min_width=220)
+        favourite = gr.Checkbox(label="Favourites only", container=False, min_width=170)
         refresh = gr.Button("Refresh", scale=0, min_width=120)
     form = Format()
     before: gr.State = gr.State([])  # the last job of each page seen

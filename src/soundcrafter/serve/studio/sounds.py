@@ -48,7 +48,7 @@ class SoundsPage:
                         value=0,
                         step=0.1,
                         label="Length (s)",
-                        info="0: the model decides",
+                        info="0: automatic",
                         min_width=130,
                     )
                     self.count = gr.Slider(
@@ -57,7 +57,7 @@ class SoundsPage:
                         value=2,
                         step=1,
                         label="Takes",
-                        info="Versions to choose from",
+                        info="Versions of it",
                         min_width=130,
                     )
                 with gr.Row():
@@ -79,10 +79,10 @@ class SoundsPage:
                         value=0,
                         step=1,
                         label="Steps",
-                        info="0: the model decides",
+                        info="0: automatic",
                     )
                     self.guidance = gr.Slider(
-                        0, 12, value=0, step=0.5, label="Guidance", info="0: the model decides"
+                        0, 12, value=0, step=0.5, label="Guidance", info="0: automatic"
                     )
                     self.negative = gr.Textbox("", label="Avoid", placeholder="music")
                     self.more = gr.Textbox("", label="More of", placeholder="bright, metallic")
