@@ -2,8 +2,8 @@
 
     python benchmarks/studio_pictures.py docs/studio.png
 
-Starts `soundcrafter serve` with the bundled model, uses its studio in Chromium (SOUNDCRAFTER_CHROMIUM
-names another executable than /usr/bin/chromium) and writes one picture.
+Starts `soundcrafter serve` with the bundled model, uses its studio in Chromium and writes one
+picture. SOUNDCRAFTER_CHROMIUM names another executable than /usr/bin/chromium.
 """
 
 import io

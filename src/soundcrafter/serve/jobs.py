@@ -166,10 +166,9 @@ class JobStore:
         with self._write(alone=True) as connection:
             if (connection.scalar(queued) or 0) >= self.max_queue:
                 raise QueueFull(f"the queue is full ({self.max_queue} jobs); try again later")
-            connection.execute(_jobs.insert().values(**row))
-        job = self.get(row["id"])
-        assert job is not None
-        return job
+            added = connection.execute(_jobs.insert().values(**row)).inserted_primary_key
+        assert added is not None
+        return _job(dict.fromkeys(_jobs.c.keys()) | row | {"number": added[0]})
 
     def get(self, job: str) -> Job | None:
         """A job by its id, or None."""
