@@ -1,6 +1,7 @@
 """Reading and writing files: atomic replacement, locks, JSON, JSON Lines, csv, hashes, cache."""
 
 import csv
+import errno
 import filecmp
 import hashlib
 import io
@@ -25,6 +26,15 @@ def one_line(error: object, width: int = 300) -> str:
     """Format an error as one line, truncated to `width`; its class name if it has no message."""
     text = shorten(str(error), width, placeholder=" ...")
     return text or type(error).__name__
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, says that no space is left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

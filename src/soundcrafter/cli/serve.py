@@ -1,5 +1,6 @@
 """The command that serves: an HTTP API, and the studio."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,7 @@ def serve(
 
     try:
         from soundcrafter.serve.server import serve as run
-        from soundcrafter.serve.settings import ServeSettings
+        from soundcrafter.serve.settings import LOG_FORMAT, ServeSettings
     except ModuleNotFoundError as error:
         raise ValueError(
             f"serve: needs {error.name}; install it with: pip install 'soundcrafter[serve]'"
@@ -82,5 +83,6 @@ def serve(
         open=open_to_all,
         origins=tuple(origin or ()),
     )
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
     if not run(settings, lambda address: print(f"serving at {address}", flush=True)):
         raise ValueError(f"port: cannot listen on {host}:{port}")

@@ -17,6 +17,7 @@ from soundcrafter.serve.errors import add_handlers, answers, refused
 from soundcrafter.serve.foreign import foreign_routes
 from soundcrafter.serve.jobs import JobStore
 from soundcrafter.serve.metrics import Measure, Metrics
+from soundcrafter.serve.refusals import LogRefusals
 from soundcrafter.serve.routes import routes
 from soundcrafter.serve.security import Authenticate, LimitBody, SameOrigin, SecurityHeaders
 from soundcrafter.serve.service import Service
@@ -83,6 +84,7 @@ def _middleware(
     )
     return [
         Middleware(Measure, metrics=metrics),
+        Middleware(LogRefusals),
         Middleware(SecurityHeaders),
         *([cors] if settings.origins else []),
         Middleware(Authenticate, tokens=tokens),

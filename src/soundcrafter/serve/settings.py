@@ -8,6 +8,7 @@ from pathlib import Path
 from soundcrafter.settings import check_at_least, check_range
 
 DATABASE = "jobs.sqlite"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 @dataclass(frozen=True, kw_only=True)
