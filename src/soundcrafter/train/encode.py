@@ -1,5 +1,6 @@
 """Encodes a manifest with a model's VAE and CLAP, to train the U-Net on the result."""
 
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from soundcrafter.train.unfinished import warn_of_unfinished
 
 def encode_data(
     recipe: Recipe,
-    data: Path,
+    data: str | PathLike[str],
     folder: Path,
     out: Path,
     *,

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -60,7 +61,9 @@ class Source(ABC):
 class EncodedSource(Source):
     """A folder that `soundcrafter data encode` made; no audio, no VAE, no CLAP."""
 
-    def __init__(self, recipe: Recipe, data: Path, config: PhaseConfig, with_text: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, data: str | PathLike[str], config: PhaseConfig, with_text: bool
+    ) -> None:
         self.latents = Latents(data, seed=recipe.diffusion.seed)
         if with_text and not self.latents.has_text:
             raise ValueError(f"{data}: was encoded without captions, but the condition is text")
@@ -208,7 +211,7 @@ class AudioSource(Source):
 
 
 def audio_sources(
-    recipe: Recipe, data: Path, encoders: Encoders, curriculum: Curriculum
+    recipe: Recipe, data: str | PathLike[str], encoders: Encoders, curriculum: Curriculum
 ) -> list[AudioSource]:
     """The source of each phase; they share what is decoded."""
     sounds = open_sounds(
@@ -225,11 +228,11 @@ def audio_sources(
 
 
 def encoded_sources(
-    recipe: Recipe, data: Path, curriculum: Curriculum, with_text: bool
+    recipe: Recipe, data: str | PathLike[str], curriculum: Curriculum, with_text: bool
 ) -> list[EncodedSource]:
     """The source of each phase, from the folders that `encoded_folder` names."""
     last = curriculum.phases[-1]
-    folders = [encoded_folder(data, phase, last) for phase in curriculum.phases]
+    folders = [encoded_folder(Path(data), phase, last) for phase in curriculum.phases]
     missing = [folder.name for folder in folders if not (folder / INDEX).is_file()]
     if missing:
         raise ValueError(
@@ -253,8 +256,9 @@ def encoded_folder(data: Path, phase: Phase, last: Phase) -> Path:
     return data if phase.number == last.number else data / f"phase-{phase.number + 1}"
 
 
-def is_encoded(data: Path) -> bool:
+def is_encoded(data: str | PathLike[str]) -> bool:
     """Whether a folder contains encoded data. ValueError if it is incomplete."""
+    data = Path(data)
     if (data / INDEX).is_file():
         return True
     parts = [*data.glob("latents-*.safetensors"), *data.glob("phase-*/latents-*.safetensors")]
