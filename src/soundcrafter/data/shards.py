@@ -27,7 +27,7 @@ MAX_SHARDS = 1_000_000
 FETCH_THREADS = 4
 _MAX_HEADER = 2**20  # bytes of a tar header, long names and attributes included
 _BLOCK = 512  # bytes
-_SHARDS = re.compile(r"\.tar(\?[^/]*)?$", re.IGNORECASE)
+_SHARDS = re.compile(r"\.tar(\?.*)?$", re.IGNORECASE)
 _SAMPLE = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<extension>[^/]+)")  # as webdataset splits names
 
 Skipped = list[tuple[str, str]]  # (name, reason)
