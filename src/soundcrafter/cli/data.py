@@ -110,6 +110,9 @@ def encode(
     overrides: SetOption = None,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Sounds encoded at once.")] = 16,
+    shards: Annotated[
+        float | None, typer.Option(help="Write shards, 000000.tar and so on, of so many MiB.")
+    ] = None,
     device: DeviceOption = "auto",
     allow_unfinished: AllowUnfinishedFlag = False,
     as_json: JsonFlag = False,
@@ -132,6 +135,7 @@ def encode(
             device=device,
             dtype=dtype,
             batch_size=batch_size,
+            shard_mib=shards,
             allow_unfinished=allow_unfinished,
             progress=advance,
         )

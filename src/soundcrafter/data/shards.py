@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -64,19 +64,39 @@ def open_shards(data: str | PathLike[str]) -> tuple[Path, list[Shard], Skipped]:
     wrong braces, if a shard cannot be fetched, and if none is left.
     """
     root, names = _local_files(os.fspath(data))
+    return root, *index_shards(root, names, os.fspath(data))
+
+
+def first_shard(data: str | PathLike[str]) -> Shard | None:
+    """The first shard that can be read, to see what the shards contain."""
+    root, names = _local_files(os.fspath(data))
+    for name in names:
+        with suppress(ValueError):
+            return index_shard(root / name, name)
+    return None
+
+
+def index_shards(root: Path, names: Sequence[str], data: str) -> tuple[list[Shard], Skipped]:
+    """Index the shards of these names in a folder, as `open_shards` does; `data` is for errors."""
     shards: list[Shard] = []
     skipped: Skipped = []
     for name in names:
         try:
-            shards.append(_index(root / name, name))
+            shards.append(index_shard(root / name, name))
         except ValueError as error:
             skipped.append((name, str(error)))
     if not shards:
-        first, reason = skipped[0]
+        first, reason = skipped[0] if skipped else (data, "it names none")
         raise ValueError(f"{data}: none of {len(names)} shards can be read; {first}: {reason}")
+    warn_of_skipped(root, skipped)
+    return shards, skipped
+
+
+def warn_of_skipped(root: Path, skipped: Skipped) -> Skipped:
+    """Log a warning for each shard that is left out; returns them."""
     for name, reason in skipped:
         _log.warning("warning: %s: skipped: %s", root / name, reason)
-    return root, shards, skipped
+    return skipped
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -143,7 +163,7 @@ def _fetch(url: str, file: Path) -> None:
             raise ValueError(f"{url}: cannot fetch: {one_line(error)}") from None
 
 
-def _index(file: Path, name: str) -> Shard:
+def index_shard(file: Path, name: str) -> Shard:
     """The samples of a shard. Raises ValueError if it is missing, truncated or damaged."""
     samples: dict[str, Sample] = {}
     settings: FilePart | None = None

@@ -13,6 +13,7 @@ from torch import Tensor
 from soundcrafter.data.dataset import DataConfig, Sounds
 from soundcrafter.data.events import event_rows
 from soundcrafter.data.latents import INDEX, LatentBatch, Latents
+from soundcrafter.data.shards import first_shard, is_shards
 from soundcrafter.files import same_file
 from soundcrafter.mel import LogMel
 from soundcrafter.models.clap_audio import ClapAudio
@@ -59,7 +60,7 @@ class Source(ABC):
 
 
 class EncodedSource(Source):
-    """A folder that `soundcrafter data encode` made; no audio, no VAE, no CLAP."""
+    """Data that `soundcrafter data encode` made; no audio, no VAE, no CLAP."""
 
     def __init__(
         self, recipe: Recipe, data: str | PathLike[str], config: PhaseConfig, with_text: bool
@@ -232,6 +233,10 @@ def encoded_sources(
 ) -> list[EncodedSource]:
     """The source of each phase, from the folders that `encoded_folder` names."""
     last = curriculum.phases[-1]
+    if is_shards(data):
+        if len(curriculum.phases) > 1:
+            raise ValueError(f"{data}: a curriculum needs the folder of its shards: --data DIR")
+        return [EncodedSource(recipe, data, last.config, with_text)]
     folders = [encoded_folder(Path(data), phase, last) for phase in curriculum.phases]
     missing = [folder.name for folder in folders if not (folder / INDEX).is_file()]
     if missing:
@@ -257,7 +262,10 @@ def encoded_folder(data: Path, phase: Phase, last: Phase) -> Path:
 
 
 def is_encoded(data: str | PathLike[str]) -> bool:
-    """Whether a folder contains encoded data. ValueError if it is incomplete."""
+    """Whether a folder or shards contain encoded data. ValueError if a folder is incomplete."""
+    if is_shards(data):
+        first = first_shard(data)
+        return first is not None and first.settings is not None
     data = Path(data)
     if (data / INDEX).is_file():
         return True
