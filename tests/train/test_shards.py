@@ -133,6 +133,28 @@ def test_two_processes_share_every_epoch(fork_two, whole, shards, tiny_recipe, t
     assert_equal_losses(read_log(run_folder(out, "vae")), read_log(run_folder(whole, "vae")), 2e-4)
 
 
+REFUSED = """
+import os, sys
+from soundcrafter.train import RunOptions, read_recipe, train
+
+recipe, out, *data = sys.argv[1:]
+try:
+    train("vae", read_recipe(recipe), data=data[int(os.environ["RANK"])], out=out,
+          options=RunOptions(device="cpu"))
+except ValueError as error:
+    assert "vae: the processes have different data" in str(error), error
+else:
+    raise SystemExit("two processes trained on different data")
+"""
+
+
+def test_processes_with_different_shards_are_refused(fork_two, shards, tiny_recipe, tmp_path):
+    fewer = shards.replace("000002", "000001")
+    for process in fork_two(REFUSED, [*map(str, (tiny_recipe, tmp_path / "m")), shards, fewer]):
+        process.join(FAILED)
+        assert process.exitcode == 0
+
+
 def test_a_truncated_shard_is_left_out_and_listed(shards, run, tiny_recipe, tmp_path, caplog):
     for file in Path(shards).parent.glob("*.tar"):
         content = file.read_bytes()
