@@ -1,6 +1,7 @@
 """Encoding data once: every variant of every recording as latents and embeddings on disk."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike
@@ -14,7 +15,13 @@ from torch import Tensor
 
 from soundcrafter.data.dataset import Draw, Sounds
 from soundcrafter.data.events import event_rows
-from soundcrafter.data.latents import FORMAT, INDEX
+from soundcrafter.data.latent_shards import (
+    OVERHEAD,
+    encode_draw,
+    finished_header,
+    write_latent_shard,
+)
+from soundcrafter.data.latents import FORMAT, INDEX, SHARDS
 from soundcrafter.data.prefetch import prefetch
 from soundcrafter.files import file_sha256, make_folder, replacing, same_file, write_text
 from soundcrafter.progress import Progress
@@ -37,11 +44,14 @@ def encode_latents(
     metadata: dict[str, Any],
     batch_size: int = 16,
     shard_size: int = 512,
+    shard_mib: float | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     progress: Progress | None = None,
 ) -> Path:
     """Encode every (recording, variant) of `sounds` into the folder `out`; returns the index file.
 
+    With `shard_mib` the folder holds tar archives of about so many MiB, as WebDataset has them,
+    instead of safetensors files of `shard_size` draws each.
     The callables take wave [B, N] float32 on the CPU, or captions. `metadata` (serialisable as
     JSON) identifies the models, for instance by their training ids. `progress` is called after each
     batch. An interrupted run is resumed by the same call: finished shards are kept. Recordings that
@@ -60,27 +70,29 @@ def encode_latents(
         progress=progress,
     )
     out = make_folder(out)
+    if shard_mib is not None:
+        encoder.settings["shard_size"] = shard_size = encoder.draws_in(shard_mib)
     jobs = [(r, v) for r in range(len(sounds)) for v in range(sounds.config.variants)]
     shards: list[dict[str, str]] = []
     entries: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
     for number, start in enumerate(range(0, len(jobs), shard_size)):
-        file, part = out / f"latents-{number:05d}.safetensors", jobs[start : start + shard_size]
+        name = f"latents-{number:05d}.safetensors" if shard_mib is None else f"{number:06d}.tar"
+        file, part = out / name, jobs[start : start + shard_size]
         contents = _finished(file, encoder.settings) or _write_shard(file, part, encoder)
         entries += [{"shard": len(shards), **entry} for entry in contents["entries"]]
         skipped.update(contents["skipped"])
-        if contents["entries"]:
+        if file.is_file():
             shards.append({"file": file.name, "sha256": file_sha256(file)})
         encoder.report_progress(part[-1])
     if not entries:
         raise ValueError(f"{out}: no recording could be decoded: {skipped}")
-    recordings = [
-        {"file": sounds.manifest.name(r), "caption": r.caption, "label": r.label}
-        for r in sounds.manifest.recordings
-    ]
-    index = {**encoder.settings, "recordings": recordings, "entries": entries, "shards": shards}
+    index: dict[str, Any] = {SHARDS: [shard["file"] for shard in shards]}
+    if shard_mib is None:
+        recordings = [encoder.facts_of(number) for number in range(len(sounds))]
+        index = {"recordings": recordings, "entries": entries, "shards": shards}
     skipped = {**dict(sounds.manifest.skipped), **skipped}
-    write_text(out / INDEX, json.dumps({**index, "skipped": skipped}))
+    write_text(out / INDEX, json.dumps({**encoder.settings, **index, "skipped": skipped}))
     return out / INDEX
 
 
@@ -121,6 +133,23 @@ class _Encoder:
         if self.progress is not None:
             variants = self.sounds.config.variants
             self.progress(job[0] * variants + job[1] + 1, len(self.sounds) * variants)
+
+    def facts_of(self, number: int) -> dict[str, Any]:
+        """What decides the order of draws, of a recording."""
+        recording = self.sounds.manifest.recordings[number]
+        name = self.sounds.manifest.name(recording)
+        return {"file": name, "caption": recording.caption, "label": recording.label}
+
+    def draws_in(self, mib: float) -> int:
+        """The number of encoded draws in so many MiB, by the size of the first one."""
+        if not (math.isfinite(mib) and mib > 0):
+            raise ValueError(f"shard_mib: got {mib:g}; allowed: above 0")
+        skipped: dict[str, str] = {}
+        for number in range(len(self.sounds)):
+            for batch in self.draws([(number, 0)], skipped):
+                size = len(encode_draw(self.encode([batch[0][1]]), 0)) + OVERHEAD
+                return max(1, int(mib * 2**20 / size))
+        raise ValueError(f"no recording could be decoded: {skipped}")
 
     def draws(
         self, jobs: list[tuple[int, int]], skipped: dict[str, str]
@@ -205,8 +234,11 @@ def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        with safe_open(file, framework="pt") as shard:
-            header = json.loads((shard.metadata() or {})[HEADER])
+        if file.suffix == ".tar":
+            header = finished_header(file)
+        else:
+            with safe_open(file, framework="pt") as shard:
+                header = json.loads((shard.metadata() or {})[HEADER])
         made_by, contents = header["settings"], header["contents"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{file}: not a shard of encoded data: {error}") from None
@@ -224,7 +256,8 @@ def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> dict[str, Any]:
-    """Encode the jobs into `file`, which is not created if no recording is readable."""
+    """Encode the jobs into `file`, which is not created if no recording is readable, unless it is a
+    tar archive."""
     skipped: dict[str, str] = {}
     entries: list[dict[str, Any]] = []
     batches: list[dict[str, Tensor]] = []
@@ -236,14 +269,18 @@ def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> 
         batches.append(encoder.encode([draw for _, draw in batch]))
         if batch[-1][0] != jobs[-1]:  # the last job is reported once the shard is on disk
             encoder.report_progress(batch[-1][0])
-    contents = {"entries": entries, "skipped": skipped}
+    contents: dict[str, Any] = {"entries": entries, "skipped": skipped}
+    # wide convolutions give channels-last maps on some machines; files contain contiguous tensors
+    tensors = {
+        name: torch.cat([batch[name] for batch in batches]).contiguous()
+        for name in (batches[0] if batches else ())
+    }
+    if file.suffix == ".tar":
+        contents["recordings"] = {number: encoder.facts_of(number) for number, _ in jobs}
+        return write_latent_shard(file, encoder.settings, contents, tensors)
     if not entries:
         return contents
     header = json.dumps({"settings": encoder.settings, "contents": contents})
-    # wide convolutions give channels-last maps on some machines; files contain contiguous tensors
-    tensors = {
-        name: torch.cat([batch[name] for batch in batches]).contiguous() for name in batches[0]
-    }
     try:
         with replacing(file) as temporary:
             save_file(tensors, temporary, {HEADER: header})

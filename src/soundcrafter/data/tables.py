@@ -24,7 +24,7 @@ def read_table(path: Path) -> tuple[set[str], list[Row]]:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
             if not all(isinstance(row, dict) for row in rows):
                 raise ValueError("every line must be a JSON object")
-            return {column for row in rows for column in row}, _split_captions(rows)
+            return {column for row in rows for column in row}, split_captions(rows)
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         twice = [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]
         if twice:
@@ -44,7 +44,7 @@ def read_table(path: Path) -> tuple[set[str], list[Row]]:
     return set(reader.fieldnames or ()), rows
 
 
-def _split_captions(rows: Sequence[Row]) -> list[Row]:
+def split_captions(rows: Sequence[Row]) -> list[Row]:
     """Replace a row with a list of captions by one row per caption, all of one group."""
     found = []
     for row in rows:
@@ -57,13 +57,13 @@ def _split_captions(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def require_columns(path: Path, columns: Collection[str], needed: Collection[str]) -> None:
+def require_columns(path: str | Path, columns: Collection[str], needed: Collection[str]) -> None:
     """Raise ValueError if one of the needed columns is missing."""
     if not set(columns) >= set(needed):
         raise wrong_columns(path, columns, ", ".join(needed))
 
 
-def wrong_columns(path: Path, columns: Collection[str], needed: str) -> ValueError:
+def wrong_columns(path: str | Path, columns: Collection[str], needed: str) -> ValueError:
     """The error for a table without the columns that are needed."""
     hint = ""
     if len(columns) == 1 and ";" in next(iter(columns)):

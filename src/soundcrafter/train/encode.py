@@ -1,5 +1,6 @@
 """Encodes a manifest with a model's VAE and CLAP, to train the U-Net on the result."""
 
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -16,18 +17,20 @@ from soundcrafter.train.unfinished import warn_of_unfinished
 
 def encode_data(
     recipe: Recipe,
-    data: Path,
+    data: str | PathLike[str],
     folder: Path,
     out: Path,
     *,
     device: str = "auto",
     dtype: str = "float32",
     batch_size: int = 16,
+    shard_mib: float | None = None,
     allow_unfinished: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Write the latents and embeddings that the diffusion stage of `recipe` draws from `data`; for
-    earlier phases of a curriculum into the subfolders phase-1, phase-2, ... of `out`.
+    earlier phases of a curriculum into the subfolders phase-1, phase-2, ... of `out`. `shard_mib`
+    writes shards of about that size instead of safetensors files.
 
     The model folder needs `vae` and `clap_audio`, and `clap_text` if the condition is text. Returns
     the index file of the full resolution. Parts that were not trained to the end are used with a
@@ -47,6 +50,7 @@ def encode_data(
                 target,
                 dtype=dtype,
                 batch_size=batch_size,
+                shard_mib=shard_mib,
                 progress=progress,
             )
     return index
@@ -60,6 +64,7 @@ def _encode_phase(
     *,
     dtype: str,
     batch_size: int,
+    shard_mib: float | None,
     progress: Progress | None,
 ) -> Path:
     encoders, config = source.encoders, source.config
@@ -85,6 +90,7 @@ def _encode_phase(
             **resolution,
         },
         batch_size=batch_size,
+        shard_mib=shard_mib,
         dtype=dtype,  # type: ignore[arg-type]  # checked by encode_latents
         progress=progress,
     )
