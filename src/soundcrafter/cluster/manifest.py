@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,9 +70,7 @@ def write_manifest(folder: OutputFolder, rows: Iterable[ManifestRow]) -> None:
     data = [asdict(row) for row in rows]
     parquet, text = io.BytesIO(), io.StringIO()
     pq.write_table(pa.Table.from_pylist(data, _SCHEMA), parquet)
-    writer = csv.DictWriter(
-        text, [field.name for field in fields(ManifestRow)], lineterminator="\n"
-    )
+    writer = csv.DictWriter(text, _SCHEMA.names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(data)
     records: Collection[str] = folder.names(RECORDS)

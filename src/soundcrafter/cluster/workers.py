@@ -89,7 +89,7 @@ class RayWorkers(Generic[T]):
             },
             num_cpus=self.threads,
             num_gpus=self.gpus,
-            max_task_retries=0,  # here they would not end
+            ray_remote_args_fn=_remote_options,
         )
         for row in rows.iter_rows():
             answer: _Numbered = row["answer"]
@@ -132,6 +132,10 @@ class _Actor:
             except Exception as error:  # raised by the driver
                 answer = _portable(error)
         return {"answer": [_Numbered(job.number, answer)]}
+
+
+def _remote_options() -> dict[str, Any]:
+    return {"max_task_retries": 0}  # Ray's own have no end
 
 
 def _portable(error: Exception) -> Exception:
