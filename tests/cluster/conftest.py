@@ -32,6 +32,8 @@ class TwoNodes:
         )
         self.address: str = self._cluster.address
         self._second: Any = None
+        # before there is another node that the driver could belong to
+        ray.init(self.address, log_to_driver=False, logging_level=logging.WARNING)
         self.revive()
 
     def revive(self) -> None:
@@ -53,7 +55,6 @@ def _nodes() -> Iterator[TwoNodes]:
     # as the tests: results depend on the number of threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     nodes = TwoNodes()
-    ray.init(nodes.address, log_to_driver=False, logging_level=logging.WARNING)
     yield nodes
     nodes.end()
 

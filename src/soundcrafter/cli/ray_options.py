@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -86,7 +86,8 @@ class RayOptions:
             raise ValueError(
                 f"--ray: needs {error.name}; install it with: pip install 'soundcrafter[ray]'"
             ) from None
-        with connected(self.address):
+        # Ray prints what befalls its machines
+        with connected(self.address), redirect_stdout(sys.stderr):
             yield ray_workers(
                 open_tools, device=device, workers=self.workers, worker_cpus=self.worker_cpus
             )

@@ -2,22 +2,26 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from soundcrafter.files import one_line
 
 T = TypeVar("T")
 J = TypeVar("J")
 R = TypeVar("R")
 
-TRIES = 3  # of a job whose worker dies: a fault of the machine is rare, one of the job comes again
+TRIES = 3  # of a job whose worker dies: a fault of a machine is rare, one of the job comes again
 _MOST_BLOCKS = 10_000  # of a data set; more would only burden the driver
-
-_log = logging.getLogger(__name__)
 
 
 class LostJobs(ValueError):
@@ -33,10 +37,10 @@ class LostJobs(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class RayWorkers(Generic[T]):
-    """Actors on a Ray cluster that each have their own tools, such as a loaded model."""
+    """Processes on a Ray cluster that each have their own tools, such as a loaded model."""
 
     processes: int  # at most
-    threads: int  # of each process, which has as many CPUs: results may depend on it in their bits
+    threads: int  # of each process, and its CPUs: results may depend on it in their last bits
     open_tools: Callable[[], T]  # called once in each process
     gpus: float = 0  # of each process
     at_once: int = 1  # processes at the beginning: those that there is room for
@@ -46,96 +50,125 @@ class RayWorkers(Generic[T]):
         """work(tools, job) of all jobs as they are done; `work` is importable, jobs and results
         pickle.
 
-        What a job raises is raised here. A job whose worker dies is done again by another, at most
-        TRIES times; LostJobs at the end if there are any that killed all of their workers.
+        What a job raises is raised here. A job whose worker dies is done again, at most TRIES times
+        in all; LostJobs at the end if there are any that killed all of their workers.
         """
-        left = dict(enumerate(jobs))
-        for turn in range(TRIES):
-            if not left:
-                return
-            # later on, a worker has one job at a time, so that none dies with another
-            for number, result in self._pass(work, left, alone=turn > 0):
-                if left.pop(number, None) is not None:
-                    yield result
-            if left:
-                _log.warning("%d jobs were lost with their workers", len(left))
-        if left:
-            raise LostJobs(len(left))
-
-    def _pass(
-        self, work: Callable[[T, J], R], jobs: Mapping[int, J], *, alone: bool
-    ) -> Iterator[tuple[int, R]]:
-        """Do all jobs once; those whose worker dies are left out."""
         context = DataContext.get_current()
         context.enable_progress_bars = self.show_progress
-        context.max_errored_blocks = -1  # jobs that are lost are missed by `map`
+        context.max_errored_blocks = -1  # a machine that is gone takes blocks along: done again
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # and not worth a traceback each
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        tries = _Tries.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        left, lost = dict(enumerate(jobs)), 0
+        for _ in range(TRIES):
+            if not left:
+                break
+            for answer in self._answers(work, left, tries):
+                if answer.error is not None:
+                    raise answer.error
+                if left.pop(answer.number, None) is None:
+                    continue
+                if answer.is_lost:
+                    lost += 1
+                else:
+                    yield answer.result
+        if left or lost:
+            raise LostJobs(len(left) + lost)
+
+    def _answers(
+        self, work: Callable[[T, J], R], jobs: Mapping[int, J], tries: Any
+    ) -> "Iterator[_Answer]":
+        """What the workers answer; some jobs of a machine that is gone have no answer."""
         items = [{"job": _Numbered(number, job)} for number, job in jobs.items()]
-        blocks = len(items) if alone else min(len(items), _MOST_BLOCKS)
-        rows = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+        data = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
+        answers = data.map_batches(
             _Actor,
             batch_size=1,
             compute=ActorPoolStrategy(
-                min_size=1,
-                max_size=self.processes,
-                initial_size=self.at_once,
-                max_tasks_in_flight_per_actor=1 if alone else None,
+                min_size=1, max_size=self.processes, initial_size=self.at_once
             ),
             fn_constructor_kwargs={
                 "open_tools": self.open_tools,
                 "work": work,
                 "threads": self.threads,
                 "folder": os.getcwd(),
+                "tries": tries,
             },
             num_cpus=self.threads,
             num_gpus=self.gpus,
-            ray_remote_args_fn=_remote_options,
         )
-        for row in rows.iter_rows():
-            answer: _Numbered = row["answer"]
-            if isinstance(answer.what, Exception):
-                raise answer.what
-            yield answer.number, answer.what
+        try:
+            for row in answers.iter_rows():
+                yield row["answer"]
+        except RayError as error:
+            raise ValueError(f"ray: {one_line(error)}") from None
 
 
 @dataclass(frozen=True)
 class _Numbered:
-    """A job, or its result or error."""
+    number: int
+    what: Any  # a job
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What became of a job."""
 
     number: int
-    what: Any
+    result: Any = None
+    error: Exception | None = None
+    is_lost: bool = False
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class _Tries:
+    """Counts how often each job has been begun. Ray does the job of a dead worker again without an
+    end, also if it is the job that kills."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        self._begun[number] += 1
+        return self._begun[number]
 
 
 class _Actor:
     """A process of `RayWorkers`."""
 
     def __init__(
-        self, open_tools: Callable[[], Any], work: Callable[..., Any], threads: int, folder: str
+        self,
+        open_tools: Callable[[], Any],
+        work: Callable[[Any, Any], Any],
+        threads: int,
+        folder: str,
+        tries: Any,
     ) -> None:
         import torch
 
-        self.work, self.fault = work, None
+        self.work, self.tries = work, tries
+        self.fault: Exception | None = None
         torch.set_num_threads(threads)
         try:
             if Path(folder).is_dir():  # then relative paths mean the same as for the driver
                 os.chdir(folder)
             self.tools = open_tools()
-        except Exception as error:  # raised here, Ray would try for ever
+        except Exception as error:  # raised by the driver, once
             self.fault = _portable(error)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[_Numbered]]:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[_Answer]]:
         (job,) = batch["job"]
-        answer = self.fault
-        if answer is None:
-            try:
-                answer = self.work(self.tools, job.what)
-            except Exception as error:  # raised by the driver
-                answer = _portable(error)
-        return {"answer": [_Numbered(job.number, answer)]}
+        return {"answer": [self._answer(job)]}
 
-
-def _remote_options() -> dict[str, Any]:
-    return {"max_task_retries": 0}  # Ray's own have no end
+    def _answer(self, job: _Numbered) -> _Answer:
+        if self.fault is not None:
+            return _Answer(job.number, error=self.fault)
+        if ray.get(self.tries.begin.remote(job.number)) > TRIES:
+            return _Answer(job.number, is_lost=True)
+        try:
+            return _Answer(job.number, self.work(self.tools, job.what))
+        except Exception as error:  # raised by the driver
+            return _Answer(job.number, error=_portable(error))
 
 
 def _portable(error: Exception) -> Exception:
