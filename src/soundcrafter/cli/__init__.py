@@ -14,6 +14,7 @@ from soundcrafter.cli.evaluate import evaluate_app
 from soundcrafter.cli.generate import demo, generate
 from soundcrafter.cli.model import import_model, info, ship
 from soundcrafter.cli.pack import pack
+from soundcrafter.cli.ray_options import RayCommand
 from soundcrafter.cli.report import report
 from soundcrafter.cli.scene import scene
 from soundcrafter.cli.serve import serve
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(generate)
+app.command(cls=RayCommand)(generate)
 app.command()(edit)
 app.command()(scene)
 app.command()(pack)

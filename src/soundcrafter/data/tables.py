@@ -1,4 +1,4 @@
-"""Tables in csv and jsonl files."""
+"""Tables in csv, jsonl and Parquet files."""
 
 import csv
 import io
@@ -13,11 +13,14 @@ Row = dict[str, Any]  # column -> cell
 
 
 def read_table(path: Path) -> tuple[set[str], list[Row]]:
-    """Return the columns and rows of a csv or jsonl file.
+    """Return the columns and rows of a csv, jsonl or Parquet file.
 
     A row with a list of captions becomes one row per caption. Raises ValueError for a file that
-    cannot be read and for a csv row with more fields than columns.
+    cannot be read, for a csv row with more fields than columns, and for Parquet without pyarrow.
     """
+    if path.suffix.lower() == ".parquet":
+        columns, rows = _read_parquet(path)
+        return columns, split_captions(rows)
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".jsonl":
@@ -42,6 +45,26 @@ def read_table(path: Path) -> tuple[set[str], list[Row]]:
     except (ValueError, csv.Error, RecursionError) as error:
         raise ValueError(f"{path}: not a {path.suffix or 'csv'} table: {error}") from None
     return set(reader.fieldnames or ()), rows
+
+
+def _read_parquet(path: Path) -> tuple[set[str], list[Row]]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"{path}: Parquet needs pyarrow; install it with: pip install 'soundcrafter[ray]'"
+        ) from None
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: not a Parquet table: {error}") from None
+    rows = [
+        # in a table that pandas wrote, an empty cell of numbers is NaN
+        {name: None if cell != cell else cell for name, cell in row.items()}
+        for row in table.to_pylist()
+    ]
+    return set(table.column_names), rows
 
 
 def split_captions(rows: Sequence[Row]) -> list[Row]:
