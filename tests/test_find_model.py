@@ -19,7 +19,7 @@ def test_a_path_is_itself_even_where_it_looks_like_a_hub_name(tiny_model, tmp_pa
 def test_a_hub_name_is_fetched_and_loaded(tiny_model, monkeypatch):
     asked = []
 
-    def fetch(name, revision, allow_patterns):
+    def fetch(name, revision, allow_patterns, local_files_only):
         asked.append((name, revision, tuple(allow_patterns)))
         return str(tiny_model)
 

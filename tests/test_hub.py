@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -154,6 +155,24 @@ def test_an_audioldm_by_its_name_alone(run, hub: Hub, tmp_path: Path) -> None:
     code, _, said = run(*sound, "-o", str(tmp_path / "second.wav"), endpoint=gone)
     assert (code, said) == (0, "")
     assert (tmp_path / "first.wav").read_bytes() == (tmp_path / "second.wav").read_bytes()
+
+
+def test_a_model_that_only_a_sound_names_is_not_fetched(run, hub: Hub, tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    sound = ("generate", "rain", "--seconds", "0.3", "--steps", "1", "--model", "own/tiny")
+    code, _, said = run(*sound, "-o", str(file))
+    assert code == 0, said
+    again = ("generate", "--from", str(file), "-o", str(tmp_path / "b.wav"))
+    assert run(*again)[0] == 0
+    assert (tmp_path / "b.wav").read_bytes() == file.read_bytes()
+    shutil.rmtree(tmp_path / "hf")
+    hub.fetched.clear()
+    code, _, said = run(*again[:-1], str(tmp_path / "c.wav"))
+    assert code == 2
+    assert "own/tiny: not on this machine" in said
+    assert "name it by --model" in " ".join(said.split())
+    assert not hub.fetched
+    assert not (tmp_path / "c.wav").exists()
 
 
 def test_import_takes_names_too(run, tmp_path: Path) -> None:

@@ -278,6 +278,7 @@ def test_faulty_packs(run: Run, write: Write, tmp_path: Path, text: str, fault: 
         ('name_template = "{word}"', "name_template: got '{word}': unknown field {word}"),
         ('name_template = "{name}"', "two takes have the file name 'rain.wav'"),
         ('name_template = "a/{index}"', "name_template: got 'a/1'; allowed: no folders"),
+        ("seed = -1", "seed: got -1; allowed: 0 to"),
         ("seed = 18446744073709551615", "seed: got"),
         ("takes = 10000000", "takes: got 10000000; allowed: 1 to 10000"),
     ],

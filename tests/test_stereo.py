@@ -11,7 +11,7 @@ import soundfile
 from soundcrafter.audio import Wave, read_audio
 from soundcrafter.export import Export
 from soundcrafter.loudness import loudness
-from soundcrafter.stereo import LOWEST, widen
+from soundcrafter.stereo import widen
 
 RATE = 16_000
 
@@ -35,8 +35,8 @@ def mono_losses(stereo: np.ndarray) -> list[float]:
     """What (left + right) / 2 loses against the mean power of both, dB, in each third octave."""
     left, right = (np.fft.rfft(channel) for channel in stereo.T.astype(np.float64))
     frequencies = np.fft.rfftfreq(len(stereo), 1 / RATE)
-    losses, low = [], 50.0
-    while low < RATE / 2:
+    losses, low = [], 1000 * 2 ** (-25 / 6)  # the standard bands, from 63 Hz
+    while low * 2 ** (1 / 3) < RATE / 2:
         band = (frequencies >= low) & (frequencies < low * 2 ** (1 / 3))
         both = (np.abs(left[band]) ** 2 + np.abs(right[band]) ** 2).sum() / 2
         mono = (np.abs((left[band] + right[band]) / 2) ** 2).sum()
@@ -49,7 +49,7 @@ def test_noise_gets_wide_and_its_mean_is_the_wave():
     stereo = widen(noise(), RATE)
     assert (stereo.dtype, stereo.shape) == (np.float32, (3 * RATE, 2))
     np.testing.assert_allclose(stereo.mean(1), noise(), atol=1e-6)
-    assert 0.55 < np.corrcoef(stereo.T)[0, 1] < 0.85
+    assert 0.6 < np.corrcoef(stereo.T)[0, 1] < 0.75
 
 
 def test_tones_and_clicks_stay_in_the_middle():
@@ -74,7 +74,7 @@ def test_mono_loses_at_most_1_db_in_any_third_octave(sound, clips):
 def test_lows_stay_in_the_middle():
     stereo = widen(noise(), RATE)
     side = np.abs(np.fft.rfft(stereo[:, 0] - stereo[:, 1])) ** 2
-    low = np.fft.rfftfreq(len(stereo), 1 / RATE) < 0.7 * LOWEST
+    low = np.fft.rfftfreq(len(stereo), 1 / RATE) < 70
     assert side[low].mean() < 0.01 * side[~low].mean()
 
 
@@ -94,12 +94,38 @@ def test_silence_stays_silence():
 
 
 def test_a_loop_is_wide_without_a_seam(tmp_path: Path):
-    wave = noise(2.0)
-    Export(stereo=True, depth="float").write(tmp_path / "a.wav", wave, RATE, loop=True)
-    looped = soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
-    side = np.tile(looped[:, 0] - looped[:, 1], 2)
-    jumps = np.abs(np.diff(side))
-    assert jumps[len(wave) - 1] < np.quantile(jumps, 0.999)
+    """The noise has no frequency above 750 Hz, so that a click at the seam would stand out."""
+    for seed in range(10):
+        spectrum = np.fft.rfft(np.random.default_rng(seed).normal(0, 1, 2 * RATE))
+        spectrum[1500:] = 0
+        wave = np.fft.irfft(spectrum).astype(np.float32)  # its end goes on at its start
+        Export(stereo=True, depth="float").write(tmp_path / "a.wav", wave, RATE, loop=True)
+        looped = soundfile.read(tmp_path / "a.wav", dtype="float32")[0]
+        side = looped[:, 0] - looped[:, 1]
+        steps = np.abs(np.diff(side))
+        assert side.any()
+        assert abs(side[0] - side[-1]) <= steps.max()
+
+
+def test_the_side_waits_for_a_sudden_sound():
+    burst = np.zeros(3 * RATE, np.float32)
+    burst[RATE:] = noise(2.0) * np.exp(-np.arange(2 * RATE) / 3000)
+    side = np.diff(widen(burst, RATE))[:, 0]
+    assert np.abs(side[RATE:]).max() > 0.1 * np.abs(burst).max()
+    assert np.abs(side[: RATE - 80]).max() < 0.01 * np.abs(burst).max()  # 5 ms before
+
+
+@pytest.mark.parametrize(("channels", "suffix"), [(3, ".mp3"), (9, ".flac"), (9, ".ogg")])
+def test_more_channels_than_a_format_has(channels, suffix, tmp_path: Path):
+    with pytest.raises(ValueError, match=f"got {channels} channels"):
+        Export().write(tmp_path / f"a{suffix}", np.zeros((100, channels), np.float32), RATE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="expected one dimension"):
+        widen(np.zeros((100, 2), np.float32), RATE)
+    assert widen(np.zeros(0, np.float32), RATE).shape == (0, 2)
 
 
 def test_peaks_are_limited_and_stereo_is_left_alone(tmp_path: Path):

@@ -116,6 +116,22 @@ def test_a_span_changes_the_sound_where_it_is(trained):
     assert -1 <= one.score <= 1
 
 
+def test_what_a_timeline_places_stays_there_when_silence_is_cut(trained, monkeypatch):
+    vocode, rate = SoundCrafter.vocode, trained.sample_rate
+
+    def quiet(self, mel):
+        wave = vocode(self, mel)
+        wave[:, : rate // 2] = wave[:, 3 * rate // 4 :] = 0.0
+        return wave
+
+    monkeypatch.setattr(SoundCrafter, "vocode", quiet)
+    later = Timeline((Span(prompt="rain", start=0.5, end=0.75),))
+    placed, plain = trained.generate([later, "rain"], steps=2, candidates=1)
+    assert plain.seconds == pytest.approx(0.25 + 0.025, abs=0.01)
+    assert placed.seconds == pytest.approx(0.75 + 0.02, abs=0.01)
+    assert not placed.wave[: rate // 2].any()
+
+
 def test_masked_composition_of_a_timeline_is_another_sound(trained):
     sounds = [trained.generate(RAIN_THEN_DOG, masked=m, **OPTIONS)[0] for m in (None, False, True)]
     assert np.array_equal(sounds[0].wave, sounds[1].wave)

@@ -37,6 +37,8 @@ _SUBTYPES = {
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 """The sample rates of mp3 files, in Hz."""
 
+_MAX_CHANNELS = {"WAV": 1024, "FLAC": 8, "OGG": 8, "MP3": 2}
+
 Depth = Literal["16", "24", "float"]
 # More samples per byte than any encoding has: a header that promises them is wrong. FLAC packs a
 # block of silence into some 15 bytes; an MP3 frame of at most 1152 samples takes 24 bytes or more.
@@ -222,7 +224,8 @@ def encode_audio(
     are metadata (in wav LIST/INFO and iXML), see `audio_comments`.
     The wave is clipped to [-1, 1]. The same wave always gives the same bytes in wav and flac (Ogg
     contains a random serial number). Raises ValueError for an unknown suffix, a depth that the
-    format does not have, a wave of another shape or with NaN, and a rate above 200 kHz.
+    format does not have, a wave of another shape, with NaN or with more channels than the format
+    allows, and a rate above 200 kHz.
     """
     import soundfile
 
@@ -238,6 +241,8 @@ def encode_audio(
     # encoded in memory, because libsndfile does not report a full disk and Python does
     stream = io.BytesIO()
     channels = samples.shape[1] if samples.ndim == 2 else 1
+    if not 1 <= channels <= (most := _MAX_CHANNELS[kind]):
+        raise ValueError(f"wave: got {channels} channels for {suffix}; allowed: 1 to {most}")
     with soundfile.SoundFile(stream, "w", sample_rate, channels, subtype, format=kind) as file:
         if title and (kind != "MP3" or title.isascii()):  # libsndfile writes Latin-1 into mp3
             file.title = title
@@ -345,11 +350,11 @@ def sound_end(wave: Wave) -> int:
     return int(loud[-1]) + 1 if len(loud) else len(magnitudes)
 
 
-def trim_silence(wave: Wave, sample_rate: int) -> Wave:
+def trim_silence(wave: Wave, sample_rate: int, *, keep_start: bool = False) -> Wave:
     """Cut the silence before and after the sound in wave [N], 60 dB or more below its peak.
 
-    5 ms are kept before it and 20 ms after it, with fades. At least 0.2 s are kept, of a shorter
-    wave everything.
+    5 ms are kept before it, or everything with `keep_start`, and 20 ms after it, with fades. At
+    least 0.2 s are kept, of a shorter wave everything.
     """
     wave, least = _as_wave(wave), round(0.2 * sample_rate)
     before, after = round(0.005 * sample_rate), round(0.02 * sample_rate)
@@ -357,7 +362,7 @@ def trim_silence(wave: Wave, sample_rate: int) -> Wave:
     if not len(loud):
         return wave
     end = min(max(int(loud[-1]) + 1 + after, least), len(wave))
-    start = min(max(int(loud[0]) - before, 0), max(end - least, 0))
+    start = 0 if keep_start else min(max(int(loud[0]) - before, 0), max(end - least, 0))
     cut = wave[start:end].copy()
     if start > 0:
         cut[:before] *= np.linspace(0.0, 1.0, before, dtype=np.float32)

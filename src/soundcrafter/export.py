@@ -17,6 +17,7 @@ from soundcrafter.audio import (
 )
 from soundcrafter.loudness import loudness
 from soundcrafter.settings import check_range
+from soundcrafter.stereo import widen
 
 RATES = (8_000, 192_000)  # Hz
 PEAK = 0.99  # that a louder sound does not exceed
@@ -108,13 +109,9 @@ class Export:
 
 
 def _widened(wave: NDArray[np.float32], rate: int, loop: bool) -> NDArray[np.float32]:
-    """Widen wave [N] to [N, 2], limited to PEAK; a loop as if it went on at both ends."""
-    from soundcrafter.stereo import widen  # imports torch
-
-    before = min(round(_CONTEXT * rate), len(wave)) if loop else 0
-    around = np.concatenate([wave[len(wave) - before :], wave, wave[:before]])
-    stereo = widen(around, rate)[before : before + len(wave)]
-    return stereo * np.float32(min(1.0, PEAK / max(float(np.abs(stereo).max()), 1e-9)))
+    """Widen wave [N] to [N, 2], limited to PEAK."""
+    stereo = widen(wave, rate, loop=loop)
+    return stereo * np.float32(min(1.0, PEAK / max(float(np.abs(stereo).max(initial=0.0)), 1e-9)))
 
 
 def _resampled(

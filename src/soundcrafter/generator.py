@@ -129,7 +129,9 @@ class Generator:
             # one at a time: the mel at full size takes the most memory
             samples = self._wave(latent[i : i + 1], request, given)
             if request.trim:
-                samples = trim_silence(samples, self.sample_rate)
+                # what a timeline places in time must not move
+                timed = isinstance(jobs[i].prompt, Timeline)
+                samples = trim_silence(samples, self.sample_rate, keep_start=timed)
             score = self._similarity(samples, conds.events[i]) if self.clap.has_audio else None
             found = latent[i].float().cpu().numpy()
             yield Sound(

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -17,9 +18,12 @@ _SETTINGS = ("*.json", "*.txt", "README.md")
 _log = logging.getLogger(__name__)
 
 
-def find_model(name: str | os.PathLike[str] | None, revision: str | None = None) -> Path:
+def find_model(
+    name: str | os.PathLike[str] | None, revision: str | None = None, *, download: bool = True
+) -> Path:
     """The folder of a model: a path, a hub name (owner/name), or, for None or "bundled", the model
-    that comes with the package. `revision`: branch, tag or commit of a hub model.
+    that comes with the package. `revision`: branch, tag or commit of a hub model. `download`:
+    whether a hub model that is not in the cache is fetched.
 
     A hub model in another layout of this family is converted once, into the cache, and used from
     there without the hub. Raises ValueError where there is no such model, where it is not of this
@@ -44,7 +48,7 @@ def find_model(name: str | os.PathLike[str] | None, revision: str | None = None)
     converted = cache_folder() / "models" / f"{name}{at}".replace("/", "--")
     if (converted / "config.json").is_file():
         return converted
-    folder = fetch(str(name), revision)
+    folder = fetch(str(name), revision, download=download)
     if detect_source(folder) == "soundcrafter":
         return folder
     try:
@@ -77,35 +81,48 @@ def import_named(
     return imported.kind
 
 
-def fetch(name: str, revision: str | None = None) -> Path:
+def fetch(name: str, revision: str | None = None, *, download: bool = True) -> Path:
     """A hub model's files, in its own layout: settings first, then the weights that they ask for.
 
-    Raises ValueError where the hub cannot be reached or the name is not of this family.
+    Raises ValueError where the hub cannot be reached, or `download` is false and the cache has no
+    such model, and where the name is not of this family.
     """
-    folder = fetch_files(name, _SETTINGS, revision)
+    get = partial(fetch_files, name, revision=revision, download=download)
+    folder = get(_SETTINGS)
     try:
         layout = detect_source(folder)
     except ValueError as error:
         raise ValueError(str(error).replace(str(folder), name)) from None
     if layout == "soundcrafter":
-        return fetch_files(name, ("*.json", "*.safetensors"), revision)
+        return get(("*.json", "*.safetensors"))
     parts = {"": laion_clap.WEIGHTS} if layout == "clap" else diffusers.WEIGHTS
     for part, (safe, pickled) in parts.items():
         where = f"{part}/" if part else ""
-        if not (fetch_files(name, (where + safe,), revision) / part / safe).is_file():
-            fetch_files(name, (where + pickled,), revision)
+        if not (get((where + safe,)) / part / safe).is_file():
+            get((where + pickled,))
     return folder
 
 
-def fetch_files(name: str, patterns: Sequence[str], revision: str | None = None) -> Path:
-    """The hub's snapshot folder with at least these files of a model, cached."""
+def fetch_files(
+    name: str, patterns: Sequence[str], revision: str | None = None, *, download: bool = True
+) -> Path:
+    """The hub's snapshot folder with at least these files of a model, or what the cache has."""
     # imported here: only hub names need it
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=list(patterns),
+                local_files_only=not download,
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if not download:
+            raise ValueError(f"{name}: not on this machine") from None
         reason = one_line(str(error).partition("\n")[0] or type(error).__name__)
         raise ValueError(f"{name}: no such folder, and not found on the Hub: {reason}") from None
 

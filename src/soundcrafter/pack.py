@@ -118,6 +118,7 @@ class Pack:
             raise ValueError("name: must not be empty; name the pack")
         check_text("name", self.name)
         check_range(self, 1, MAX_COUNT, "takes")
+        check_range(self, 0, MAX_SEED, "seed")  # a random one could not be drawn again
         check_depth(f".{self.format}", self.depth)
         for weight in self.adapters.values():
             if not math.isfinite(weight):
@@ -149,7 +150,7 @@ class Pack:
 
     def _takes(self, sound: PackSound, sampling: SamplingConfig, before: int) -> list[PackTake]:
         seed = self._seed_of(sound)
-        if not 0 <= seed <= MAX_SEED:  # a random seed could not be drawn again
+        if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed: got {seed}; allowed: 0 to {MAX_SEED}")
         request = resolve(
             sampling,

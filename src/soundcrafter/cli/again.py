@@ -116,12 +116,15 @@ def _make(
 ) -> dict[str, Any]:
     """Load the model, make the sound and write it; returns the report entry."""
     from soundcrafter.files import make_folder
+    from soundcrafter.hub import find_model
     from soundcrafter.pipeline import SoundCrafter
     from soundcrafter.remake import check_model, remake, remake_mix
 
     adapters = made.adapters if options.adapters is None else options.adapters
     model = options.model or made.model
     try:
+        if options.model is None:
+            find_model(model, download=False)  # the file may come from a stranger
         crafter = SoundCrafter.from_pretrained(
             model, options.device, adapters, options.precision or made.precision
         )

@@ -36,5 +36,7 @@ document.addEventListener("click", (event) => {
     const box = picture.getBoundingClientRect();
     audio.currentTime = (event.clientX - box.left) / box.width * Number(sound.dataset.seconds);
   }
-  audio.play();
+  audio.play().catch((error) => {
+    if (error.name !== "AbortError") throw error; // aborted: paused before it began
+  });
 });
