@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import socket
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,3 +131,29 @@ def browser_page(_browser) -> Iterator[Any]:
     page.set_default_timeout(10_000)
     yield page
     context.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The SQLAlchemy URL of a PostgreSQL server of these tests."""
+    # Debian keeps the programs out of the PATH
+    there = [shutil.which("initdb"), *map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
+    found = [Path(each) for each in there if each]
+    if not found:
+        pytest.skip("needs PostgreSQL: apt install postgresql")
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install .[postgres]")
+    user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        if user is not None:
+            shutil.chown(folder, user)
+
+        def run(name: str, *options: str) -> None:
+            command = [found[0].with_name(name), "--pgdata", f"{folder}/data", *options]
+            subprocess.run(command, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
+
+        run("initdb", "--auth=trust", "--username=tests", "--no-sync", "--encoding=UTF8")
+        run("pg_ctl", "start", "-w", f"--log={folder}/log", f"-o-p {port} -k {folder} -F")
+        yield f"postgresql://tests@127.0.0.1:{port}/postgres"
+        run("pg_ctl", "stop", "-m", "immediate")

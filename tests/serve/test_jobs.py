@@ -1,6 +1,5 @@
 """The queue: order, batches, limits, cancelled jobs, lost workers."""
 
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +16,13 @@ from soundcrafter.serve.settings import ServeSettings, read_tokens
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobStore]:
-    """An empty queue; that in PostgreSQL where SOUNDCRAFTER_POSTGRES names a database."""
+    """An empty queue."""
     url = f"sqlite:///{tmp_path}/jobs.sqlite"
     if request.param == "postgresql":
-        url = os.environ.get("SOUNDCRAFTER_POSTGRES", "")
-        if not url:
-            pytest.skip("SOUNDCRAFTER_POSTGRES names no database")
-        with sa.create_engine(url).begin() as connection:
+        url = request.getfixturevalue("postgres")
+        with sa.create_engine(
+            sa.make_url(url).set(drivername="postgresql+psycopg")
+        ).begin() as connection:
             connection.execute(sa.text("DROP TABLE IF EXISTS jobs"))
     store = JobStore(url, tmp_path, max_queue=50)
     yield store
