@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import psutil
@@ -77,3 +78,31 @@ def test_requests_survive_a_killed_replica(server: httpx.Client, tmp_path: Path)
     again = {"prompt": "rain", "seconds": 0.4, "steps": 1, "candidates": 1, "seed": 7, "wait": True}
     assert server.post("/v1/sounds", json=again).status_code == 200
     wait_for(lambda: len(replicas()) == 2)
+
+
+@pytest.mark.parametrize(("batches", "replicas"), [(0.0, 1), (2.5, 3), (40.0, 8)])
+def test_a_long_queue_asks_for_replicas(batches: float, replicas: int) -> None:
+    from ray.serve.config import AutoscalingContext
+
+    from soundcrafter.cluster.serving import replicas_for_queue
+
+    context = Mock(AutoscalingContext)
+    context.aggregated_metrics = {"batches": {"a": batches, "b": batches}}
+    context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas = 1, 8
+    assert replicas_for_queue(context) == (replicas, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "--ray: requires a database"),
+        (("--database", "sqlite:///a.sqlite"), "--ray: requires a database"),
+        (("--database", "postgresql://x", "--device", "cpu,cpu"), "device: got cpu,cpu"),
+        (("--database", "postgresql://x", "--host", "0.0.0.0"), "can be reached by other machines"),
+    ],
+)
+def test_what_a_cluster_cannot_serve(
+    run: Any, nodes: Any, tiny_model: Path, options: tuple[str, ...], message: str
+) -> None:
+    call = ("serve", "--ray", nodes.address, "--model", tiny_model, *options)
+    assert message in run(*call).refused()

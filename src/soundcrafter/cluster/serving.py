@@ -5,6 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -55,7 +57,7 @@ class Replica:
 
 def replicas_for_queue(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
     """A replica for each batch that waits or is made: jobs wait in the queue, not in requests."""
-    reported = context.aggregated_metrics.get(_BATCHES, {})
+    reported = (context.aggregated_metrics or {}).get(_BATCHES, {})
     wanted = math.ceil(max(reported.values(), default=0.0))
     least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
     return min(max(wanted, least), most), {}
@@ -68,7 +70,7 @@ def serve_on_ray(
     most: int,
     replicas: int | None = None,
     cpus: int = 1,
-    gpus: int = 0,
+    gpus: float = 0,
 ) -> None:
     """Serve on the connected cluster until a signal ends it; `started` is called with the address.
 
@@ -77,6 +79,8 @@ def serve_on_ray(
     ValueError for settings that cannot work.
     """
     settings.check_access()
+    if len(settings.devices) > 1:
+        raise ValueError(f"device: got {settings.device}; each replica has one; see --workers")
     if settings.database is None or settings.database.startswith("sqlite"):
         raise ValueError(
             "--ray: requires a database for several machines, --database postgresql://..."
@@ -93,8 +97,7 @@ def serve_on_ray(
                 min_replicas=1, max_replicas=most, policy=policy
             )
         }
-    deployment = serve.deployment(
-        Replica,
+    deploy = serve.deployment(
         name=APP,
         max_ongoing_requests=_REQUESTS,
         graceful_shutdown_timeout_s=settings.grace_seconds + 5,
@@ -102,10 +105,10 @@ def serve_on_ray(
         **options,
     )
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    serve.run(deployment.bind(settings), name=APP, route_prefix="/")
     try:
+        serve.run(deploy(Replica).bind(_everywhere(settings)), name=APP, route_prefix="/")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
         started(f"http://{settings.host}:{settings.port}")
         while not ended.wait(_LOOK):
             if not ray.is_initialized():
@@ -113,3 +116,18 @@ def serve_on_ray(
     finally:
         if ray.is_initialized():
             serve.delete(APP)  # other applications of the cluster stay
+
+
+def _everywhere(settings: ServeSettings) -> ServeSettings:
+    """Settings whose paths do not depend on the working folder."""
+
+    def absolute(path: str) -> str:
+        return str(Path(path).absolute()) if Path(path).exists() else path  # or a hub name
+
+    return replace(
+        settings,
+        folder=settings.folder.absolute(),
+        token_file=None if settings.token_file is None else settings.token_file.absolute(),
+        model=None if settings.model is None else absolute(settings.model),
+        adapters={absolute(path): weight for path, weight in settings.adapters.items()},
+    )
