@@ -49,6 +49,7 @@ LAYERS = (
     ("data", "evaluate", "prompt_file", "pack", "remake"),
     ("train", "reports", "listening"),
     ("serve",),
+    ("cluster",),
     ("bench",),
     ("describe", "cli", "__init__", "__main__"),
 )

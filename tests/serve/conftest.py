@@ -1,10 +1,5 @@
 """A server in this process, with a worker in a thread and the tests' tiny model."""
 
-import glob
-import os
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,36 +89,3 @@ def idle_client(tmp_path_factory: Any) -> Iterator[TestClient]:
     found = Servers(tmp_path_factory.mktemp("idle") / "serve")
     yield found.client()
     found.close()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of an empty PostgreSQL: SOUNDCRAFTER_POSTGRES, or one that is started here."""
-    pytest.importorskip("psycopg", reason="needs psycopg: pip install .[postgres]")
-    given = os.environ.get("SOUNDCRAFTER_POSTGRES")
-    if given:
-        yield given
-        return
-    programs = [shutil.which("initdb"), *glob.glob("/usr/lib/postgresql/*/bin/initdb")]
-    initdb = next(filter(None, programs), None)
-    if initdb is None:
-        pytest.skip("no PostgreSQL: install it, or name a database in SOUNDCRAFTER_POSTGRES")
-    # as root it refuses to run
-    user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
-    with tempfile.TemporaryDirectory() as folder:
-        if user:
-            shutil.chown(folder, "postgres")
-        subprocess.run(
-            [initdb, "-D", f"{folder}/data", "-A", "trust", "-U", "test"],
-            check=True,
-            capture_output=True,
-            cwd=folder,
-            **user,
-        )
-        options = f"-k {folder} -c listen_addresses= -c fsync=off"
-        control = [str(Path(initdb).with_name("pg_ctl")), "-D", f"{folder}/data", "-w"]
-        log = ["-l", f"{folder}/log"]
-        quiet: dict[str, Any] = {"check": True, "cwd": folder, "stdout": subprocess.DEVNULL, **user}
-        subprocess.run([*control, *log, "-o", options, "start"], **quiet)
-        yield f"postgresql+psycopg://test@/postgres?host={folder}"
-        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)

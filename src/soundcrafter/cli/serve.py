@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from soundcrafter.cli.common import DeviceOption, PrecisionOption
+from soundcrafter.cli.ray_options import RayOption, RayOptions, WorkerCpusOption, WorkersOption
 
 
 def serve(
@@ -50,9 +51,21 @@ def serve(
     grace_seconds: Annotated[
         float, typer.Option(help="Seconds that running jobs have when the server is stopped.")
     ] = 10.0,
+    lost_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Seconds without a sign of life after which the jobs of another server's worker "
+            "are made again, with --database."
+        ),
+    ] = 30.0,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
 ) -> None:
-    """Serve sounds over HTTP, with a queue; see docs/serving.md."""
+    """Serve sounds over HTTP, with a queue; see docs/serving.md, and docs/scale.md for --ray."""
     from soundcrafter.cli.generate import parse_adapters
+
+    cluster = RayOptions.of(ray, workers, worker_cpus)
 
     try:
         from soundcrafter.serve.server import serve as run
@@ -79,10 +92,27 @@ def serve(
         max_queue=max_queue,
         min_free_mib=min_free_mib,
         grace_seconds=grace_seconds,
+        lost_seconds=lost_seconds,
         token_file=token_file,
         open=open_to_all,
         origins=tuple(origin or ()),
     )
     logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
-    if not run(settings, lambda address: print(f"serving at {address}", flush=True)):
+
+    def started(address: str) -> None:
+        print(f"serving at {address}", flush=True)
+
+    if cluster is not None:
+        with cluster.open(lambda: None, device) as room:
+            from soundcrafter.cluster.serving import serve_on_ray
+
+            serve_on_ray(
+                settings,
+                started,
+                most=room.processes,
+                replicas=workers,
+                cpus=room.threads,
+                gpus=room.gpus,
+            )
+    elif not run(settings, started):
         raise ValueError(f"port: cannot listen on {host}:{port}")

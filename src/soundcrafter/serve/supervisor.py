@@ -19,7 +19,6 @@ from soundcrafter.files import one_line
 from soundcrafter.serve.jobs import JobStore
 from soundcrafter.serve.settings import LOG_FORMAT, ServeSettings
 
-LOST = 60.0  # seconds without a sign of life after which a worker's jobs go back
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a dead worker is replaced
 HEALTHY = 60.0  # seconds of life after which the pause is short again
 NICE = 5  # workers make way for answers, where they share the processor
@@ -49,7 +48,8 @@ class Supervisor:
     def start(self) -> None:
         """Put jobs of workers that are gone back into the queue, and start the workers."""
         # nobody else uses the database in the folder, which is locked
-        self.store.requeue_lost(0 if self.settings.database is None else LOST)
+        lost = 0 if self.settings.database is None else self.settings.lost_seconds
+        self.store.requeue_lost(lost)
         for keeper in self.keepers:
             keeper.thread.start()
         threading.Thread(target=self._requeue_lost, daemon=True).start()
@@ -70,9 +70,10 @@ class Supervisor:
             keeper.end(self._deadline)
 
     def _requeue_lost(self) -> None:
-        while not self._stopped.wait(LOST / 4):
+        lost = self.settings.lost_seconds
+        while not self._stopped.wait(lost / 4):
             with _database_errors():
-                self.store.requeue_lost(LOST)
+                self.store.requeue_lost(lost)
 
 
 class _Keeper:
