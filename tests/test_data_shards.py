@@ -256,7 +256,13 @@ def test_shards_of_a_url_are_fetched_once(served, clips):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:9/{0..1}.tar", "nothing://a/0.tar", "{a,http://b}/0.tar"]
+    "url",
+    [
+        "http://127.0.0.1:9/{0..1}.tar",
+        "http://127.0.0.1:9/{a/,/tmp/,../}0.tar",
+        "nothing://a/0.tar",
+        "{a,http://b}/0.tar",
+    ],
 )
 def test_urls_that_cannot_be_fetched_are_refused_in_a_line(url, tmp_path, monkeypatch, run):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

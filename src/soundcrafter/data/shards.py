@@ -127,13 +127,16 @@ def _local_files(pattern: str) -> tuple[Path, list[str]]:
     names = [place[len(shared) :] for place in bare]
     if "://" not in pattern:
         return Path(shared or "."), names
-    if "://" not in shared or any(".." in PurePosixPath(name).parts for name in names):
+    paths = [PurePosixPath(name) for name in names]
+    if "://" not in shared or any(".." in path.parts or path.is_absolute() for path in paths):
         raise ValueError(f"{pattern}: shards must share the beginning of their URL, without ..")
     folder = cache_folder() / "shards" / hashlib.sha256(shared.encode()).hexdigest()[:16]
     with (
         locked(folder, wait=True),  # other processes of this machine want the same shards
         ThreadPoolExecutor(FETCH_THREADS) as threads,
     ):
+        if missing := sum(not (folder / name).is_file() for name in names):
+            _log.warning("%s: fetching %d shards into %s", pattern, missing, folder)
         list(threads.map(lambda url, name: _fetch(url, folder / name), places, names))
     return folder, names
 
