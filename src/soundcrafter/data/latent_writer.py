@@ -1,7 +1,7 @@
 """Encoding data once: every variant of every recording as latents and embeddings on disk."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -25,6 +25,7 @@ DRAW_THREADS = 2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 EncodePosterior = Callable[[Tensor], tuple[Tensor, Tensor]]
+Contents = dict[str, Any]  # of a shard: its entries, and the recordings that were skipped
 
 
 def encode_latents(
@@ -39,15 +40,17 @@ def encode_latents(
     shard_size: int = 512,
     dtype: Literal["float32", "float16"] = "float32",
     progress: Progress | None = None,
+    elsewhere: Callable[[list[int]], Iterable[tuple[int, Contents]]] | None = None,
 ) -> Path:
     """Encode every (recording, variant) of `sounds` into the folder `out`; returns the index file.
 
     The callables take wave [B, N] float32 on the CPU, or captions. `metadata` (serialisable as
     JSON) identifies the models, for instance by their training ids. `progress` is called after each
-    batch. An interrupted run is resumed by the same call: finished shards are kept. Recordings that
-    the manifest left out or that cannot be decoded are listed in the index. Raises ValueError if
-    `sounds` has no variants, a caption is missing for `embed_text`, `out` contains data encoded
-    with different settings, or an encoder returns NaN or infinity.
+    batch. `elsewhere` makes the shards of these numbers by `encode_shard` in other processes, and
+    yields its results. An interrupted run is resumed by the same call: finished shards are kept.
+    Recordings that the manifest left out or that cannot be decoded are listed in the index. Raises
+    ValueError if `sounds` has no variants, a caption is missing for `embed_text`, `out` contains
+    data encoded with different settings, or an encoder returns NaN or infinity.
     """
     encoder = _Encoder(
         sounds=sounds,
@@ -60,18 +63,20 @@ def encode_latents(
         progress=progress,
     )
     out = make_folder(out)
-    jobs = [(r, v) for r in range(len(sounds)) for v in range(sounds.config.variants)]
     shards: list[dict[str, str]] = []
     entries: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
-    for number, start in enumerate(range(0, len(jobs), shard_size)):
-        file, part = out / f"latents-{number:05d}.safetensors", jobs[start : start + shard_size]
-        contents = _finished(file, encoder.settings) or _write_shard(file, part, encoder)
+    made = {} if elsewhere is None else _made_elsewhere(elsewhere, encoder, out)
+    for number, part in enumerate(encoder.shards()):
+        file = _shard_file(out, number)
+        contents = _finished(file, encoder.settings) or made.get(number)
+        contents = contents or _write_shard(file, part, encoder)
         entries += [{"shard": len(shards), **entry} for entry in contents["entries"]]
         skipped.update(contents["skipped"])
         if contents["entries"]:
             shards.append({"file": file.name, "sha256": file_sha256(file)})
-        encoder.report_progress(part[-1])
+        if elsewhere is None:
+            encoder.report_progress(part[-1])
     if not entries:
         raise ValueError(f"{out}: no recording could be decoded: {skipped}")
     recordings = [
@@ -82,6 +87,58 @@ def encode_latents(
     skipped = {**dict(sounds.manifest.skipped), **skipped}
     write_text(out / INDEX, json.dumps({**index, "skipped": skipped}))
     return out / INDEX
+
+
+def encode_shard(
+    sounds: Sounds,
+    out: str | PathLike[str],
+    number: int,
+    *,
+    posterior: EncodePosterior,
+    embed_audio: Callable[[Tensor], Tensor],
+    embed_text: Callable[[list[str]], Tensor] | None,
+    metadata: dict[str, Any],
+    batch_size: int = 16,
+    shard_size: int = 512,
+    dtype: Literal["float32", "float16"] = "float32",
+) -> Contents:
+    """Encode one shard of `encode_latents`, which has the same arguments, into its file."""
+    encoder = _Encoder(
+        sounds=sounds,
+        posterior=posterior,
+        embed_audio=embed_audio,
+        embed_text=embed_text,
+        batch_size=batch_size,
+        dtype=dtype,
+        settings=_settings(sounds, metadata, embed_text is not None, shard_size, dtype),
+        progress=None,
+    )
+    return _write_shard(_shard_file(Path(out), number), encoder.shards()[number], encoder)
+
+
+def _made_elsewhere(
+    elsewhere: Callable[[list[int]], Iterable[tuple[int, Contents]]], encoder: "_Encoder", out: Path
+) -> dict[int, Contents]:
+    """Let other processes make the shards that are missing: the contents of each.
+
+    Raises ValueError if a shard is not in the folder afterwards.
+    """
+    parts, made = encoder.shards(), {}
+    files = [_shard_file(out, number) for number in range(len(parts))]
+    missing = [n for n, file in enumerate(files) if _finished(file, encoder.settings) is None]
+    done = sum(len(part) for number, part in enumerate(parts) if number not in missing)
+    for number, contents in elsewhere(missing):
+        if contents["entries"] and not files[number].is_file():
+            raise ValueError(f"{out}: a shard is missing: is it a folder that all machines share?")
+        made[number] = contents
+        done += len(parts[number])
+        if encoder.progress is not None:
+            encoder.progress(done, sum(map(len, parts)))
+    return made
+
+
+def _shard_file(out: Path, number: int) -> Path:
+    return out / f"latents-{number:05d}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +172,12 @@ class _Encoder:
         if self.embed_text is not None and bare:
             name = sounds.manifest.name(bare[0])
             raise ValueError(f"{len(bare)} recordings have no caption (first: {name})")
+
+    def shards(self) -> list[list[tuple[int, int]]]:
+        """The (recording, variant) of each shard."""
+        variants, size = self.sounds.config.variants, self.settings["shard_size"]
+        jobs = [(r, v) for r in range(len(self.sounds)) for v in range(variants)]
+        return [jobs[start : start + size] for start in range(0, len(jobs), size)]
 
     def report_progress(self, job: tuple[int, int]) -> None:
         """Report that all jobs up to this (recording, variant) are done."""
@@ -200,7 +263,7 @@ def _settings(
     return plain
 
 
-def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(file: Path, settings: dict[str, Any]) -> Contents | None:
     """Read the entries of an existing shard; returns None if it does not exist."""
     if not file.exists():
         return None
@@ -223,7 +286,7 @@ def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return contents
 
 
-def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> dict[str, Any]:
+def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> Contents:
     """Encode the jobs into `file`, which is not created if no recording is readable."""
     skipped: dict[str, str] = {}
     entries: list[dict[str, Any]] = []
