@@ -46,9 +46,9 @@ LAYERS = (
     ("hub",),
     ("pipeline",),
     ("scene",),
-    ("data", "evaluate", "prompt_file", "pack", "remake"),
+    ("data", "evaluate", "prompt_file", "pack", "remake", "output", "output_jobs"),
     ("train", "reports", "listening"),
-    ("serve",),
+    ("serve", "cluster"),
     ("bench",),
     ("describe", "cli", "__init__", "__main__"),
 )
