@@ -46,7 +46,7 @@ LAYERS = (
     ("hub",),
     ("pipeline",),
     ("scene",),
-    ("data", "evaluate", "prompt_file", "pack", "remake"),
+    ("data", "evaluate", "prompt_file", "pack", "remake", "output", "output_jobs"),
     ("train", "reports", "listening"),
     ("serve",),
     ("cluster",),

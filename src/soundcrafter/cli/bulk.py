@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundcrafter.audio import WRITE_SUFFIXES
 from soundcrafter.cli.jobs import file_name
 from soundcrafter.cli.ray_options import RayOptions, progress_lines
 from soundcrafter.filenames import expand_name, free_path
@@ -26,6 +25,8 @@ _SHOWN = 10  # failures
 
 def check_bulk(given: set[str], output: str | None, seed: int, template: str | None) -> None:
     """Raise ValueError for options of `generate` that --ray does not go with."""
+    from soundcrafter.audio import WRITE_SUFFIXES
+
     for name in _REFUSED:
         if name in given:
             option = name if name == "prompt" else f"--{name.replace('_', '-')}"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,14 @@ from soundcrafter.cli.common import (
     SetOption,
     progress,
     silent_libraries,
+)
+from soundcrafter.cli.ray_options import (
+    RayOption,
+    RayOptions,
+    WorkerCpusOption,
+    WorkersOption,
+    optional_workers,
+    progress_lines,
 )
 
 _SHOWN_ROWS = 5
@@ -116,28 +125,36 @@ def encode(
     device: DeviceOption = "auto",
     allow_unfinished: AllowUnfinishedFlag = False,
     as_json: JsonFlag = False,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
 ) -> None:
     """Compute latents and CLAP embeddings once, for training the U-Net from them."""
     from soundcrafter.files import read_json
     from soundcrafter.hub import find_model
     from soundcrafter.store import open_folder
-    from soundcrafter.train.encode import encode_data
+    from soundcrafter.train.encode import EncodeTools, encode_data
     from soundcrafter.train.recipe import read_recipe
 
     folder = find_model(model)
     settings = read_recipe(recipe, overrides or (), open_folder(folder))
-    with progress("encoding", show=not as_json) as advance:
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "batch_size": batch_size}
+    how["shard_mib"] = shards
+    opened = partial(EncodeTools.open, settings, data, folder, **how)
+    cluster = RayOptions.of(ray, workers, worker_cpus)
+    with (
+        optional_workers(cluster, opened, device) as pool,
+        progress("encoding", show=not as_json and cluster is None) as advance,
+    ):
         index = encode_data(
             settings,
             data,
             folder,
             out,
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
-            shard_mib=shards,
+            **how,
             allow_unfinished=allow_unfinished,
-            progress=advance,
+            workers=pool,
+            progress=advance if cluster is None else progress_lines("encoded", show=not as_json),
         )
     skipped = read_json(index)["skipped"]
     if as_json:

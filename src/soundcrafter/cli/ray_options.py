@@ -93,6 +93,18 @@ class RayOptions:
             )
 
 
+@contextmanager
+def optional_workers(
+    ray: RayOptions | None, open_tools: Callable[[], T], device: str
+) -> "Iterator[RayWorkers[T] | None]":
+    """The workers that `ray` asks for, or None."""
+    if ray is None:
+        yield None
+        return
+    with ray.open(open_tools, device) as workers:
+        yield workers
+
+
 def progress_lines(what: str, show: bool = True) -> Callable[[int, int], None]:
     """A callback (done, total) that prints a line to stderr now and then, and at the end."""
     last = time.monotonic()

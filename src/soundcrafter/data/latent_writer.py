@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -32,6 +32,7 @@ DRAW_THREADS = 2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 EncodePosterior = Callable[[Tensor], tuple[Tensor, Tensor]]
+Contents = dict[str, Any]  # of a shard: its entries, and the recordings that were skipped
 
 
 def encode_latents(
@@ -47,6 +48,7 @@ def encode_latents(
     shard_mib: float | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     progress: Progress | None = None,
+    elsewhere: Callable[[list[int]], Iterable[tuple[int, Contents]]] | None = None,
 ) -> Path:
     """Encode every (recording, variant) of `sounds` into the folder `out`; returns the index file.
 
@@ -54,10 +56,11 @@ def encode_latents(
     instead of safetensors files of `shard_size` draws each.
     The callables take wave [B, N] float32 on the CPU, or captions. `metadata` (serialisable as
     JSON) identifies the models, for instance by their training ids. `progress` is called after each
-    batch. An interrupted run is resumed by the same call: finished shards are kept. Recordings that
-    the manifest left out or that cannot be decoded are listed in the index. Raises ValueError if
-    `sounds` has no variants, a caption is missing for `embed_text`, `out` contains data encoded
-    with different settings, or an encoder returns NaN or infinity.
+    batch. `elsewhere` makes the shards of these numbers by `encode_shard` in other processes, and
+    yields its results. An interrupted run is resumed by the same call: finished shards are kept.
+    Recordings that the manifest left out or that cannot be decoded are listed in the index. Raises
+    ValueError if `sounds` has no variants, a caption is missing for `embed_text`, `out` contains
+    data encoded with different settings, or an encoder returns NaN or infinity.
     """
     encoder = _Encoder(
         sounds=sounds,
@@ -67,24 +70,24 @@ def encode_latents(
         batch_size=batch_size,
         dtype=dtype,
         settings=_settings(sounds, metadata, embed_text is not None, shard_size, dtype),
+        shard_mib=shard_mib,
         progress=progress,
     )
     out = make_folder(out)
-    if shard_mib is not None:
-        encoder.settings["shard_size"] = shard_size = encoder.draws_in(shard_mib)
-    jobs = [(r, v) for r in range(len(sounds)) for v in range(sounds.config.variants)]
     shards: list[dict[str, str]] = []
     entries: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
-    for number, start in enumerate(range(0, len(jobs), shard_size)):
-        name = f"latents-{number:05d}.safetensors" if shard_mib is None else f"{number:06d}.tar"
-        file, part = out / name, jobs[start : start + shard_size]
-        contents = _finished(file, encoder.settings) or _write_shard(file, part, encoder)
+    made = {} if elsewhere is None else _made_elsewhere(elsewhere, encoder, out)
+    for number, part in enumerate(encoder.shards):
+        file = encoder.shard_file(out, number)
+        contents = _finished(file, encoder.settings) or made.get(number)
+        contents = contents or _write_shard(file, part, encoder)
         entries += [{"shard": len(shards), **entry} for entry in contents["entries"]]
         skipped.update(contents["skipped"])
         if file.is_file():
             shards.append({"file": file.name, "sha256": file_sha256(file)})
-        encoder.report_progress(part[-1])
+        if elsewhere is None:
+            encoder.report_progress(part[-1])
     if not entries:
         raise ValueError(f"{out}: no recording could be decoded: {skipped}")
     index: dict[str, Any] = {SHARDS: [shard["file"] for shard in shards]}
@@ -94,6 +97,56 @@ def encode_latents(
     skipped = {**dict(sounds.manifest.skipped), **skipped}
     write_text(out / INDEX, json.dumps({**encoder.settings, **index, "skipped": skipped}))
     return out / INDEX
+
+
+def encode_shard(
+    sounds: Sounds,
+    out: str | PathLike[str],
+    number: int,
+    *,
+    posterior: EncodePosterior,
+    embed_audio: Callable[[Tensor], Tensor],
+    embed_text: Callable[[list[str]], Tensor] | None,
+    metadata: dict[str, Any],
+    batch_size: int = 16,
+    shard_size: int = 512,
+    shard_mib: float | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+) -> Contents:
+    """Encode one shard of `encode_latents`, which has the same arguments, into its file."""
+    encoder = _Encoder(
+        sounds=sounds,
+        posterior=posterior,
+        embed_audio=embed_audio,
+        embed_text=embed_text,
+        batch_size=batch_size,
+        dtype=dtype,
+        settings=_settings(sounds, metadata, embed_text is not None, shard_size, dtype),
+        shard_mib=shard_mib,
+        progress=None,
+    )
+    return _write_shard(encoder.shard_file(Path(out), number), encoder.shards[number], encoder)
+
+
+def _made_elsewhere(
+    elsewhere: Callable[[list[int]], Iterable[tuple[int, Contents]]], encoder: "_Encoder", out: Path
+) -> dict[int, Contents]:
+    """Let other processes make the shards that are missing: the contents of each.
+
+    Raises ValueError if a shard is not in the folder afterwards.
+    """
+    parts, made = encoder.shards, {}
+    files = [encoder.shard_file(out, number) for number in range(len(parts))]
+    missing = [n for n, file in enumerate(files) if _finished(file, encoder.settings) is None]
+    done = sum(len(part) for number, part in enumerate(parts) if number not in missing)
+    for number, contents in elsewhere(missing):
+        if contents["entries"] and not files[number].is_file():
+            raise ValueError(f"{out}: a shard is missing: is it a folder that all machines share?")
+        made[number] = contents
+        done += len(parts[number])
+        if encoder.progress is not None:
+            encoder.progress(done, sum(map(len, parts)))
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +160,7 @@ class _Encoder:
     batch_size: int
     dtype: str
     settings: dict[str, Any]  # everything that determines the content of the shards
+    shard_mib: float | None  # of tar archives, which decides their number of draws
     progress: Progress | None
 
     def __post_init__(self) -> None:
@@ -127,6 +181,21 @@ class _Encoder:
         if self.embed_text is not None and bare:
             name = sounds.manifest.name(bare[0])
             raise ValueError(f"{len(bare)} recordings have no caption (first: {name})")
+        if self.shard_mib is not None:
+            self.settings["shard_size"] = self._draws_in(self.shard_mib)
+
+    @property
+    def shards(self) -> list[list[tuple[int, int]]]:
+        """The (recording, variant) of each shard."""
+        variants, size = self.sounds.config.variants, self.settings["shard_size"]
+        jobs = [(r, v) for r in range(len(self.sounds)) for v in range(variants)]
+        return [jobs[start : start + size] for start in range(0, len(jobs), size)]
+
+    def shard_file(self, out: Path, number: int) -> Path:
+        """Where a shard is written."""
+        if self.shard_mib is None:
+            return out / f"latents-{number:05d}.safetensors"
+        return out / f"{number:06d}.tar"
 
     def report_progress(self, job: tuple[int, int]) -> None:
         """Report that all jobs up to this (recording, variant) are done."""
@@ -140,7 +209,7 @@ class _Encoder:
         name = self.sounds.manifest.name(recording)
         return {"file": name, "caption": recording.caption, "label": recording.label}
 
-    def draws_in(self, mib: float) -> int:
+    def _draws_in(self, mib: float) -> int:
         """The number of encoded draws in so many MiB, by the size of the first one."""
         if not (math.isfinite(mib) and mib > 0):
             raise ValueError(f"shard_mib: got {mib:g}; allowed: above 0")
@@ -229,7 +298,7 @@ def _settings(
     return plain
 
 
-def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(file: Path, settings: dict[str, Any]) -> Contents | None:
     """Read the entries of an existing shard; returns None if it does not exist."""
     if not file.exists():
         return None
@@ -255,7 +324,7 @@ def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return contents
 
 
-def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> dict[str, Any]:
+def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> Contents:
     """Encode the jobs into `file`, which is not created if no recording is readable, unless it is a
     tar archive."""
     skipped: dict[str, str] = {}
@@ -269,7 +338,7 @@ def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> 
         batches.append(encoder.encode([draw for _, draw in batch]))
         if batch[-1][0] != jobs[-1]:  # the last job is reported once the shard is on disk
             encoder.report_progress(batch[-1][0])
-    contents: dict[str, Any] = {"entries": entries, "skipped": skipped}
+    contents: Contents = {"entries": entries, "skipped": skipped}
     # wide convolutions give channels-last maps on some machines; files contain contiguous tensors
     tensors = {
         name: torch.cat([batch[name] for batch in batches]).contiguous()
