@@ -53,7 +53,7 @@ def create_app(
     _add_probes(app, service, metrics)
     app.include_router(routes(service))
     app.include_router(foreign_routes(service))
-    if find_spec("gradio") is not None and find_spec(_STUDIO) is not None:
+    if settings.studio and find_spec("gradio") is not None:
         import_module(_STUDIO).mount(app, service)
     return app
 
