@@ -31,8 +31,9 @@ class Servers:
         self._stop, self._threads, self._opened = threading.Event(), [], []
 
     def client(self, **options: Any) -> TestClient:
-        """A client of a server with settings, without a worker. Its queue is client.store."""
-        settings = ServeSettings(folder=self.folder, **options)
+        """A client of a server with settings, without a worker and, unless asked for, without the
+        studio, which takes seconds to load. Its queue is client.store."""
+        settings = ServeSettings(folder=self.folder, **{"studio": False} | options)
         store = JobStore(settings.database_url, settings.folder, max_queue=settings.max_queue)
         client: Any = TestClient(create_app(settings, store), raise_server_exceptions=False)
         client.store, client.settings = store, settings

@@ -396,7 +396,7 @@ def test_browsers_ask_for_the_token(make_client, tmp_path):
 def test_nothing_of_the_studio_is_open_to_who_has_no_token(make_client, tmp_path):
     pytest.importorskip("gradio", reason="needs the studio: pip install .[serve]")
     (tmp_path / "tokens").write_text("one\n")
-    client = make_client(token_file=tmp_path / "tokens")
+    client = make_client(token_file=tmp_path / "tokens", studio=True)
     (studio,) = [
         route for route in client.app.routes if isinstance(route, Mount) and not route.path
     ]

@@ -34,7 +34,7 @@ class Server:
     def __init__(self, folder: Path, model: Path, *options: str) -> None:
         command = [sys.executable, "-m", "soundcrafter", "serve", "--port", "0", *options]
         command += ["--model", str(model), "--folder", str(folder), "--precision", "fp32"]
-        command += ["--device", "cpu", "--batch-size", "2"]
+        command += ["--device", "cpu", "--batch-size", "2", "--no-studio"]
         # as many threads as here: their number changes rounding
         environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
         self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

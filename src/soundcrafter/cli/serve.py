@@ -48,6 +48,7 @@ def serve(
     min_free_mib: Annotated[
         int, typer.Option(help="Free disk, in MiB, below which new jobs are refused.")
     ] = 200,
+    studio: Annotated[bool, typer.Option(help="Serve the studio, too.")] = True,
     grace_seconds: Annotated[
         float, typer.Option(help="Seconds that running jobs have when the server is stopped.")
     ] = 10.0,
@@ -91,6 +92,7 @@ def serve(
         max_upload_mib=max_upload_mib,
         max_queue=max_queue,
         min_free_mib=min_free_mib,
+        studio=studio,
         grace_seconds=grace_seconds,
         lost_seconds=lost_seconds,
         token_file=token_file,

@@ -38,8 +38,7 @@ class Replica:
         self._last_ready = time.monotonic()
 
     def __serve_build_asgi_app__(self) -> Any:
-        # a studio's pages have their state in one process, and would meet several
-        return create_app(self.settings, self.store, self.supervisor, studio=False)
+        return create_app(self.settings, self.store, self.supervisor)
 
     def check_health(self) -> None:
         """Raise RuntimeError if the worker does not come up; Ray then replaces the replica."""
@@ -119,13 +118,14 @@ def serve_on_ray(
 
 
 def _everywhere(settings: ServeSettings) -> ServeSettings:
-    """Settings whose paths do not depend on the working folder."""
+    """Settings of a replica, whose paths do not depend on the working folder."""
 
     def absolute(path: str) -> str:
         return str(Path(path).absolute()) if Path(path).exists() else path  # or a hub name
 
     return replace(
         settings,
+        studio=False,  # its pages have their state in one process, and would meet several
         folder=settings.folder.absolute(),
         token_file=None if settings.token_file is None else settings.token_file.absolute(),
         model=None if settings.model is None else absolute(settings.model),

@@ -32,15 +32,10 @@ STUDIO_UPLOADS = "/gradio_api/upload"
 
 
 def create_app(
-    settings: ServeSettings,
-    store: JobStore,
-    supervisor: Supervisor | None = None,
-    *,
-    studio: bool = True,
+    settings: ServeSettings, store: JobStore, supervisor: Supervisor | None = None
 ) -> FastAPI:
     """The server's application. Its workers are started and stopped with it, if there is a
-    `supervisor`; `studio`: whether it has the studio where Gradio is installed. Raises ValueError
-    for a token file that cannot be used."""
+    `supervisor`. Raises ValueError for a token file that cannot be used."""
     service = Service(settings, store, supervisor)
     metrics, tokens = Metrics(service), read_tokens(settings.token_file)
     app = FastAPI(
@@ -58,7 +53,7 @@ def create_app(
     _add_probes(app, service, metrics)
     app.include_router(routes(service))
     app.include_router(foreign_routes(service))
-    if studio and find_spec("gradio") is not None and find_spec(_STUDIO) is not None:
+    if settings.studio and find_spec("gradio") is not None:
         import_module(_STUDIO).mount(app, service)
     return app
 

@@ -33,6 +33,7 @@ class ServeSettings:
     token_file: Path | None = None  # a token per line; None: no token is needed
     open: bool = False  # allow other machines without a token
     origins: tuple[str, ...] = ()  # web pages of other origins that may use the API (CORS)
+    studio: bool = True  # serve the pages, too, if Gradio is installed
     wait_seconds: float = 300.0  # longest wait of a request for its sound
     grace_seconds: float = 10.0  # for the running jobs when the server stops
     lost_seconds: float = 30.0  # without a sign of life after which a worker's jobs go back
