@@ -93,7 +93,7 @@ class LimitBody:
             await self.app(scope, receive, send)
             return
         most = self.largest_upload if scope["path"] in self.uploads else self.largest
-        too_large = f"the body is too large; allowed: {most / 2**20:g} MiB"
+        too_large = f"the body is too large; allowed: {most / 2**20:.0f} MiB"
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
             await error_response(scope["path"], 413, too_large)(scope, receive, send)
