@@ -1,6 +1,7 @@
 """The command that serves: an HTTP API, and the studio."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -101,8 +102,10 @@ def serve(
     )
     logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
 
+    out = sys.stdout  # with Ray another one stands in for it
+
     def started(address: str) -> None:
-        print(f"serving at {address}", flush=True)
+        print(f"serving at {address}", file=out, flush=True)
 
     if cluster is not None:
         with cluster.open(lambda: None, device) as room:
