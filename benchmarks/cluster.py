@@ -12,7 +12,6 @@ one; one worker on Ray no more than 15% slower than without Ray.
 
 import argparse
 import tempfile
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -47,8 +46,9 @@ def plan(count: int, seconds: float, steps: int, batch_size: int) -> list[Output
     return jobs
 
 
-def speed(times: Sequence[float], batch_size: int) -> float:
-    """Sounds per second after the start, from the time at which each was done."""
+def speed(folder: Path, batch_size: int) -> float:
+    """Sounds per second after the start, from the time at which each file was written."""
+    times = sorted(file.stat().st_mtime for file in folder.glob("*.wav"))
     first = max(round(_WARM * len(times)) // batch_size, 1) * batch_size
     return (len(times) - first) / (times[-1] - times[first - 1])
 
@@ -57,29 +57,23 @@ def plain_speed(jobs: Sequence[OutputJob], settings: BulkSettings, batch_size: i
     """Sounds per second of this process, with one thread."""
     torch.set_num_threads(1)
     crafter = SoundCrafter.from_pretrained(settings.model, settings.device, precision="fp32")
-    times = []
     with tempfile.TemporaryDirectory() as folder:
         for made in run_jobs(crafter, jobs, lambda done, total: None):
             file = Path(folder) / made.job.file
             write_made(made, file, settings.export, stems=None, plot=False, sidecar=False)
-            times.append(time.perf_counter())
-    return speed(times, batch_size)
+        return speed(Path(folder), batch_size)
 
 
 def ray_speed(
     jobs: Sequence[OutputJob], settings: BulkSettings, batch_size: int, workers: int
 ) -> float:
     """Sounds per second of so many workers."""
-    times: list[float] = []
-
-    def note(done: int, total: int) -> None:
-        times.extend([time.perf_counter()] * (done - len(times)))
-
     with tempfile.TemporaryDirectory() as folder:
-        pool = ray_workers(partial(BulkTools.open, settings, folder), device="cpu", workers=workers)
-        rows = generate_bulk(pool, jobs, folder, settings, progress=note)
-    assert all(row.error is None for row in rows)
-    return speed(times, batch_size)
+        opened = partial(BulkTools.open, settings, folder)
+        pool = ray_workers(opened, device="cpu", workers=workers)
+        rows = generate_bulk(pool, jobs, folder, settings)
+        assert all(row.error is None for row in rows)
+        return speed(Path(folder), batch_size)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import soundfile
 
 Run = Callable[..., Any]  # the conftest's `run`
 SHORT = ("--steps", 2, "--candidates", 1, "--precision", "fp32", "--device", "cpu")
-LONG = ("--steps", 12, "--candidates", 1, "--precision", "fp32", "--device", "cpu")
+COUNT = 300
 
 
 def prompt_file(path: Path, count: int, **others: Any) -> Path:
@@ -64,46 +64,27 @@ def wait_for(count: int, folder: Path, seconds: float = 100) -> None:
         time.sleep(0.02)
 
 
-def test_sounds_are_those_without_ray_and_failures_are_listed(nodes, run, tiny_model, tmp_path):
-    shared = ("--model", tiny_model, *SHORT)
-    prompts = prompt_file(tmp_path / "prompts.jsonl", 300)
-    plain = run("generate", "--prompts", prompts, "-o", tmp_path / "plain", *shared)
-    assert plain.code == 0
+def test_kills_lose_nothing_and_change_nothing(nodes, run, tiny_model, tmp_path):
+    prompts = prompt_file(tmp_path / "prompts.jsonl", COUNT)
+    call = ("generate", "--prompts", prompts, "--model", tiny_model, *SHORT)
+    plain = tmp_path / "plain"
+    assert run(*call, "-o", plain).code == 0
+    assert len(sounds(plain)) == COUNT
     bad = {"too long": {"seconds": 1000}, "too many steps": {"steps": 9999}}
-    prompt_file(prompts, 300, **bad)
-    out = tmp_path / "out"
-    call = ("generate", "--prompts", prompts, "-o", out.as_uri(), "--ray", nodes.address, *shared)
-    ended = run(*call)
-    assert ended.code == 1
-    assert "300 sounds" in ended.out
-    assert "2 of 302 sounds failed" in ended.err
-    check_same(out, tmp_path / "plain")
-    rows = manifest(out)
-    assert [row["id"] for row in rows] == [f"{number}-1" for number in range(1, 303)]
-    assert "seconds" in rows[300]["error"]
-    assert "steps" in rows[301]["error"]
-    first = rows[0]
-    assert (first["prompt"], first["seed"], first["seconds"]) == ("rain 0", 0, 0.2)
-    assert first["time_taken"] > 0
-    assert -1 <= first["score"] <= 1
-    check_another_job_is_refused(run, call, prompts, out)
+    prompt_file(prompts, COUNT, **bad)
+    call += ("--ray", nodes.address)
+    check_killed_node(nodes, run, (*call, "-o", (tmp_path / "node").as_uri()), plain)
+    check_failures_are_listed(manifest(tmp_path / "node"))
+    check_killed_driver(run, (*call, "-o", tmp_path / "driver"), plain)
+    prompt_file(prompts, COUNT)
+    other = (*call, "--guidance", 2, "-o", tmp_path / "driver")
+    refused = run(*other).refused()
+    assert f"contains {COUNT} sounds of other prompts, options or another model" in refused
+    check_same(tmp_path / "driver", plain)
 
 
-def check_another_job_is_refused(run: Run, call: tuple[Any, ...], prompts: Path, out: Path) -> None:
-    before = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
-    prompt_file(prompts, 300)
-    refused = run(*call, "--guidance", 2).refused()
-    assert "contains 300 sounds of other prompts, options or another model" in refused
-    assert {file.name: file.stat().st_mtime_ns for file in out.glob("*.wav")} == {
-        name: when for name, when in before.items() if name.endswith(".wav")
-    }
-
-
-def test_a_node_that_is_killed_loses_nothing(nodes, run, tiny_model, tmp_path):
-    prompts = prompt_file(tmp_path / "prompts.jsonl", 60)
-    call = ("generate", "--prompts", prompts, "--model", tiny_model, *LONG)
-    assert run(*call, "-o", tmp_path / "plain").code == 0
-    out = tmp_path / "out"
+def check_killed_node(nodes: Any, run: Run, call: tuple[Any, ...], plain: Path) -> None:
+    out = plain.with_name("node")
 
     def kill() -> None:
         wait_for(8, out)
@@ -111,30 +92,38 @@ def test_a_node_that_is_killed_loses_nothing(nodes, run, tiny_model, tmp_path):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    ended = run(*call, "-o", out, "--ray", nodes.address)
+    ended = run(*call)
     killer.join()
-    assert ended.code == 0
-    check_same(out, tmp_path / "plain")
+    assert ended.code == 1
+    assert f"{COUNT} sounds" in ended.out
+    assert f"2 of {COUNT + 2} sounds failed" in ended.err
+    check_same(out, plain)
+    nodes.revive()
 
 
-def test_a_driver_that_is_killed_goes_on(nodes, run, tiny_model, tmp_path):
-    prompts = prompt_file(tmp_path / "prompts.jsonl", 60)
-    call = ("generate", "--prompts", prompts, "--model", tiny_model, *LONG)
-    assert run(*call, "-o", tmp_path / "plain").code == 0
-    out = tmp_path / "out"
-    call = (*call, "-o", out, "--ray", nodes.address)
+def check_failures_are_listed(rows: list[dict[str, Any]]) -> None:
+    assert [row["id"] for row in rows] == [f"{number}-1" for number in range(1, COUNT + 3)]
+    assert "seconds" in rows[COUNT]["error"]  # found before
+    assert "steps" in rows[COUNT + 1]["error"]  # found by the model
+    first = rows[0]
+    assert (first["prompt"], first["seed"], first["seconds"]) == ("rain 0", 0, 0.2)
+    assert first["time_taken"] > 0
+    assert -1 <= first["score"] <= 1
+
+
+def check_killed_driver(run: Run, call: tuple[Any, ...], plain: Path) -> None:
+    out = plain.with_name("driver")
     driver = subprocess.Popen([sys.executable, "-m", "soundcrafter", *map(str, call)])
     wait_for(8, out)
     driver.send_signal(signal.SIGKILL)
     driver.wait(10)
-    records = list((out / "records").iterdir())
-    kept = [json.loads(file.read_text()) for file in records if not file.name.startswith(".")]
-    whole = [out / row["file"] for rows in kept for row in rows]
-    before = {file: file.stat().st_mtime_ns for file in whole}
-    assert 0 < len(before) < 60
-    assert run(*call).code == 0
-    check_same(out, tmp_path / "plain")
-    assert {file: file.stat().st_mtime_ns for file in whole} == before  # not made again
+    records = [file for file in (out / "records").iterdir() if not file.name.startswith(".")]
+    rows = [row for file in records for row in json.loads(file.read_text())]
+    before = {out / row["file"]: (out / row["file"]).stat().st_mtime_ns for row in rows}
+    assert 0 < len(before) < COUNT
+    assert run(*call).code == 1
+    check_same(out, plain)
+    assert {file: file.stat().st_mtime_ns for file in before} == before  # not made again
 
 
 @pytest.mark.parametrize(

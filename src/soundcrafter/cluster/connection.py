@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 # read when Ray is imported
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -14,6 +14,7 @@ import ray
 import ray.data
 
 from soundcrafter.cluster.workers import RayWorkers
+from soundcrafter.files import one_line
 
 T = TypeVar("T")
 AUTO, LOCAL = "auto", "local"  # the cluster that is there, else one started here; always the latter
@@ -35,26 +36,26 @@ def connected(address: str = AUTO) -> Iterator[None]:
     if address not in (AUTO, LOCAL) and ":" not in address:
         raise ValueError(f"ray: got {address!r}; allowed: {AUTO}, {LOCAL}, HOST:PORT")
     try:
-        _connect(address)
+        _start() if address == LOCAL else _connect(address)
     except ConnectionError as error:
         if address != AUTO or os.environ.get("RAY_ADDRESS"):
             raise ValueError(f"ray: no cluster at {address}: {error}") from None
-        _connect(LOCAL)
+        _start()
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _connect(address: str) -> None:
-    starts = address == LOCAL
-    ray.init(
-        address,
-        include_dashboard=False if starts else None,
-        object_store_memory=_OBJECT_STORE if starts else None,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+def _start() -> None:
+    try:
+        _connect(LOCAL, include_dashboard=False, object_store_memory=_OBJECT_STORE)
+    except Exception as error:  # Ray raises nothing narrower where a machine is too busy
+        raise ValueError(f"ray: cannot start on this machine: {one_line(error)}") from None
+
+
+def _connect(address: str, **options: Any) -> None:
+    ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **options)
 
 
 def ray_workers(
