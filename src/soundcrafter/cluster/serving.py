@@ -91,11 +91,8 @@ def serve_on_ray(
     options: dict[str, Any] = {"num_replicas": replicas}
     if replicas is None:
         policy = AutoscalingPolicy(policy_function=replicas_for_queue)
-        options = {
-            "autoscaling_config": AutoscalingConfig(
-                min_replicas=1, max_replicas=most, policy=policy
-            )
-        }
+        scaling = AutoscalingConfig(min_replicas=1, max_replicas=most, policy=policy)
+        options = {"autoscaling_config": scaling}
     deploy = serve.deployment(
         name=APP,
         max_ongoing_requests=_REQUESTS,
@@ -105,7 +102,7 @@ def serve_on_ray(
     )
     ended = threading.Event()
     try:
-        serve.run(deploy(Replica).bind(_everywhere(settings)), name=APP, route_prefix="/")
+        serve.run(deploy(Replica).bind(_for_replicas(settings)), name=APP, route_prefix="/")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
         started(f"http://{settings.host}:{settings.port}")
@@ -117,7 +114,7 @@ def serve_on_ray(
             serve.delete(APP)  # other applications of the cluster stay
 
 
-def _everywhere(settings: ServeSettings) -> ServeSettings:
+def _for_replicas(settings: ServeSettings) -> ServeSettings:
     """Settings of a replica, whose paths do not depend on the working folder."""
 
     def absolute(path: str) -> str:
