@@ -63,5 +63,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,serve]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,serve,postgres]"
 	touch $@

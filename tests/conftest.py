@@ -1,8 +1,11 @@
 """Fixtures shared by the tests: where the sounds are, and a tiny model trained on some."""
 
+import glob
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,3 +131,36 @@ def browser_page(_browser) -> Iterator[Any]:
     page.set_default_timeout(10_000)
     yield page
     context.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of an empty PostgreSQL: SOUNDCRAFTER_POSTGRES, or one that is started here."""
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install .[postgres]")
+    given = os.environ.get("SOUNDCRAFTER_POSTGRES")
+    if given:
+        yield given
+        return
+    programs = [shutil.which("initdb"), *glob.glob("/usr/lib/postgresql/*/bin/initdb")]
+    initdb = next(filter(None, programs), None)
+    if initdb is None:
+        pytest.skip("no PostgreSQL: install it, or name a database in SOUNDCRAFTER_POSTGRES")
+    # as root it refuses to run
+    user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryDirectory() as folder:
+        if user:
+            shutil.chown(folder, "postgres")
+        subprocess.run(
+            [initdb, "-D", f"{folder}/data", "-A", "trust", "-U", "test"],
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            **user,
+        )
+        options = f"-k {folder} -c listen_addresses= -c fsync=off"
+        control = [str(Path(initdb).with_name("pg_ctl")), "-D", f"{folder}/data", "-w"]
+        log = ["-l", f"{folder}/log"]
+        quiet: dict[str, Any] = {"check": True, "cwd": folder, "stdout": subprocess.DEVNULL, **user}
+        subprocess.run([*control, *log, "-o", options, "start"], **quiet)
+        yield f"postgresql+psycopg://test@/postgres?host={folder}"
+        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)

@@ -23,7 +23,9 @@ from soundcrafter.bench.own_model import OwnModel
 from soundcrafter.bench.runners import LocalRunner, ProcessRunner, in_own_process, own_process
 from soundcrafter.bench.scaling import plot_scaling
 from soundcrafter.bench.workload import COUNTED, PARTS, Workload
+from soundcrafter.describe import describe
 from soundcrafter.pipeline import SoundCrafter
+from soundcrafter.store import open_folder
 
 CPU = torch.device("cpu")
 SHORT = Workload(seconds=0.5, steps=2, repeats=2, device="cpu", precision="fp32")
@@ -274,3 +276,17 @@ def test_a_peer_that_is_not_installed(refused, monkeypatch):
     assert "peer: diffusers is not installed; pip install diffusers" in refused(
         "--peer", "diffusers"
     )
+
+
+def test_operations_are_counted_from_settings_alone(tiny_model, run):
+    facts = describe(str(tiny_model), flops=True)
+    crafter, folder = SoundCrafter.from_pretrained(tiny_model, "cpu"), open_folder(tiny_model)
+    latent, unet = crafter.noise(0, folder.sampling.seconds), folder.load("unet")
+    step, cond = torch.zeros(1, dtype=torch.long), torch.zeros(1, unet.config.embed_dim)
+    with torch.no_grad():
+        counted = count_flops(lambda: unet(latent, step, cond)) / 1e9
+        decoded = count_flops(lambda: folder.load("vae").decode(latent)) / 1e9
+    assert facts["gflop"]["unet"] == pytest.approx(counted)
+    assert facts["gflop"]["vae_decode"] == pytest.approx(decoded)
+    assert set(facts["gflop"]) >= {"clap_text", "vae_encode", "vocoder"}
+    assert "vae_decode" in run("info", tiny_model, "--flops").out

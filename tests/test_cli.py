@@ -567,7 +567,7 @@ def test_help_and_version(run):
 
 
 def test_help_and_import_load_no_torch():
-    heavy = "{'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules)"
+    heavy = "{'torch', 'transformers', 'numpy', 'matplotlib', 'ray', 'pyarrow'} & set(sys.modules)"
     done = process(code=f"import sys, soundcrafter; print({heavy})")
     assert done.out == "set()\n"
     done = process(

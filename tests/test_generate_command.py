@@ -455,3 +455,35 @@ def test_a_model_works_in_a_forked_process(tiny_model: Path) -> None:
         text=True,
     )
     assert done.stdout == "8000\n", done.stderr[-300:]
+
+
+# --- Parquet and Ray ---
+
+
+def test_prompts_from_parquet(
+    generate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install .[ray]")
+    pq = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install .[ray]")
+    rows = [{"prompt": "rain", "seed": 3, "seconds": 0.3}, {"prompt": "wind", "seconds": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    out = tmp_path / "out"
+    assert generate("--prompts", tmp_path / "p.parquet", "-o", out, *SHORT).code == 0
+    assert names(out) == ["1-rain-3.wav", "2-wind-0.wav"]
+    assert len(read(out / "1-rain-3.wav")) == round(1.5 * len(read(out / "2-wind-0.wav")))
+    (tmp_path / "bad.parquet").write_text("no table")
+    refused = generate("--prompts", tmp_path / "bad.parquet", "-o", out).refused()
+    assert "bad.parquet: not a Parquet table" in refused
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    refused = generate("--prompts", tmp_path / "p.parquet", "-o", out).refused()
+    assert "Parquet needs pyarrow; install it with: pip install 'soundcrafter[ray]'" in refused
+
+
+def test_without_ray_its_option_says_what_to_install(
+    generate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "soundcrafter.cluster.connection", raising=False)
+    (tmp_path / "p.txt").write_text("rain\n")
+    refused = generate("--prompts", tmp_path / "p.txt", "-o", tmp_path / "out", "--ray").refused()
+    assert "--ray: needs ray; install it with: pip install 'soundcrafter[ray]'" in refused

@@ -47,9 +47,10 @@ LAYERS = (
     ("hub",),
     ("pipeline", "onnx"),
     ("scene",),
-    ("data", "evaluate", "prompt_file", "pack", "remake"),
+    ("data", "evaluate", "prompt_file", "pack", "remake", "output", "output_jobs"),
     ("train", "reports", "listening"),
     ("serve",),
+    ("cluster",),
     ("bench",),
     ("describe", "cli", "__init__", "__main__"),
 )

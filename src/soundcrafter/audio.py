@@ -4,7 +4,7 @@ import io
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +12,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from soundcrafter.files import replacing
+from soundcrafter.files import FilePart, replacing
 from soundcrafter.wav_chunks import ixml_chunk, loop_chunk, wav_comments, with_chunks
 
 Wave = NDArray[np.float32]
 """One mono wave [N], float32, nominally in [-1, 1]."""
+
+SoundFile = str | os.PathLike[str] | FilePart
+"""A sound file to read: its path, or a part of another file."""
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
 """File suffixes that can be read, in lower case."""
@@ -65,14 +68,14 @@ class AudioInfo:
         return self.num_samples / self.sample_rate
 
 
-def audio_info(path: str | os.PathLike[str]) -> AudioInfo:
+def audio_info(path: SoundFile) -> AudioInfo:
     """Read the header only. Raises ValueError as `read_audio` does for a bad header."""
     with _open(path) as file:
         return AudioInfo(sample_rate=file.samplerate, num_samples=file.frames)
 
 
 def read_audio(
-    path: str | os.PathLike[str],
+    path: SoundFile,
     sample_rate: int,
     *,
     start: float = 0.0,
@@ -96,7 +99,7 @@ def read_audio(
 
 
 def read_channels(
-    path: str | os.PathLike[str], *, start: float = 0.0, seconds: float | None = None
+    path: SoundFile, *, start: float = 0.0, seconds: float | None = None
 ) -> tuple[NDArray[np.float32], int]:
     """The samples [N, channels] of a file, unchanged, and its sample rate in Hz.
 
@@ -407,20 +410,21 @@ def fit_length(
 
 
 @contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[Any]:
+def _open(path: SoundFile) -> Iterator[Any]:
     """Open a non-empty soundfile.SoundFile; libsndfile's errors become ValueError."""
     import soundfile
 
-    path = Path(path)
-    if not path.is_file():
+    path = path if isinstance(path, FilePart) else Path(path)
+    if isinstance(path, Path) and not path.is_file():
         raise ValueError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     if path.suffix.lower() not in AUDIO_SUFFIXES:
         raise ValueError(
             f"{path}: cannot read {path.suffix or 'without a suffix'}; "
             f"allowed: {', '.join(AUDIO_SUFFIXES)}"
         )
+    opened = path.open() if isinstance(path, FilePart) else nullcontext(path)
     try:
-        with soundfile.SoundFile(path) as file:
+        with opened as source, soundfile.SoundFile(source) as file:
             if file.frames <= 0:
                 raise ValueError(f"{path}: contains no sound")
             _check_length(path, file)
@@ -429,11 +433,11 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Any]:
         raise ValueError(f"{path}: cannot read: {error.error_string}") from None
 
 
-def _check_length(path: Path, file: Any) -> None:
+def _check_length(path: Path | FilePart, file: Any) -> None:
     """Raise ValueError for a header that promises more samples than a file of its size can hold."""
     is_mp3 = path.suffix.lower() == ".mp3"
     most = _MAX_SAMPLES_PER_BYTE_OF_MP3 if is_mp3 else _MAX_SAMPLES_PER_BYTE
-    size = path.stat().st_size
+    size = path.size if isinstance(path, FilePart) else path.stat().st_size
     if file.frames > most * size:
         hours = file.frames / file.samplerate / 3600
         raise ValueError(

@@ -1,6 +1,7 @@
 """Reading and writing files: atomic replacement, locks, JSON, JSON Lines, csv, hashes, cache."""
 
 import csv
+import errno
 import filecmp
 import hashlib
 import io
@@ -10,10 +11,11 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 if sys.platform != "win32":
     import fcntl
@@ -25,6 +27,81 @@ def one_line(error: object, width: int = 300) -> str:
     """Format an error as one line, truncated to `width`; its class name if it has no message."""
     text = shorten(str(error), width, placeholder=" ...")
     return text or type(error).__name__
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, says that no space is left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A part of a file that is read as a file of its own, such as a member of a tar archive."""
+
+    file: Path
+    offset: int  # bytes
+    size: int  # bytes
+    name: str  # of the part
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.name}"
+
+    @property
+    def suffix(self) -> str:
+        return Path(self.name).suffix
+
+    def open(self) -> BinaryIO:
+        """Open it for reading; nothing else of the file can be read. Raises ValueError."""
+        try:
+            return io.BufferedReader(_Window(self))
+        except OSError as error:
+            raise ValueError(f"{self}: {error.strerror or error}") from None
+
+    def read(self, limit: int) -> bytes:
+        """Read all of it. Raises ValueError if it has more than `limit` bytes, or fewer than its
+        size."""
+        if self.size > limit:
+            raise ValueError(f"{self}: too large: {self.size:,} bytes; allowed: {limit:,}")
+        with self.open() as stream:
+            content = stream.read()
+        if len(content) < self.size:
+            raise ValueError(f"{self}: truncated: {len(content):,} of {self.size:,} bytes")
+        return content
+
+
+class _Window(io.RawIOBase):
+    """The bytes of a part of a file."""
+
+    def __init__(self, part: FilePart) -> None:
+        self._file = open(part.file, "rb", buffering=0)  # noqa: SIM115  # closed with the window
+        self._offset, self._size, self._place = part.offset, part.size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = max(start + offset, 0)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)[: max(self._size - self._place, 0)]
+        self._file.seek(self._offset + self._place)
+        count = self._file.readinto(view) or 0
+        self._place += count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 @contextmanager

@@ -37,12 +37,12 @@ class PromptRow:
 def read_prompt_file(path: Path) -> list[PromptRow]:
     """Read the prompts of a file, at least one.
 
-    A csv or jsonl file has a column `prompt`, and optionally `name` and those in OPTIONS. An empty
-    cell falls back to the command-line option. Any other file is text: one prompt per line; #
-    starts a comment. Raises ValueError for a file that cannot be read, an unknown column, a value
-    of the wrong type and a row without a prompt.
+    A csv, jsonl or Parquet file has a column `prompt`, and optionally `name` and those in OPTIONS.
+    An empty cell falls back to the command-line option. Any other file is text: one prompt per
+    line; # starts a comment. Raises ValueError for a file that cannot be read, an unknown column, a
+    value of the wrong type and a row without a prompt.
     """
-    if path.suffix.lower() not in (".csv", ".jsonl"):
+    if path.suffix.lower() not in (".csv", ".jsonl", ".parquet"):
         rows = [PromptRow(line) for line in read_prompt_lines(path)]
     else:
         columns, table = read_table(path)

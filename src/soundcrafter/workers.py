@@ -10,15 +10,33 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 J = TypeVar("J")
 R = TypeVar("R")
 
 MOST = 4  # processes, where nothing is said: each holds a model of its own in memory
+
+
+class Pool(Protocol[T_co]):
+    """Processes that each have their own tools: `Workers`, or those of a cluster."""
+
+    @property
+    def processes(self) -> int: ...
+
+    @property
+    def threads(self) -> int:
+        """Threads of each process."""
+        ...
+
+    def map(self, work: Callable[[T_co, J], R], jobs: Sequence[J]) -> Iterator[R]:
+        """work(tools, job) of all jobs as they are done; `work` is importable, jobs and results
+        pickle. What a job raises is raised here."""
+        ...
 
 
 @dataclass(frozen=True)

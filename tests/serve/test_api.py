@@ -1,16 +1,23 @@
 """The API: sounds that are made, sent, listed, removed; what is refused, and how."""
 
+import errno
 import io
 import json
+import sqlite3
 import time
 import zipfile
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import soundfile
+import sqlalchemy as sa
+from starlette.routing import Mount
 
+from soundcrafter.export import Export
 from soundcrafter.provenance import read_provenance
+from soundcrafter.serve.refusals import MOST_LINES
 
 RAIN = {"prompt": "rain", "seconds": 0.5, "steps": 1, "seed": 3}
 TWO = {"prompt": "a dog barks, then a door slams", "seconds": 1.5, "steps": 1, "seed": 1}
@@ -160,7 +167,9 @@ def test_files_of_a_batch_say_nothing_of_other_jobs(make_client, run_worker, tmp
         assert (arguments["prompts"], arguments["seed"]) == ([prompt], [3])
 
 
-def test_pages_search_favourites_and_removal(client):
+def test_pages_search_favourites_and_removal(make_client, run_worker):
+    client = make_client()
+    run_worker(client)
     jobs = [make(client, **RAIN | {"prompt": prompt})["id"] for prompt in ("rain", "wind", "fog")]
     page = client.get("/v1/sounds?limit=2").json()
     assert [job["id"] for job in page["jobs"]] == jobs[:0:-1]
@@ -229,8 +238,8 @@ def test_a_spectrogram_is_a_picture(client):
         ({"scene": {"tracks": [{"name": "a", "events": [{"prompt": "x"}]}]}, "loop": True}, "loop"),
     ],
 )
-def test_a_request_that_cannot_be_made_is_refused_at_once(make_client, request_, message):
-    client = make_client()
+def test_a_request_that_cannot_be_made_is_refused_at_once(idle_client, request_, message):
+    client = idle_client
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(refused(client.post("/v1/sounds", json=request_), 422))
     assert client.store.counts()["queued"] == 0
@@ -245,8 +254,8 @@ def test_a_request_that_the_model_refuses_fails_with_its_reason(make_client, run
     assert (failed["state"], "steps" in failed["error"]) == ("failed", True)
 
 
-def test_a_body_that_is_no_json_or_too_large(make_client):
-    client = make_client()
+def test_a_body_that_is_no_json_or_too_large(idle_client):
+    client = idle_client
     kind = {"Content-Type": "application/json"}
     refused(client.post("/v1/sounds", content=b"{", headers=kind), 400)
     refused(client.post("/v1/sounds", content=b" " * (2**20 + 1), headers=kind), 413)
@@ -307,7 +316,100 @@ def test_a_failure_of_the_worker_is_told_without_its_details(make_client, run_wo
     assert "secret" not in refused(answer, 500)
 
 
+def disk_is_full(*_: Any, **__: Any) -> None:
+    """As `replacing` does it."""
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device", "/secret/path")
+    except OSError as error:
+        raise ValueError("/secret/path: cannot write") from error
+
+
+def test_a_disk_that_fills_up_is_no_fault_of_the_client(make_client, run_worker, monkeypatch):
+    client = make_client()
+    run_worker(client)
+    job = make(client, **RAIN)["id"]
+    monkeypatch.setattr("soundcrafter.serve.service.encode", disk_is_full)
+    message = refused(client.get(f"/v1/sounds/{job}/audio?format=mp3"), 507)
+    assert message == "the server's disk is full"
+
+
+@pytest.mark.parametrize("fault", ["disk", "database"])
+def test_jobs_wait_until_they_can_be_stored(make_client, run_worker, monkeypatch, fault):
+    client = make_client(min_free_mib=0)
+    monkeypatch.setattr("soundcrafter.serve.worker.LATER", 0.05)
+    with monkeypatch.context() as broken:
+        if fault == "disk":
+            broken.setattr(Export, "write", disk_is_full)
+        else:
+            error = sa.exc.OperationalError("", {}, sqlite3.OperationalError("disk I/O error"))
+            broken.setattr(client.store, "finish", Mock(side_effect=error))
+        job = client.post("/v1/sounds", json=RAIN).json()["id"]
+        run_worker(client)
+        client.store.wait(job, 10, until=lambda found: found.state == "running")
+        assert client.store.wait(job, 0.5).state in ("queued", "running")
+        assert not [*client.store.folder.rglob(f".{job}")]
+    assert client.store.wait(job, 30).state == "done"
+
+
+def test_a_database_that_is_gone_is_told_without_its_details(make_client, monkeypatch):
+    client = make_client()
+    error = sa.exc.OperationalError("SELECT secret", {}, Exception("at /secret/path"))
+    monkeypatch.setattr(client.store, "list", Mock(side_effect=error))
+    answer = client.get("/v1/sounds")
+    assert "secret" not in refused(answer, 503)
+    assert int(answer.headers["retry-after"]) > 0
+
+
+# --- the log ---
+
+
+def test_a_refusal_is_logged_in_one_line_with_who_and_why(idle_client, caplog):
+    refused(idle_client.post("/v1/uploads", content=b"<html>"), 415)
+    (line,) = caplog.messages
+    assert line.startswith("testclient POST /v1/uploads: 415 ")
+    assert "not a sound file" in line
+    idle_client.get("/v1/a%0Ab%1B[2J")
+    assert caplog.messages[1].isprintable()
+
+
+def test_many_refusals_are_counted(make_client, caplog, monkeypatch):
+    client = make_client()
+    for _ in range(MOST_LINES + 7):
+        client.get("/v1/sounds/x")
+    assert len(caplog.messages) == MOST_LINES
+    later = time.monotonic() + 100
+    monkeypatch.setattr("time.monotonic", lambda: later)
+    client.get("/v1/sounds/x")
+    assert caplog.messages[MOST_LINES] == "7 more refusals, 7 of them for testclient"
+
+
 # --- tokens, probes, browsers ---
+
+
+def test_browsers_ask_for_the_token(make_client, tmp_path):
+    (tmp_path / "tokens").write_text("one\n")
+    answer = make_client(token_file=tmp_path / "tokens").get("/")
+    # each way in a header of its own, or Chromium does not ask
+    assert answer.headers.get_list("www-authenticate") == ['Basic realm="SoundCrafter"', "Bearer"]
+
+
+def test_nothing_of_the_studio_is_open_to_who_has_no_token(make_client, tmp_path):
+    pytest.importorskip("gradio", reason="needs the studio: pip install .[serve]")
+    (tmp_path / "tokens").write_text("one\n")
+    client = make_client(token_file=tmp_path / "tokens", studio=True)
+    (studio,) = [
+        route for route in client.app.routes if isinstance(route, Mount) and not route.path
+    ]
+    paths = {getattr(route, "path", "") for route in studio.app.routes}
+    assert len(paths) > 20
+    for path in paths:
+        for method in ("GET", "POST"):
+            assert client.request(method, path or "/").status_code == 401, path
+    known = {"Authorization": "Bearer one"}
+    for file in (client.settings.folder / "jobs.sqlite", tmp_path / "tokens"):
+        assert file.is_file()
+        url = f"/gradio_api/file={file.absolute()}"
+        assert client.get(url, headers=known).status_code in (403, 404)
 
 
 def test_who_has_no_token_is_told_so_everywhere_but_at_healthz(make_client, tmp_path):
@@ -340,8 +442,8 @@ def test_probes(make_client):
     assert 'route="/v1/sounds"' in text
 
 
-def test_browsers_are_told_to_trust_nothing(make_client):
-    headers = make_client().get("/v1/sounds").headers
+def test_browsers_are_told_to_trust_nothing(idle_client):
+    headers = idle_client.get("/v1/sounds").headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert "default-src 'none'" in headers["content-security-policy"]

@@ -56,8 +56,8 @@ def test_influence_is_guidance_and_the_default_is_the_models(client):
         ({"text": "a\x00"}, "", "U+0000"),
     ],
 )
-def test_elevenlabs_errors_have_its_shape(make_client, body, query, message):
-    answer = make_client().post(ELEVENLABS + query, json=body)
+def test_elevenlabs_errors_have_its_shape(idle_client, body, query, message):
+    answer = idle_client.post(ELEVENLABS + query, json=body)
     assert answer.status_code == 422
     detail = answer.json()["detail"]
     assert detail["status"] == "invalid_request"
@@ -97,8 +97,8 @@ def test_vllm_omni_gets_the_sound_in_its_format(client, crafter):
         (INPUT | {"audio_start": 3}, "audio_start"),
     ],
 )
-def test_vllm_omni_errors_have_its_shape(make_client, body, message):
-    answer = make_client().post(VLLM, json=body)
+def test_vllm_omni_errors_have_its_shape(idle_client, body, message):
+    answer = idle_client.post(VLLM, json=body)
     assert answer.status_code == 422
     error = answer.json()["error"]
     assert message in error["message"]

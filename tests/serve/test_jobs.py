@@ -1,8 +1,8 @@
 """The queue: order, batches, limits, cancelled jobs, lost workers."""
 
-import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,15 +16,21 @@ from soundcrafter.serve.settings import ServeSettings, read_tokens
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobStore]:
-    """An empty queue; that in PostgreSQL where SOUNDCRAFTER_POSTGRES names a database."""
-    url = f"sqlite:///{tmp_path}/jobs.sqlite"
-    if request.param == "postgresql":
-        url = os.environ.get("SOUNDCRAFTER_POSTGRES", "")
-        if not url:
-            pytest.skip("SOUNDCRAFTER_POSTGRES names no database")
-        with sa.create_engine(url).begin() as connection:
-            connection.execute(sa.text("DROP TABLE IF EXISTS jobs"))
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.sqlite"
+    found: str = request.getfixturevalue("postgres")
+    engine = sa.create_engine(found)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE IF EXISTS jobs"))
+    engine.dispose()
+    return found
+
+
+@pytest.fixture
+def store(url: str, tmp_path: Path) -> Iterator[JobStore]:
+    """An empty queue."""
     store = JobStore(url, tmp_path, max_queue=50)
     yield store
     store.close()
@@ -64,10 +70,34 @@ def test_a_full_queue_refuses_and_later_accepts(tmp_path):
     store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite", tmp_path, max_queue=2)
     submit(store, "x")
     submit(store, "x")
-    with pytest.raises(QueueFull, match="2 jobs wait"):
+    with pytest.raises(QueueFull, match=r"full \(2 jobs\)"):
         submit(store, "x")
     store.claim("w", 1)
     submit(store, "x")
+
+
+def test_servers_that_share_a_database_start_at_once_and_fill_the_queue_together(url, tmp_path):
+    begin, faults = threading.Barrier(4), []
+
+    def serve() -> None:
+        begin.wait()
+        try:
+            store = JobStore(url, tmp_path, max_queue=20)
+            for _ in range(10):
+                with suppress(QueueFull):
+                    submit(store, "x")
+            store.close()
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=serve) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store = JobStore(url, tmp_path)
+    assert (faults, states(store)) == ([], {"queued": 20})
+    store.close()
 
 
 def test_many_threads_claim_each_job_once(store):

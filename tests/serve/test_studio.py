@@ -24,14 +24,16 @@ from soundcrafter.serve.settings import ServeSettings
 from soundcrafter.serve.studio.desk import Desk, request_from
 from soundcrafter.serve.studio.timeline import COLUMNS, drawing, moved, rows_of, scene_from
 
-SECONDS = 60.0  # for a server to start
+TOKEN = "open-sesame"
 
 
 def start(tiny_model: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """A server on a free port, and its address."""
+    """A server on a free port that asks for a token, and its address."""
+    tokens = folder.with_name("tokens")
+    tokens.write_text(f"{TOKEN}\n")
     command = [sys.executable, "-m", "soundcrafter", "serve", "--model", str(tiny_model)]
     process = subprocess.Popen(
-        [*command, "--port", "0", "--folder", str(folder), "--max-queue", "3"],
+        [*command, "--port", "0", "--folder", str(folder), "--token-file", str(tokens)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -44,25 +46,27 @@ def start(tiny_model: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: Any) -> Iterator[list[Any]]:
-    """[process, address, folder]; a test that restarts the server puts the new one in."""
-    folder = tmp_path_factory.mktemp("studio") / "serve"
-    found = [*start(tiny_model, folder), folder]
-    yield found
-    found[0].send_signal(signal.SIGTERM)
-    found[0].wait(30)
+def server(tiny_model: Path, tmp_path_factory: Any) -> Iterator[str]:
+    """The address of a server."""
+    process, address = start(tiny_model, tmp_path_factory.mktemp("studio") / "serve")
+    yield address
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
 
 
 @pytest.fixture
-def page(_browser: Any, server: list[Any]) -> Iterator[Any]:
-    context = _browser.new_context(viewport={"width": 1280, "height": 900})
+def page(_browser: Any, server: str) -> Iterator[Any]:
+    context = _browser.new_context(
+        viewport={"width": 1280, "height": 900},
+        http_credentials={"username": "anyone", "password": TOKEN},
+    )
     page = context.new_page()
     elsewhere: list[str] = []
     faults: list[str] = []
-    page.on("request", lambda r: None if is_ours(r.url, server[1]) else elsewhere.append(r.url))
+    page.on("request", lambda r: None if is_ours(r.url, server) else elsewhere.append(r.url))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.set_default_timeout(30_000)
-    page.goto(server[1])
+    page.goto(server)
     page.wait_for_selector("#prompt textarea")
     yield page
     assert (elsewhere, faults) == ([], [])  # no telemetry, no fonts from elsewhere
@@ -150,7 +154,7 @@ def test_a_scene_is_planned_edited_rendered_and_saved(page, tmp_path):
         f"Number(document.querySelectorAll('svg.timeline .event')[2].dataset.start) > {dragged}"
     )
     page.get_by_role("button", name="Render").click()
-    page.get_by_text("Heard stems").wait_for()
+    page.get_by_text("Stems to hear").wait_for()
     page.get_by_role("button", name="Solo: thunder").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Save stems (zip)").click()
@@ -160,15 +164,13 @@ def test_a_scene_is_planned_edited_rendered_and_saved(page, tmp_path):
         assert len(archive.namelist()) == 3
 
 
-def test_history_survives_a_restart_of_the_server(page, server, tiny_model):
+def test_history_has_what_was_made_before_the_page_was_opened(page, server):
     generate(page, "a squeaky gate")
     wait_for_cards(page, 2)
-    page.locator(".card").first.get_by_label("Favourite").check()
-    page.wait_for_timeout(500)
-    server[0].send_signal(signal.SIGKILL)
-    server[0].wait()
-    server[:2] = start(tiny_model, server[2])
-    page.goto(server[1])
+    with page.expect_response(lambda answer: "queue/join" in answer.url):
+        page.locator(".card").first.get_by_label("Favourite").check()
+    page.goto(server)
+    page.wait_for_selector("#prompt textarea")
     page.get_by_role("tab", name="History").click()
     wait_for_cards(page, 1)
     page.get_by_label("Search").fill("squeaky")
@@ -184,6 +186,43 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(Service(settings, JobStore(settings.database_url, settings.folder, max_queue=1)))
 
 
+def test_the_history_survives_a_restart(desk: Desk):
+    job = desk.submit(prompt="a squeaky gate", count=1)
+    desk.store.claim("w", 1)
+    desk.store.finish("w", {job.id: {"sounds": []}})
+    settings = desk.settings
+    again = Desk(Service(settings, JobStore(settings.database_url, settings.folder)))
+    assert [found.id for found in again.history("squeaky", False, None, 8)] == [job.id]
+
+
+def test_phones_and_magnified_pages_do_not_scroll_sideways(page):
+    for width in (390, 320):  # 320: 1280 at 400%
+        page.set_viewport_size({"width": width, "height": 600})
+        for name in ("Scenes", "History", "Sounds"):
+            page.get_by_role("tab", name=name).click()
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_picture_is_as_wide_as_the_waveform(page):
+    generate(page, "rain")
+    wait_for_cards(page, 2)
+    card = page.locator(".card").first
+    page.wait_for_function("document.querySelector('.card .picture img')?.complete")
+    picture, wave = (
+        card.locator(s).bounding_box() for s in (".picture img", ".waveform-container")
+    )
+    assert picture["x"] == pytest.approx(wave["x"], abs=2)
+    assert picture["width"] == pytest.approx(wave["width"], abs=4)
+
+
+def test_the_keyboard_is_seen(page):
+    page.locator("#prompt textarea").focus()
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert style == "solid", page.evaluate("document.activeElement.outerHTML")
+
+
 def test_a_full_queue_and_bad_options_are_said_in_words(desk: Desk):
     from soundcrafter.serve.studio.messages import Refused, reason
 
@@ -194,7 +233,7 @@ def test_a_full_queue_and_bad_options_are_said_in_words(desk: Desk):
             desk.submit(**request)
         return reason(error.value)
 
-    assert refused(prompt="wind") == "1 jobs wait already; try again later"
+    assert refused(prompt="wind") == "the queue is full (1 jobs); try again later"
     assert refused(prompt="wind", seconds=61) == "seconds: got 61; this server allows up to 60"
     assert refused(prompt="wind", seed=-2).startswith("seed: Input should be greater")
 

@@ -2,12 +2,19 @@
 
 import io
 import random
+import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+
+from soundcrafter.serve.uploads import DECODERS, remove_incoming
 
 RATE = 8000
 REQUEST = {"steps": 1, "seed": 3}
@@ -29,15 +36,16 @@ def refused(answer: Any, *statuses: int) -> str:
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF", "CAF", "AU"])
-def test_a_sound_is_kept_as_wav_whatever_it_is_called(make_client, kind):
-    client = make_client()
+def test_a_sound_is_kept_as_wav_whatever_it_is_called(idle_client, kind):
+    client = idle_client
+    before = {*client.settings.uploads.iterdir()}
     answer = client.post("/v1/uploads", files={"file": ("../../evil.exe", tone(kind=kind))})
     assert answer.status_code == 201, answer.text
     found = answer.json()
     assert found["sample_rate"] == RATE
     assert found["seconds"] == pytest.approx(0.5, abs=0.15)
-    (kept,) = client.settings.uploads.iterdir()
-    assert kept.name == f"{found['id']}.wav"
+    kept = client.settings.uploads / f"{found['id']}.wav"
+    assert {*client.settings.uploads.iterdir()} - before <= {kept}
     wave, rate = soundfile.read(kept)
     assert rate == RATE
     assert abs(wave).max() == pytest.approx(0.5, abs=0.1)
@@ -96,14 +104,14 @@ def refused_by_model(answer: Any) -> str:
     ],
     ids=["empty", "html", "riff", "cut", "short", "long", "silent"],
 )
-def test_what_is_no_sound_is_refused(make_client, content, statuses, message):
-    client = make_client()
-    assert message in refused(client.post("/v1/uploads", content=content), *statuses)
-    assert list(client.settings.uploads.iterdir()) == []
+def test_what_is_no_sound_is_refused(idle_client, content, statuses, message):
+    before = {*idle_client.settings.uploads.iterdir()}
+    assert message in refused(idle_client.post("/v1/uploads", content=content), *statuses)
+    assert {*idle_client.settings.uploads.iterdir()} == before
 
 
-def test_a_form_without_a_file_is_refused(make_client):
-    client = make_client()
+def test_a_form_without_a_file_is_refused(idle_client):
+    client = idle_client
     refused(client.post("/v1/uploads", data={"file": "text"}, files={"": ("", b"")}), 400, 422)
     broken = {"Content-Type": "multipart/form-data; boundary=x"}
     refused(client.post("/v1/uploads", content=b"--y", headers=broken), 400, 422)
@@ -126,10 +134,52 @@ def test_what_is_too_large_is_refused_while_it_arrives(make_client):
     assert list(client.settings.uploads.iterdir()) == []
 
 
-def test_damaged_files_never_end_the_server(make_client):
-    client, chance = make_client(), random.Random(1)
+def test_a_file_that_is_large_when_decoded_is_refused_without_a_path(idle_client, monkeypatch):
+    code = "import resource, sys; from pathlib import Path; from soundcrafter.serve import decode; "
+    code += "decode.FILE_SIZE = 4096; sys.exit(decode.main(*map(Path, sys.argv[-2:])))"
+    run = subprocess.run
+
+    def limited(command: list[str], **options: Any) -> Any:
+        return run([command[0], "-c", code, *command[-2:]], **options)
+
+    monkeypatch.setattr("subprocess.run", limited)
+    answer = idle_client.post("/v1/uploads", content=tone(1.0))
+    assert refused(answer, 422) == "the sound is too large when decoded"
+
+
+def test_few_files_are_decoded_at_once(idle_client, monkeypatch):
+    now, most, lock = 0, 0, threading.Lock()
+
+    def decode(*_: Any, **__: Any) -> Any:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.1)
+        with lock:
+            now -= 1
+        return subprocess.CompletedProcess([], 1)
+
+    monkeypatch.setattr("subprocess.run", decode)
+    with ThreadPoolExecutor(8) as clients:
+        send = partial(idle_client.post, "/v1/uploads", content=tone())
+        for answer in [clients.submit(send) for _ in range(8)]:
+            refused(answer.result(), 422)
+    assert most == DECODERS
+
+
+def test_what_a_killed_server_had_half_received_is_removed(tmp_path):
+    (tmp_path / ".incoming-x").mkdir()
+    (tmp_path / ".incoming-x" / "upload").write_bytes(b"RIFF")
+    (tmp_path / "kept.wav").touch()
+    remove_incoming(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.wav"]
+
+
+def test_damaged_files_never_end_the_server(idle_client):
+    client, chance = idle_client, random.Random(1)
     kinds = ("WAV", "FLAC", "OGG", "MP3", "AIFF")
-    for number in range(30):
+    for number in range(15):
         data = bytearray(tone(0.3, kinds[number % len(kinds)], 1 + number % 2))
         header = 64 if number % 3 else len(data)
         for _ in range(chance.choice((1, 4, 32))):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+import socket
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -77,6 +78,20 @@ def fork() -> Callable[..., BaseProcess]:
         process = context.Process(target=exec, args=(PRELUDE + code, names), daemon=True)
         process.start()
         return process
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def fork_two(fork: Callable[..., BaseProcess]) -> Callable[..., list[BaseProcess]]:
+    """fork_two(code, arguments): two processes that know of each other, as torchrun's do."""
+
+    def start(code: str, arguments: list[str]) -> list[BaseProcess]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return [fork(code, arguments, RANK=rank, LOCAL_RANK=rank, **common) for rank in "01"]
 
     return start
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -68,20 +67,6 @@ def arguments_of(recipe, data, out, stages, hold=0, **options) -> list[str]:
     """The arguments of TRAIN."""
     places = map(str, (recipe, data, out))
     return [*places, ";".join(SETTINGS), ",".join(stages), str(hold), json.dumps(options)]
-
-
-@pytest.fixture(scope="module")
-def fork_two(fork):
-    """fork_two(code, arguments): two processes that know of each other, as torchrun's do."""
-
-    def start(code: str, arguments: list[str]) -> list[BaseProcess]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        return [fork(code, arguments, RANK=rank, LOCAL_RANK=rank, **common) for rank in "01"]
-
-    return start
 
 
 def finish(processes: list[BaseProcess]) -> None:

@@ -14,6 +14,7 @@ from soundcrafter.cli.evaluate import evaluate_app
 from soundcrafter.cli.generate import demo, generate
 from soundcrafter.cli.model import export, import_model, info, ship
 from soundcrafter.cli.pack import pack
+from soundcrafter.cli.ray_options import RayCommand
 from soundcrafter.cli.report import report
 from soundcrafter.cli.scene import scene
 from soundcrafter.cli.serve import serve
@@ -27,11 +28,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(generate)
+app.command(cls=RayCommand)(generate)
 app.command()(edit)
 app.command()(scene)
 app.command()(pack)
-app.command()(serve)
+app.command(cls=RayCommand)(serve)
 app.command()(train)
 app.command()(sprint)
 app.command()(plot)
@@ -45,7 +46,7 @@ app.command("import")(import_model)
 data_app = typer.Typer(help="Get recordings, look at them, encode them for training.")
 data_app.command()(data.check)
 data_app.command()(data.pack)
-data_app.command()(data.encode)
+data_app.command(cls=RayCommand)(data.encode)
 data_app.command()(data.audiocaps)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")

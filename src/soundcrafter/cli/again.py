@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundcrafter.cli.common import progress
-from soundcrafter.cli.jobs import OutputJob, assign_files
-from soundcrafter.cli.output import write_mix, write_sound
+from soundcrafter.cli.jobs import assign_files
+from soundcrafter.output import write_mix, write_sound
+from soundcrafter.output_jobs import OutputJob
 
 if TYPE_CHECKING:
     from soundcrafter.export import Export

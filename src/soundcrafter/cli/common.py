@@ -61,7 +61,10 @@ AllowUnfinishedFlag = Annotated[
     bool,
     typer.Option("--allow-unfinished", help="Use unfinished parts without a warning."),
 ]
-DataOption = Annotated[Path, typer.Option(help="Manifest (csv, jsonl) or folder of recordings.")]
+DataOption = Annotated[  # a string, because a path would not keep the // of a URL
+    str,
+    typer.Option(help="Manifest (csv, jsonl), folder, or shards: DIR/{000000..000009}.tar, a URL."),
+]
 
 
 def read_text(file: Path) -> str:

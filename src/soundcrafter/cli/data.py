@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,14 @@ from soundcrafter.cli.common import (
     SetOption,
     progress,
     silent_libraries,
+)
+from soundcrafter.cli.ray_options import (
+    RayOption,
+    RayOptions,
+    WorkerCpusOption,
+    WorkersOption,
+    optional_workers,
+    progress_lines,
 )
 
 _SHOWN_ROWS = 5
@@ -45,7 +54,7 @@ RetryFailedFlag = Annotated[
 
 
 def check(
-    data: Annotated[Path, typer.Argument(help="Manifest (csv, jsonl) or folder.")],
+    data: Annotated[str, typer.Argument(help="Manifest (csv, jsonl), folder or shards.")],
     split: Annotated[str | None, typer.Option(help="One split only.")] = None,
     label_column: Annotated[str, typer.Option(help="Column that holds the label.")] = "label",
     decode: Annotated[bool, typer.Option("--decode", help="Decode every file in full.")] = False,
@@ -69,18 +78,30 @@ def check(
 
 
 def pack(
-    data: Annotated[Path, typer.Argument(help="Manifest (csv, jsonl) or folder.")],
+    data: Annotated[str, typer.Argument(help="Manifest (csv, jsonl), folder or shards.")],
     out: Annotated[Path, typer.Option(help="Folder for part-01.tar and so on.")],
-    split: Annotated[str | None, typer.Option(help="Split whose files are packed.")] = "train",
+    split: Annotated[
+        str, typer.Option(help="Split whose files are packed, or all of them: all.")
+    ] = "train",
     label_column: Annotated[str, typer.Option(help="Column that holds the label.")] = "label",
     part_mib: Annotated[float, typer.Option(help="Largest size of a part in MiB.")] = 60.0,
+    shards: Annotated[
+        bool, typer.Option("--shards", help="WebDataset shards, 000000.tar and so on, instead.")
+    ] = False,
 ) -> None:
     """Pack recordings and their table into archives of bounded size, to train elsewhere."""
     from soundcrafter.data.pack import pack as write_parts
+    from soundcrafter.data.shard_writer import write_shards
 
-    parts, skipped = write_parts(
-        data, out, split=split, label_column=label_column, part_mib=part_mib
-    )
+    chosen = None if split == "all" else split
+    if shards:
+        parts, skipped = write_shards(
+            data, out, split=chosen, label_column=label_column, shard_mib=part_mib
+        )
+    else:
+        parts, skipped = write_parts(
+            data, out, split=chosen, label_column=label_column, part_mib=part_mib
+        )
     for part in parts:
         print(f"{part}  {part.stat().st_size / 2**20:.1f} MiB")
     for file, reason in skipped.items():
@@ -98,30 +119,42 @@ def encode(
     overrides: SetOption = None,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Sounds encoded at once.")] = 16,
+    shards: Annotated[
+        float | None, typer.Option(help="Write shards, 000000.tar and so on, of so many MiB.")
+    ] = None,
     device: DeviceOption = "auto",
     allow_unfinished: AllowUnfinishedFlag = False,
     as_json: JsonFlag = False,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
 ) -> None:
     """Compute latents and CLAP embeddings once, for training the U-Net from them."""
     from soundcrafter.files import read_json
     from soundcrafter.hub import find_model
     from soundcrafter.store import open_folder
-    from soundcrafter.train.encode import encode_data
+    from soundcrafter.train.encode import EncodeTools, encode_data
     from soundcrafter.train.recipe import read_recipe
 
     folder = find_model(model)
     settings = read_recipe(recipe, overrides or (), open_folder(folder))
-    with progress("encoding", show=not as_json) as advance:
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "batch_size": batch_size}
+    how["shard_mib"] = shards
+    opened = partial(EncodeTools.open, settings, data, folder, **how)
+    cluster = RayOptions.of(ray, workers, worker_cpus)
+    with (
+        optional_workers(cluster, opened, device) as pool,
+        progress("encoding", show=not as_json and cluster is None) as advance,
+    ):
         index = encode_data(
             settings,
             data,
             folder,
             out,
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
+            **how,
             allow_unfinished=allow_unfinished,
-            progress=advance,
+            workers=pool,
+            progress=advance if cluster is None else progress_lines("encoded", show=not as_json),
         )
     skipped = read_json(index)["skipped"]
     if as_json:

@@ -29,8 +29,9 @@ from soundcrafter.cli.common import (
     progress,
     ucs_naming,
 )
-from soundcrafter.cli.jobs import OutputJob, assign_files
-from soundcrafter.cli.output import write_sound
+from soundcrafter.cli.jobs import assign_files
+from soundcrafter.output import write_sound
+from soundcrafter.output_jobs import OutputJob
 
 LEAST_ADDED = 0.05  # seconds
 

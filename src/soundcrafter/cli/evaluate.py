@@ -30,6 +30,7 @@ from soundcrafter.cli.evaluate_options import (
 )
 from soundcrafter.cli.evaluate_prompts import captions, families, free, prompts
 from soundcrafter.cli.listening import listen, listen_results
+from soundcrafter.cli.ray_options import HoldingRayCommand
 
 _FORMER = {  # option of earlier versions -> the command that replaces it
     "--generated": "folders DIR",
@@ -62,7 +63,7 @@ class _EvaluateGroup(TyperGroup):
 evaluate_app = typer.Typer(
     cls=_EvaluateGroup, help="Measure a model, or sounds, and run listening tests."
 )
-evaluate_app.command(cls=HoldingCommand)(captions)
+evaluate_app.command(cls=HoldingRayCommand)(captions)
 evaluate_app.command(cls=HoldingCommand)(families)
 evaluate_app.command(cls=HoldingCommand)(free)
 evaluate_app.command(cls=HoldingCommand)(prompts)

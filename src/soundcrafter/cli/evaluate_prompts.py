@@ -31,6 +31,14 @@ from soundcrafter.cli.evaluate_options import (
     choose_embedders,
     find_real,
 )
+from soundcrafter.cli.ray_options import (
+    RayOption,
+    RayOptions,
+    WorkerCpusOption,
+    WorkersOption,
+    optional_workers,
+    progress_lines,
+)
 
 if TYPE_CHECKING:
     from soundcrafter.evaluate.embedders import OpenEmbedder
@@ -60,6 +68,9 @@ def captions(
     device: DeviceOption = "auto",
     out: OutOption = OUT,
     as_json: JsonFlag = False,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
 ) -> None:
     """Generate sounds for the captions of a split, and compare them with its recordings.
 
@@ -83,6 +94,7 @@ def captions(
         seeds=seeds,
         seed=seed,
         splits=splits,
+        ray=RayOptions.of(ray, workers, worker_cpus),
     )
 
 
@@ -230,6 +242,7 @@ def _evaluate(
     limit: int | None,
     seeds: int,
     seed: int,
+    ray: RayOptions | None = None,
     **options: Any,
 ) -> None:
     """Evaluate a model on prompts with several processes; write its page and print the report.
@@ -244,11 +257,18 @@ def _evaluate(
     from soundcrafter.reports.html import write_html
     from soundcrafter.workers import Workers, share_cores
 
+    if ray is not None and processes is not None:
+        raise ValueError("--processes cannot be combined with --ray; use --workers")
     batches = plan_batches(draw_prompts(prompts, limit, seed), seeds, seed)
     opened = partial(open_models, model, device, embedders)
     models = opened()
     count, threads = share_cores(processes, models.model.device, len(batches))
-    with progress("evaluating", show=not as_json) as advance:
+    here = Workers(count, threads, opened) if count > 1 else None
+    with (
+        optional_workers(ray, opened, device) as elsewhere,
+        progress("evaluating", show=not as_json and ray is None) as bar,
+    ):
+        advance = bar if ray is None else progress_lines("evaluated", show=not as_json)
         report = evaluate_prompts(
             models.model,
             prompts,
@@ -259,7 +279,7 @@ def _evaluate(
             limit=limit,
             seeds=seeds,
             seed=seed,
-            workers=Workers(count, threads, opened) if count > 1 else None,
+            workers=here if ray is None else elsewhere,
             machine=machine_facts(models.model.device),
             progress=advance,
             **options,

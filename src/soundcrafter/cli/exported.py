@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from soundcrafter.cli.jobs import OutputJob
+from soundcrafter.output_jobs import OutputJob
 
 if TYPE_CHECKING:  # imported late, so that --help is instant
     from soundcrafter.onnx.runtime import OnnxSoundCrafter

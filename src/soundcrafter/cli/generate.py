@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from soundcrafter.cli.bulk import BulkPlan, check_bulk, generate_on_ray
 from soundcrafter.cli.common import (
     DepthOption,
     DeviceOption,
@@ -31,20 +32,13 @@ from soundcrafter.cli.common import (
     ucs_naming,
 )
 from soundcrafter.cli.exported import exported_options, load_exported
-from soundcrafter.cli.jobs import (
-    COMPOSE,
-    STDOUT,
-    Made,
-    assign_files,
-    check_pipe,
-    plan_jobs,
-    run_jobs,
-)
-from soundcrafter.cli.output import write_mix, write_sound
+from soundcrafter.cli.jobs import assign_files, check_pipe
+from soundcrafter.cli.ray_options import RayOption, RayOptions, WorkerCpusOption, WorkersOption
 from soundcrafter.diffusion.samplers import SAMPLERS
+from soundcrafter.output import write_made
+from soundcrafter.output_jobs import COMPOSE, STDOUT, plan_jobs, run_jobs
 
 if TYPE_CHECKING:
-    from soundcrafter.export import Export
     from soundcrafter.prompt_file import PromptRow
     from soundcrafter.scene.render import Mix
 
@@ -59,8 +53,8 @@ def generate(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="Text file, one prompt per line; or csv or jsonl with prompt, and optionally name "
-            "and options (seed, seconds, ...) per row."
+            help="Text file, one prompt per line; or csv, jsonl or Parquet with prompt, and "
+            "optionally name and options (seed, seconds, ...) per row."
         ),
     ] = None,
     source: Annotated[
@@ -75,7 +69,7 @@ def generate(
         str | None, typer.Option(help="Description that the sound turns into.")
     ] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("-o", "--output", help="File (wav, flac, ogg, mp3), folder, or - for a pipe."),
     ] = None,
     model: Annotated[
@@ -156,6 +150,9 @@ def generate(
     precision: PrecisionOption = "auto",
     plot: Annotated[bool, typer.Option("--plot", help="Plot each sound's spectrogram.")] = False,
     as_json: JsonFlag = False,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
 ) -> None:
     """Make sounds from a prompt, or from a file of prompts."""
     if source is not None:
@@ -186,6 +183,7 @@ def generate(
     if exported:
         others = {"--adapter": adapter, "--like": like, "--morph-to": morph_to, "--fill": fill}
         others |= {"--stems": stems, "--compose one-pass": compose == "one-pass"}
+        others |= {"--ray": ray is not None}
         options = exported_options(options, others, device=device, precision=precision)
         compose = "off" if compose == "auto" else compose  # scenes need torch
     # refuse options that no model supports before one is loaded
@@ -195,6 +193,9 @@ def generate(
     if fill and compose != "auto":
         raise ValueError("--fill requires --compose auto")
     naming = ucs_naming(ucs, ucs_creator, ucs_source)
+    cluster = RayOptions.of(ray, workers, worker_cpus)
+    if cluster is not None:
+        check_bulk(_given(context), output, seed, name)
     if (mix is not None or morph_to is not None) and (fill or compose == "one-pass"):
         raise ValueError("--mix and --morph-to cannot be combined with --fill and --compose")
     if morph_to is not None and not morph_to.strip():
@@ -203,7 +204,29 @@ def generate(
         raise ValueError("--morph-to cannot be combined with --loop: a loop has no end to reach")
     if mix is not None and (prompt is not None or prompts is not None or morph_to is not None):
         raise ValueError("--mix replaces the prompt; give one of them")
+    if loop and (trim or fill):
+        raise ValueError("--loop cannot be combined with --trim and --fill")
     rows = _read_rows(prompt if mix is None else mix, prompts)
+    if cluster is not None:
+        plan = BulkPlan(
+            options=options,
+            compose=compose,
+            fill=fill,
+            morph_to=morph_to or "",
+            template=name,
+            naming=naming,
+        )
+        settings = {
+            "model": model,
+            "device": device,
+            "adapters": parse_adapters(adapter or ()),
+            "precision": precision,
+            "export": export,
+            "like": like,
+        }
+        assert output is not None
+        raise typer.Exit(generate_on_ray(rows, plan, cluster, output, settings, as_json=as_json))
+    target = None if output is None else Path(output)
     jobs = plan_jobs(
         rows,
         options,
@@ -213,8 +236,6 @@ def generate(
         is_mix=mix is not None,
         morph_to=morph_to or "",
     )
-    if loop and (trim or fill):
-        raise ValueError("--loop cannot be combined with --trim and --fill")
     if loop and any(job.scene is not None and not job.one_pass for job in jobs):
         raise ValueError("--loop requires a single event per prompt, or --compose off")
     if stems is not None and stems.is_file():
@@ -225,7 +246,7 @@ def generate(
         raise ValueError("stems: requires a single sound whose prompt has several events")
     if trim is not None and any(job.scene is not None and not job.one_pass for job in jobs):
         raise ValueError("--trim and --no-trim require a single event per prompt, or --compose off")
-    if output == STDOUT:
+    if target == STDOUT:
         given = {"--plot": plot, "--json": as_json, "--name": name, "--stems": stems}
         given |= {
             "--sidecar": sidecar,
@@ -237,7 +258,7 @@ def generate(
     else:
         jobs = assign_files(
             jobs,
-            output,
+            target,
             name,
             overwrite=overwrite,
             skip_existing=skip_existing,
@@ -269,7 +290,9 @@ def generate(
                 sys.stdout.buffer.write(sound.to_bytes(".wav", export))
                 continue
             make_folder(job.file.parent)
-            report.append(_write(made, export, stems=stems, plot=plot, sidecar=sidecar))
+            report.append(
+                write_made(made, job.file, export, stems=stems, plot=plot, sidecar=sidecar)
+            )
             if not as_json:
                 score = "" if sound.score is None else f"  score {sound.score:.2f}"
                 print(f"{job.file}  {sound.seconds:.2f} s  seed {sound.seed}{score}")
@@ -284,19 +307,14 @@ def generate(
         print(json.dumps(report, indent=2))
 
 
-def _write(
-    made: Made, export: "Export", *, stems: Path | None, plot: bool, sidecar: bool
-) -> dict[str, object]:
-    """Write a sound, its stems and its spectrogram; returns the report entry."""
-    job, sound = made.job, made.sound
-    if made.mix is None:
-        facts = write_sound(sound, job.file, export, plot=plot, sidecar=sidecar)
-        given = {"prompt": job.prompt}  # where the model got a timeline
-        return facts if made.timeline is None else facts | given | {"timeline": str(made.timeline)}
-    score = None if sound.score is None else round(sound.score, 4)
-    facts = {"file": str(job.file), "prompt": job.prompt}
-    facts |= {"seed": sound.seed, "seconds": sound.seconds, "score": score}
-    return facts | write_mix(made.mix, job.file, export, stems=stems, plot=plot, sidecar=sidecar)
+def _given(context: typer.Context) -> set[str]:
+    """The options that were typed."""
+    # a typer of another version has another enumeration
+    return {
+        name
+        for name in context.params
+        if getattr(context.get_parameter_source(name), "name", "") in _TYPED
+    }
 
 
 def _make_again(context: typer.Context, source: Path) -> None:
@@ -304,11 +322,10 @@ def _make_again(context: typer.Context, source: Path) -> None:
     from soundcrafter.blend import Blend
     from soundcrafter.cli.again import CHANGES, EXPORT, Again, check_given, make_again
 
-    values = context.params
-    # a typer of another version has another enumeration
-    given = {n for n in values if getattr(context.get_parameter_source(n), "name", "") in _TYPED}
+    values, given = context.params, _given(context)
     check_given(given)
-    if values["output"] == STDOUT:
+    output = None if values["output"] is None else Path(values["output"])
+    if output == STDOUT:
         raise ValueError("output: '-' cannot be combined with --from")
     changes = {CHANGES[name]: values[name] for name in CHANGES if name in given}
     if "mix" in given:
@@ -316,7 +333,7 @@ def _make_again(context: typer.Context, source: Path) -> None:
             raise ValueError("--mix replaces the prompt; give one of them")
         changes["prompts"] = Blend.parse(changes.pop("mix"))
     options = Again(
-        output=values["output"],
+        output=output,
         model=values["model"],
         adapters=parse_adapters(values["adapter"]) if "adapter" in given else None,
         device=values["device"],

@@ -15,12 +15,15 @@ def info(
         str | None, typer.Argument(help="Recipe, model folder or hub name; else the bundled model.")
     ] = None,
     overrides: SetOption = None,
+    flops: Annotated[
+        bool, typer.Option("--flops", help="Also count the operations for one sound.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """What a model or a recipe is: its parts, their sizes, its defaults."""
     from soundcrafter.describe import describe
 
-    facts = describe(target, overrides or ())
+    facts = describe(target, overrides or (), flops=flops)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -30,6 +33,10 @@ def info(
         ["part", "parameters"],
         [*rows, ["in all", f"{facts['total']:,}"]],
     )
+    if "gflop" in facts:
+        seconds = facts["sampling"]["seconds"]
+        rows = [[name, f"{count:,.2f}"] for name, count in facts["gflop"].items()]
+        print_table(f"one sound of {seconds:g} s", ["call", "GFLOP"], rows)
     for key in ("sample_rate", "latent", "diffusion", "sampling"):
         if key in facts:
             value = facts[key]

@@ -20,7 +20,7 @@ from soundcrafter.cli.common import (
     progress,
 )
 from soundcrafter.cli.jobs import check_target
-from soundcrafter.cli.output import write_mix
+from soundcrafter.output import write_mix
 
 
 def scene(

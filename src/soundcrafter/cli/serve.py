@@ -1,11 +1,14 @@
 """The command that serves: an HTTP API, and the studio."""
 
+import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from soundcrafter.cli.common import DeviceOption, PrecisionOption
+from soundcrafter.cli.ray_options import RayOption, RayOptions, WorkerCpusOption, WorkersOption
 
 
 def serve(
@@ -46,16 +49,29 @@ def serve(
     min_free_mib: Annotated[
         int, typer.Option(help="Free disk, in MiB, below which new jobs are refused.")
     ] = 200,
+    studio: Annotated[bool, typer.Option(help="Serve the studio, too.")] = True,
     grace_seconds: Annotated[
         float, typer.Option(help="Seconds that running jobs have when the server is stopped.")
     ] = 10.0,
+    lost_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Seconds without a sign of life after which the jobs of another server's worker "
+            "are made again, with --database."
+        ),
+    ] = 30.0,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    worker_cpus: WorkerCpusOption = None,
 ) -> None:
-    """Serve sounds over HTTP, with a queue; see docs/serving.md."""
+    """Serve sounds over HTTP, with a queue; see docs/serving.md, and docs/scale.md for --ray."""
     from soundcrafter.cli.generate import parse_adapters
+
+    cluster = RayOptions.of(ray, workers, worker_cpus)
 
     try:
         from soundcrafter.serve.server import serve as run
-        from soundcrafter.serve.settings import ServeSettings
+        from soundcrafter.serve.settings import LOG_FORMAT, ServeSettings
     except ModuleNotFoundError as error:
         raise ValueError(
             f"serve: needs {error.name}; install it with: pip install 'soundcrafter[serve]'"
@@ -77,10 +93,31 @@ def serve(
         max_upload_mib=max_upload_mib,
         max_queue=max_queue,
         min_free_mib=min_free_mib,
+        studio=studio,
         grace_seconds=grace_seconds,
+        lost_seconds=lost_seconds,
         token_file=token_file,
         open=open_to_all,
         origins=tuple(origin or ()),
     )
-    if not run(settings, lambda address: print(f"serving at {address}", flush=True)):
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+
+    out = sys.stdout  # with Ray another one stands in for it
+
+    def started(address: str) -> None:
+        print(f"serving at {address}", file=out, flush=True)
+
+    if cluster is not None:
+        with cluster.open(lambda: None, device) as room:
+            from soundcrafter.cluster.serving import serve_on_ray
+
+            serve_on_ray(
+                settings,
+                started,
+                most=room.processes,
+                replicas=workers,
+                cpus=room.threads,
+                gpus=room.gpus,
+            )
+    elif not run(settings, started):
         raise ValueError(f"port: cannot listen on {host}:{port}")

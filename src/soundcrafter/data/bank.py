@@ -132,7 +132,7 @@ def load_waves(
     def load(number: int) -> np.ndarray:
         item = manifest.recordings[number]
         try:
-            wave = read_audio(item.file, sample_rate, start=item.start, seconds=item.seconds)
+            wave = read_audio(item.sound, sample_rate, start=item.start, seconds=item.seconds)
         except ValueError as error:
             failures[manifest.name(item)] = str(error)
             return np.empty(0, np.int16)

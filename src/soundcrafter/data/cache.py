@@ -78,7 +78,7 @@ class WaveCache:
         begin = number * BLOCK_SECONDS - before
         seconds = min(before + BLOCK_SECONDS + MARGIN_SECONDS, recording.seconds - begin)
         start = recording.start + begin
-        wave = read_audio(recording.file, self._sample_rate, start=start, seconds=seconds)
+        wave = read_audio(recording.sound, self._sample_rate, start=start, seconds=seconds)
         return wave[before * self._sample_rate :][: BLOCK_SECONDS * self._sample_rate]
 
 

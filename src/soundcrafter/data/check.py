@@ -1,7 +1,7 @@
 """Checking a manifest before training: its counts, and the files that cannot be read."""
 
 from collections import Counter
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 from soundcrafter.audio import channels_cancel, read_channels
@@ -14,7 +14,7 @@ _LOST_SECONDS = 0.1  # an encoder's padding is shorter
 
 
 def check_data(
-    data: Path,
+    data: str | PathLike[str],
     split: str | None = None,
     label_column: str = "label",
     *,
@@ -53,7 +53,7 @@ def _decode(manifest: Manifest, progress: Progress | None) -> list[tuple[str, st
         recording = manifest.recordings[number]
         try:
             channels, rate = read_channels(
-                recording.file, start=recording.start, seconds=recording.seconds
+                recording.sound, start=recording.start, seconds=recording.seconds
             )
         except ValueError as error:
             return str(error), ""

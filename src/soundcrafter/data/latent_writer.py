@@ -1,7 +1,8 @@
 """Encoding data once: every variant of every recording as latents and embeddings on disk."""
 
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,13 @@ from torch import Tensor
 
 from soundcrafter.data.dataset import Draw, Sounds
 from soundcrafter.data.events import event_rows
-from soundcrafter.data.latents import FORMAT, INDEX
+from soundcrafter.data.latent_shards import (
+    OVERHEAD,
+    encode_draw,
+    finished_header,
+    write_latent_shard,
+)
+from soundcrafter.data.latents import FORMAT, INDEX, SHARDS
 from soundcrafter.data.prefetch import prefetch
 from soundcrafter.files import file_sha256, make_folder, replacing, same_file, write_text
 from soundcrafter.progress import Progress
@@ -25,6 +32,7 @@ DRAW_THREADS = 2
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 EncodePosterior = Callable[[Tensor], tuple[Tensor, Tensor]]
+Contents = dict[str, Any]  # of a shard: its entries, and the recordings that were skipped
 
 
 def encode_latents(
@@ -37,17 +45,22 @@ def encode_latents(
     metadata: dict[str, Any],
     batch_size: int = 16,
     shard_size: int = 512,
+    shard_mib: float | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     progress: Progress | None = None,
+    elsewhere: Callable[[list[int]], Iterable[tuple[int, Contents]]] | None = None,
 ) -> Path:
     """Encode every (recording, variant) of `sounds` into the folder `out`; returns the index file.
 
+    With `shard_mib` the folder holds tar archives of about so many MiB, as WebDataset has them,
+    instead of safetensors files of `shard_size` draws each.
     The callables take wave [B, N] float32 on the CPU, or captions. `metadata` (serialisable as
     JSON) identifies the models, for instance by their training ids. `progress` is called after each
-    batch. An interrupted run is resumed by the same call: finished shards are kept. Recordings that
-    the manifest left out or that cannot be decoded are listed in the index. Raises ValueError if
-    `sounds` has no variants, a caption is missing for `embed_text`, `out` contains data encoded
-    with different settings, or an encoder returns NaN or infinity.
+    batch. `elsewhere` makes the shards of these numbers by `encode_shard` in other processes, and
+    yields its results. An interrupted run is resumed by the same call: finished shards are kept.
+    Recordings that the manifest left out or that cannot be decoded are listed in the index. Raises
+    ValueError if `sounds` has no variants, a caption is missing for `embed_text`, `out` contains
+    data encoded with different settings, or an encoder returns NaN or infinity.
     """
     encoder = _Encoder(
         sounds=sounds,
@@ -57,31 +70,83 @@ def encode_latents(
         batch_size=batch_size,
         dtype=dtype,
         settings=_settings(sounds, metadata, embed_text is not None, shard_size, dtype),
+        shard_mib=shard_mib,
         progress=progress,
     )
     out = make_folder(out)
-    jobs = [(r, v) for r in range(len(sounds)) for v in range(sounds.config.variants)]
     shards: list[dict[str, str]] = []
     entries: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
-    for number, start in enumerate(range(0, len(jobs), shard_size)):
-        file, part = out / f"latents-{number:05d}.safetensors", jobs[start : start + shard_size]
-        contents = _finished(file, encoder.settings) or _write_shard(file, part, encoder)
+    made = {} if elsewhere is None else _made_elsewhere(elsewhere, encoder, out)
+    for number, part in enumerate(encoder.shards):
+        file = encoder.shard_file(out, number)
+        contents = _finished(file, encoder.settings) or made.get(number)
+        contents = contents or _write_shard(file, part, encoder)
         entries += [{"shard": len(shards), **entry} for entry in contents["entries"]]
         skipped.update(contents["skipped"])
-        if contents["entries"]:
+        if file.is_file():
             shards.append({"file": file.name, "sha256": file_sha256(file)})
-        encoder.report_progress(part[-1])
+        if elsewhere is None:
+            encoder.report_progress(part[-1])
     if not entries:
         raise ValueError(f"{out}: no recording could be decoded: {skipped}")
-    recordings = [
-        {"file": sounds.manifest.name(r), "caption": r.caption, "label": r.label}
-        for r in sounds.manifest.recordings
-    ]
-    index = {**encoder.settings, "recordings": recordings, "entries": entries, "shards": shards}
+    index: dict[str, Any] = {SHARDS: [shard["file"] for shard in shards]}
+    if shard_mib is None:
+        recordings = [encoder.facts_of(number) for number in range(len(sounds))]
+        index = {"recordings": recordings, "entries": entries, "shards": shards}
     skipped = {**dict(sounds.manifest.skipped), **skipped}
-    write_text(out / INDEX, json.dumps({**index, "skipped": skipped}))
+    write_text(out / INDEX, json.dumps({**encoder.settings, **index, "skipped": skipped}))
     return out / INDEX
+
+
+def encode_shard(
+    sounds: Sounds,
+    out: str | PathLike[str],
+    number: int,
+    *,
+    posterior: EncodePosterior,
+    embed_audio: Callable[[Tensor], Tensor],
+    embed_text: Callable[[list[str]], Tensor] | None,
+    metadata: dict[str, Any],
+    batch_size: int = 16,
+    shard_size: int = 512,
+    shard_mib: float | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+) -> Contents:
+    """Encode one shard of `encode_latents`, which has the same arguments, into its file."""
+    encoder = _Encoder(
+        sounds=sounds,
+        posterior=posterior,
+        embed_audio=embed_audio,
+        embed_text=embed_text,
+        batch_size=batch_size,
+        dtype=dtype,
+        settings=_settings(sounds, metadata, embed_text is not None, shard_size, dtype),
+        shard_mib=shard_mib,
+        progress=None,
+    )
+    return _write_shard(encoder.shard_file(Path(out), number), encoder.shards[number], encoder)
+
+
+def _made_elsewhere(
+    elsewhere: Callable[[list[int]], Iterable[tuple[int, Contents]]], encoder: "_Encoder", out: Path
+) -> dict[int, Contents]:
+    """Let other processes make the shards that are missing: the contents of each.
+
+    Raises ValueError if a shard is not in the folder afterwards.
+    """
+    parts, made = encoder.shards, {}
+    files = [encoder.shard_file(out, number) for number in range(len(parts))]
+    missing = [n for n, file in enumerate(files) if _finished(file, encoder.settings) is None]
+    done = sum(len(part) for number, part in enumerate(parts) if number not in missing)
+    for number, contents in elsewhere(missing):
+        if contents["entries"] and not files[number].is_file():
+            raise ValueError(f"{out}: a shard is missing: is it a folder that all machines share?")
+        made[number] = contents
+        done += len(parts[number])
+        if encoder.progress is not None:
+            encoder.progress(done, sum(map(len, parts)))
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +160,7 @@ class _Encoder:
     batch_size: int
     dtype: str
     settings: dict[str, Any]  # everything that determines the content of the shards
+    shard_mib: float | None  # of tar archives, which decides their number of draws
     progress: Progress | None
 
     def __post_init__(self) -> None:
@@ -115,12 +181,44 @@ class _Encoder:
         if self.embed_text is not None and bare:
             name = sounds.manifest.name(bare[0])
             raise ValueError(f"{len(bare)} recordings have no caption (first: {name})")
+        if self.shard_mib is not None:
+            self.settings["shard_size"] = self._draws_in(self.shard_mib)
+
+    @property
+    def shards(self) -> list[list[tuple[int, int]]]:
+        """The (recording, variant) of each shard."""
+        variants, size = self.sounds.config.variants, self.settings["shard_size"]
+        jobs = [(r, v) for r in range(len(self.sounds)) for v in range(variants)]
+        return [jobs[start : start + size] for start in range(0, len(jobs), size)]
+
+    def shard_file(self, out: Path, number: int) -> Path:
+        """Where a shard is written."""
+        if self.shard_mib is None:
+            return out / f"latents-{number:05d}.safetensors"
+        return out / f"{number:06d}.tar"
 
     def report_progress(self, job: tuple[int, int]) -> None:
         """Report that all jobs up to this (recording, variant) are done."""
         if self.progress is not None:
             variants = self.sounds.config.variants
             self.progress(job[0] * variants + job[1] + 1, len(self.sounds) * variants)
+
+    def facts_of(self, number: int) -> dict[str, Any]:
+        """What decides the order of draws, of a recording."""
+        recording = self.sounds.manifest.recordings[number]
+        name = self.sounds.manifest.name(recording)
+        return {"file": name, "caption": recording.caption, "label": recording.label}
+
+    def _draws_in(self, mib: float) -> int:
+        """The number of encoded draws in so many MiB, by the size of the first one."""
+        if not (math.isfinite(mib) and mib > 0):
+            raise ValueError(f"shard_mib: got {mib:g}; allowed: above 0")
+        skipped: dict[str, str] = {}
+        for number in range(len(self.sounds)):
+            for batch in self.draws([(number, 0)], skipped):
+                size = len(encode_draw(self.encode([batch[0][1]]), 0)) + OVERHEAD
+                return max(1, int(mib * 2**20 / size))
+        raise ValueError(f"no recording could be decoded: {skipped}")
 
     def draws(
         self, jobs: list[tuple[int, int]], skipped: dict[str, str]
@@ -200,13 +298,16 @@ def _settings(
     return plain
 
 
-def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(file: Path, settings: dict[str, Any]) -> Contents | None:
     """Read the entries of an existing shard; returns None if it does not exist."""
     if not file.exists():
         return None
     try:
-        with safe_open(file, framework="pt") as shard:
-            header = json.loads((shard.metadata() or {})[HEADER])
+        if file.suffix == ".tar":
+            header = finished_header(file)
+        else:
+            with safe_open(file, framework="pt") as shard:
+                header = json.loads((shard.metadata() or {})[HEADER])
         made_by, contents = header["settings"], header["contents"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{file}: not a shard of encoded data: {error}") from None
@@ -223,8 +324,9 @@ def _finished(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     return contents
 
 
-def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> dict[str, Any]:
-    """Encode the jobs into `file`, which is not created if no recording is readable."""
+def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> Contents:
+    """Encode the jobs into `file`, which is not created if no recording is readable, unless it is a
+    tar archive."""
     skipped: dict[str, str] = {}
     entries: list[dict[str, Any]] = []
     batches: list[dict[str, Tensor]] = []
@@ -236,14 +338,18 @@ def _write_shard(file: Path, jobs: list[tuple[int, int]], encoder: _Encoder) -> 
         batches.append(encoder.encode([draw for _, draw in batch]))
         if batch[-1][0] != jobs[-1]:  # the last job is reported once the shard is on disk
             encoder.report_progress(batch[-1][0])
-    contents = {"entries": entries, "skipped": skipped}
+    contents: Contents = {"entries": entries, "skipped": skipped}
+    # wide convolutions give channels-last maps on some machines; files contain contiguous tensors
+    tensors = {
+        name: torch.cat([batch[name] for batch in batches]).contiguous()
+        for name in (batches[0] if batches else ())
+    }
+    if file.suffix == ".tar":
+        contents["recordings"] = {number: encoder.facts_of(number) for number, _ in jobs}
+        return write_latent_shard(file, encoder.settings, contents, tensors)
     if not entries:
         return contents
     header = json.dumps({"settings": encoder.settings, "contents": contents})
-    # wide convolutions give channels-last maps on some machines; files contain contiguous tensors
-    tensors = {
-        name: torch.cat([batch[name] for batch in batches]).contiguous() for name in batches[0]
-    }
     try:
         with replacing(file) as temporary:
             save_file(tensors, temporary, {HEADER: header})

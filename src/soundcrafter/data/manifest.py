@@ -1,7 +1,8 @@
 """The manifest: the recordings of a data set with their captions, labels and splits, read from a
-csv or jsonl table, AudioCaps tables, or a plain folder of audio files."""
+csv or jsonl table, AudioCaps tables, shards, or a plain folder of audio files."""
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,12 @@ from hashlib import sha256
 from os import PathLike
 from os.path import abspath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from soundcrafter.audio import audio_info, list_audio
+from soundcrafter.audio import SoundFile, audio_info, list_audio
 from soundcrafter.data.clip_names import AUDIOCAPS_COLUMNS, find_clip, find_split, index_audio
+from soundcrafter.data.shard_table import read_shard_table
+from soundcrafter.data.shards import is_shards
 from soundcrafter.data.tables import (
     Row,
     parse_number,
@@ -21,19 +24,22 @@ from soundcrafter.data.tables import (
     read_table,
     require_columns,
 )
+from soundcrafter.files import FilePart
 
 TABLES = ("manifest.csv", "manifest.jsonl", "sounds.csv")
 # A row without a split is training data, so that nobody evaluates on it by mistake.
 DEFAULT_SPLIT = "train"
 HEADER_THREADS = 8
 SHOWN_VALUES = 8  # values of a column listed in an error message
+_File = TypeVar("_File", Path, Path | FilePart)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
     """A section of an audio file, and what is known about it."""
 
-    file: Path  # the audio file
+    file: Path  # the audio file; of a shard's member, the shard's path and the member's name
+    part: FilePart | None = None  # the member of a shard
     caption: str | None = None  # a sentence that describes the sound
     label: str | None = None  # short class name
     split: str | None = None  # train, dev, test
@@ -41,6 +47,11 @@ class Recording:
     seconds: float  # length from start
     group: str | None = None  # shared by recordings that were cut from one original
     sample_rate: float = 0.0  # Hz of the original, which limits its bandwidth; 0: not stated
+
+    @property
+    def sound(self) -> Path | FilePart:
+        """The file, or the part of a shard, to read."""
+        return self.file if self.part is None else self.part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +100,14 @@ def read_manifest(
     Columns: file (relative to the table), and optionally caption, split, start, seconds, group,
     sample_rate (of the original) and `label_column`. AudioCaps csv tables are read too. A folder is
     read from its manifest.csv, manifest.jsonl or sounds.csv, else its only csv with a file column,
-    else its AudioCaps tables; without a table, from all audio files below it. `where`: column ->
-    the value that rows must have. Missing and unreadable files are listed in `skipped`. Raises
-    ValueError for a missing table or column, an unknown split, and if no recording is left.
+    else its AudioCaps tables; without a table, from all audio files below it. Shards,
+    DIR/{000000..000009}.tar or a URL of that kind, contain the same columns (see
+    data/shard_table.py). `where`: column -> the value that rows must have. Missing and unreadable
+    files are listed in `skipped`. Raises ValueError for a missing table or column, an unknown
+    split, and if no recording is left.
     """
+    if is_shards(path):
+        return _read_shards(path, split, label_column, need_caption, where or {})
     path = Path(path)
     if path.is_dir():
         root, tables = path, _tables_in(path)
@@ -106,9 +121,33 @@ def read_manifest(
         raise ValueError(f"{path}: no table in this folder; captions need one (file, caption)")
     else:
         rows = [{"file": file.relative_to(root).as_posix()} for file in list_audio(root)]
-    for column, value in (where or {}).items():
+    rows = _chosen(rows, split, where or {}, path)
+    return _check(path, root, rows, label_column, need_caption)
+
+
+def _read_shards(
+    data: str | PathLike[str],
+    split: str | None,
+    label_column: str,
+    need_caption: bool,
+    where: Mapping[str, str],
+) -> Manifest:
+    table, path = read_shard_table(data), os.fspath(data)
+    if label_column != "label":
+        columns = {column for row in table.rows for column in row}
+        require_columns(path, columns, [label_column])
+    rows = _chosen(table.rows, split, where, path)
+    return _check(
+        path, table.root, rows, label_column, need_caption, table.parts, tuple(table.skipped)
+    )
+
+
+def _chosen(
+    rows: list[Row], split: str | None, where: Mapping[str, str], path: str | Path
+) -> list[Row]:
+    for column, value in where.items():
         rows = _with_value(rows, column, value, path)
-    return _check(path, root, _of_split(rows, split, path), label_column, need_caption)
+    return _of_split(rows, split, path)
 
 
 def filter_recordings(
@@ -194,7 +233,7 @@ def _audiocaps_rows(table: Path, rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _of_split(rows: list[Row], split: str | None, path: Path) -> list[Row]:
+def _of_split(rows: list[Row], split: str | None, path: str | Path) -> list[Row]:
     if split is None or not rows:
         return rows
     counts = Counter(parse_text(row.get("split")) or DEFAULT_SPLIT for row in rows)
@@ -204,7 +243,7 @@ def _of_split(rows: list[Row], split: str | None, path: Path) -> list[Row]:
     return [row for row in rows if (parse_text(row.get("split")) or DEFAULT_SPLIT) == split]
 
 
-def _with_value(rows: list[Row], column: str, value: str, path: Path) -> list[Row]:
+def _with_value(rows: list[Row], column: str, value: str, path: str | Path) -> list[Row]:
     kept = [row for row in rows if parse_text(row.get(column)) == value]
     if not kept:
         there = sorted({parse_text(row.get(column)) or "" for row in rows} - {""})
@@ -214,21 +253,28 @@ def _with_value(rows: list[Row], column: str, value: str, path: Path) -> list[Ro
 
 
 def _check(
-    path: Path, root: Path, rows: list[Row], label_column: str, need_caption: bool
+    path: str | Path,
+    root: Path,
+    rows: list[Row],
+    label_column: str,
+    need_caption: bool,
+    parts: Mapping[str, FilePart] | None = None,
+    left_out: tuple[tuple[str, str], ...] = (),
 ) -> Manifest:
-    skipped: list[tuple[str, str]] = []
+    """The recordings of rows; `parts` has the files that are members of shards."""
+    skipped = list(left_out)
     recordings: list[Recording] = []
     for row in rows:
         try:
-            recordings.append(_recording(root, row, label_column, need_caption))
+            recordings.append(_recording(root, row, label_column, need_caption, parts or {}))
         except ValueError as error:
             skipped.append((parse_text(row.get("file")) or "(no name)", str(error)))
-    lengths = read_lengths({item.file for item in recordings if item.seconds == 0})
+    lengths = read_lengths({item.sound for item in recordings if item.seconds == 0})
     kept: list[Recording] = []
     manifest = Manifest(root=root, recordings=())
     for recording in recordings:
         if recording.seconds == 0:
-            length = lengths[recording.file]
+            length = lengths[recording.sound]
             if isinstance(length, str):
                 skipped.append((manifest.name(recording), length))
             elif length <= recording.start:
@@ -236,7 +282,7 @@ def _check(
                 skipped.append((manifest.name(recording), reason))
             else:
                 kept.append(dataclasses.replace(recording, seconds=length - recording.start))
-        elif recording.file.is_file():
+        elif recording.part is not None or recording.file.is_file():
             kept.append(recording)
         else:
             skipped.append((manifest.name(recording), "no such file"))
@@ -246,14 +292,17 @@ def _check(
     return dataclasses.replace(manifest, recordings=tuple(kept), skipped=tuple(skipped))
 
 
-def _recording(root: Path, row: Row, label_column: str, need_caption: bool) -> Recording:
+def _recording(
+    root: Path, row: Row, label_column: str, need_caption: bool, parts: Mapping[str, FilePart]
+) -> Recording:
     file, caption = parse_text(row.get("file")), parse_text(row.get("caption"))
     if file is None:
         raise ValueError("the row has no file")
     if need_caption and caption is None:
         raise ValueError("the row has no caption")
     return Recording(
-        file=_file(root, row["file"]),
+        file=root / file if file in parts else _file(root, row["file"]),
+        part=parts.get(file),
         caption=caption,
         label=parse_text(row.get(label_column)),
         split=parse_text(row.get("split")),
@@ -270,17 +319,17 @@ def _file(root: Path, name: Any) -> Path:
     return exact if exact.is_file() else root / str(name).strip()
 
 
-def read_lengths(files: Iterable[Path]) -> dict[Path, float | str]:
+def read_lengths(files: Iterable[_File]) -> dict[_File, float | str]:
     """Return the length of each file in seconds according to its header, or the reason why it
     cannot be read."""
 
-    def length(file: Path) -> float | str:
+    def length(file: SoundFile) -> float | str:
         try:
             return audio_info(file).seconds
         except ValueError as error:
             return str(error)
 
-    ordered = sorted(files)
+    ordered = sorted(files, key=str)
     with ThreadPoolExecutor(HEADER_THREADS) as threads:
         return dict(zip(ordered, threads.map(length, ordered), strict=True))
 

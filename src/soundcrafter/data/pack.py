@@ -42,6 +42,8 @@ def pack(
     limit = int(part_mib * _MIB) - _END
     parts: list[list[Recording]] = [[]]
     size = len(table) + _HEADERS
+    if any(recording.part is not None for recording in manifest.recordings):
+        raise ValueError(f"{data}: is already packed; --shards packs shards anew")
     for recording in {r.file: r for r in manifest.recordings}.values():
         needed = recording.file.stat().st_size + _HEADERS
         if needed + (0 if parts[1:] else len(table) + _HEADERS) > limit:

@@ -1,4 +1,4 @@
-"""Tables in csv and jsonl files."""
+"""Tables in csv, jsonl and Parquet files."""
 
 import csv
 import io
@@ -13,18 +13,21 @@ Row = dict[str, Any]  # column -> cell
 
 
 def read_table(path: Path) -> tuple[set[str], list[Row]]:
-    """Return the columns and rows of a csv or jsonl file.
+    """Return the columns and rows of a csv, jsonl or Parquet file.
 
     A row with a list of captions becomes one row per caption. Raises ValueError for a file that
-    cannot be read and for a csv row with more fields than columns.
+    cannot be read, for a csv row with more fields than columns, and for Parquet without pyarrow.
     """
+    if path.suffix.lower() == ".parquet":
+        columns, rows = _read_parquet(path)
+        return columns, split_captions(rows)
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".jsonl":
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
             if not all(isinstance(row, dict) for row in rows):
                 raise ValueError("every line must be a JSON object")
-            return {column for row in rows for column in row}, _split_captions(rows)
+            return {column for row in rows for column in row}, split_captions(rows)
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         twice = [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]
         if twice:
@@ -44,7 +47,27 @@ def read_table(path: Path) -> tuple[set[str], list[Row]]:
     return set(reader.fieldnames or ()), rows
 
 
-def _split_captions(rows: Sequence[Row]) -> list[Row]:
+def _read_parquet(path: Path) -> tuple[set[str], list[Row]]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"{path}: Parquet needs pyarrow; install it with: pip install 'soundcrafter[ray]'"
+        ) from None
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: not a Parquet table: {error}") from None
+    rows = [
+        # in a table that pandas wrote, an empty cell of numbers is NaN
+        {name: None if cell != cell else cell for name, cell in row.items()}
+        for row in table.to_pylist()
+    ]
+    return set(table.column_names), rows
+
+
+def split_captions(rows: Sequence[Row]) -> list[Row]:
     """Replace a row with a list of captions by one row per caption, all of one group."""
     found = []
     for row in rows:
@@ -57,13 +80,13 @@ def _split_captions(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def require_columns(path: Path, columns: Collection[str], needed: Collection[str]) -> None:
+def require_columns(path: str | Path, columns: Collection[str], needed: Collection[str]) -> None:
     """Raise ValueError if one of the needed columns is missing."""
     if not set(columns) >= set(needed):
         raise wrong_columns(path, columns, ", ".join(needed))
 
 
-def wrong_columns(path: Path, columns: Collection[str], needed: str) -> ValueError:
+def wrong_columns(path: str | Path, columns: Collection[str], needed: str) -> ValueError:
     """The error for a table without the columns that are needed."""
     hint = ""
     if len(columns) == 1 and ";" in next(iter(columns)):

@@ -138,8 +138,10 @@ def _measure_recording(
         return
     seconds = min(recording.seconds, MAX_SECONDS)
     try:
-        wave = read_audio(recording.file, model.sample_rate, start=recording.start, seconds=seconds)
-        rates = audio_info(recording.file).sample_rate, recording.sample_rate
+        wave = read_audio(
+            recording.sound, model.sample_rate, start=recording.start, seconds=seconds
+        )
+        rates = audio_info(recording.sound).sample_rate, recording.sample_rate
     except ValueError as error:
         row = {"link": "skipped", "reason": str(error)}
         results.log.add(f"skipped/{name}", row)

@@ -185,7 +185,7 @@ def _thresholds(tagger: TaggerEmbedder, data: Path, log: ResultLog) -> Array:
 
 def _read(recording: Recording, sample_rate: int) -> Wave:
     seconds = min(recording.seconds, SECONDS)
-    return read_audio(recording.file, sample_rate, start=recording.start, seconds=seconds)
+    return read_audio(recording.sound, sample_rate, start=recording.start, seconds=seconds)
 
 
 def _measure_real(

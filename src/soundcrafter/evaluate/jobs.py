@@ -19,7 +19,7 @@ from soundcrafter.evaluate.generate import (
 from soundcrafter.evaluate.result_log import ResultLog
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress, step_counter
-from soundcrafter.workers import Workers
+from soundcrafter.workers import Pool
 
 GENERATED, EMBEDDINGS = "generated", "embeddings"  # folders of an evaluation
 TIMES = "times.jsonl"
@@ -77,7 +77,7 @@ def generate_and_embed(
     batches: Sequence[PlannedBatch],
     reference: Iterable[Path],
     out: Path,
-    workers: Workers[EvaluationModels] | None = None,
+    workers: Pool[EvaluationModels] | None = None,
     progress: Progress | None = None,
 ) -> EvaluationEmbeddings:
     """Generate sounds into out/generated and embed them and the reference; returns all embeddings.
@@ -116,7 +116,7 @@ def generate_and_embed(
     )
 
 
-def threads_of(workers: Workers[EvaluationModels] | None) -> int:
+def threads_of(workers: Pool[EvaluationModels] | None) -> int:
     """Return the threads of each process that generates: of the workers, or of this process."""
     return workers.threads if workers else torch.get_num_threads()
 

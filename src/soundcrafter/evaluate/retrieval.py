@@ -119,8 +119,8 @@ def embed_clips(
     for done, clip in enumerate(clips, 1):
         one = clip.recording
         try:
-            rate = audio_info(one.file).sample_rate
-            wave = read_audio(one.file, rate, start=one.start, seconds=one.seconds)
+            rate = audio_info(one.sound).sample_rate
+            wave = read_audio(one.sound, rate, start=one.start, seconds=one.seconds)
         except ValueError as error:
             skipped[clip.name] = str(error)
         else:

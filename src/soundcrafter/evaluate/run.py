@@ -29,7 +29,7 @@ from soundcrafter.files import make_folder, write_json, write_text
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
 from soundcrafter.version import __version__
-from soundcrafter.workers import Workers
+from soundcrafter.workers import Pool
 
 
 def evaluate_folders(
@@ -86,7 +86,7 @@ def evaluate_prompts(
     seeds: int = 1,
     seed: int = 0,
     splits: int = 10,
-    workers: Workers[EvaluationModels] | None = None,
+    workers: Pool[EvaluationModels] | None = None,
     machine: Mapping[str, Any] | None = None,
     keep: Path | None = None,
     progress: Progress | None = None,
@@ -218,7 +218,7 @@ def _parameters(*parts: nn.Module) -> int:
 def _timing(
     model: SoundCrafter,
     seconds: float | None,
-    workers: Workers[EvaluationModels] | None,
+    workers: Pool[EvaluationModels] | None,
     machine: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {

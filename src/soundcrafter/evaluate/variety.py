@@ -124,7 +124,7 @@ def _recordings(data: Path, split: str) -> Sequence[Recording]:
 
 def _wave(recording: Recording, rate: int) -> np.ndarray:
     seconds = min(recording.seconds, SECONDS)
-    return read_audio(recording.file, rate, start=recording.start, seconds=seconds)
+    return read_audio(recording.sound, rate, start=recording.start, seconds=seconds)
 
 
 _KINDS = ("clap", "mel")

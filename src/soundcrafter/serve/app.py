@@ -17,6 +17,7 @@ from soundcrafter.serve.errors import add_handlers, answers, refused
 from soundcrafter.serve.foreign import foreign_routes
 from soundcrafter.serve.jobs import JobStore
 from soundcrafter.serve.metrics import Measure, Metrics
+from soundcrafter.serve.refusals import LogRefusals
 from soundcrafter.serve.routes import routes
 from soundcrafter.serve.security import Authenticate, LimitBody, SameOrigin, SecurityHeaders
 from soundcrafter.serve.service import Service
@@ -52,7 +53,7 @@ def create_app(
     _add_probes(app, service, metrics)
     app.include_router(routes(service))
     app.include_router(foreign_routes(service))
-    if find_spec("gradio") is not None and find_spec(_STUDIO) is not None:
+    if settings.studio and find_spec("gradio") is not None:
         import_module(_STUDIO).mount(app, service)
     return app
 
@@ -83,6 +84,7 @@ def _middleware(
     )
     return [
         Middleware(Measure, metrics=metrics),
+        Middleware(LogRefusals),
         Middleware(SecurityHeaders),
         *([cors] if settings.origins else []),
         Middleware(Authenticate, tokens=tokens),

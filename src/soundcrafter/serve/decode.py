@@ -4,6 +4,7 @@ Decoders are C code that reads what strangers send, so this runs in a process of
 happens to it, or how much memory it asks for, is no matter of the server.
 """
 
+import errno
 import resource
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ CPU_SECONDS = 30
 FILE_SIZE = 512 * 2**20  # bytes
 MAX_SECONDS = 600.0
 REFUSED = 3  # exit status: the reason is in OUT with the suffix .txt
+DISK_FULL = 4  # exit status
+_TOO_LARGE = "the sound is too large when decoded"
 
 
 def main(source: Path, out: Path) -> int:
@@ -25,7 +28,7 @@ def main(source: Path, out: Path) -> int:
     ):
         resource.setrlimit(limit, (most, most))
     from soundcrafter.audio import audio_info, read_channels, write_audio
-    from soundcrafter.files import one_line
+    from soundcrafter.files import is_disk_full, one_line
 
     try:
         info = audio_info(source)
@@ -38,9 +41,12 @@ def main(source: Path, out: Path) -> int:
         peak = max(1.0, float(abs(samples).max()))
         write_audio(out, samples[:, :2] / peak, rate, depth="24")
     except ValueError as error:
-        reason = one_line(str(error).replace(f"{source}: ", ""))
+        if is_disk_full(error):
+            return DISK_FULL
+        is_large = getattr(error.__context__, "errno", None) == errno.EFBIG
+        reason = _TOO_LARGE if is_large else one_line(str(error).replace(f"{source}: ", ""))
     except MemoryError:
-        reason = "the sound is too large when decoded"
+        reason = _TOO_LARGE
     else:
         return 0
     out.with_suffix(".txt").write_text(reason, encoding="utf-8")

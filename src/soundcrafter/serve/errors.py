@@ -4,13 +4,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import sqlalchemy as sa
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from soundcrafter.files import one_line
-from soundcrafter.serve.jobs import QueueFull
+from soundcrafter.files import is_disk_full, one_line
+from soundcrafter.serve.jobs import QueueFull, is_database_full
 from soundcrafter.serve.requests import Error
 from soundcrafter.serve.service import DiskFull, Gone, Stopping
 
@@ -29,7 +30,7 @@ STATUSES: dict[int, str] = {
     422: "A value that is not allowed, or a sound that cannot be made.",
     429: "Too many jobs wait; see Retry-After.",
     500: "An error of the server.",
-    503: "The server is starting or stopping.",
+    503: "The server is starting or stopping, or its database cannot be used.",
     504: "The sound took too long.",
     507: "The server's disk is full.",
 }
@@ -47,6 +48,7 @@ _NAMES = {
     507: "storage_full",
 }
 _TYPES = {401: "AuthenticationError", 404: "NotFoundError", 429: "RateLimitError"}
+_FULL = "the server's disk is full"
 _log = logging.getLogger(__name__)
 
 
@@ -90,7 +92,9 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Stopping, answer(503, Retry_After=str(RETRY_SECONDS)))
     app.add_exception_handler(DiskFull, answer(507))
     app.add_exception_handler(Gone, answer(404))
-    app.add_exception_handler(ValueError, answer(422))
+    app.add_exception_handler(ValueError, _value)
+    app.add_exception_handler(OSError, _internal)
+    app.add_exception_handler(sa.exc.OperationalError, _database)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _http)
     app.add_exception_handler(Exception, _internal)
@@ -114,7 +118,23 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     return error_response(request.url.path, 422, text)
 
 
+def _value(request: Request, error: Exception) -> JSONResponse:
+    """What the client can mend, or a file that cannot be written."""
+    status, message = (507, _FULL) if is_disk_full(error) else (422, str(error))
+    return error_response(request.url.path, status, message)
+
+
+def _database(request: Request, error: Exception) -> JSONResponse:
+    if is_database_full(error):
+        return error_response(request.url.path, 507, _FULL)
+    _log.error("database: %s", one_line(error))
+    message = "the database cannot be used; try again later"
+    return error_response(request.url.path, 503, message, {"Retry-After": str(RETRY_SECONDS)})
+
+
 def _internal(request: Request, error: Exception) -> JSONResponse:
+    if is_disk_full(error):
+        return error_response(request.url.path, 507, _FULL)
     _log.error("%s %s", request.method, request.url.path, exc_info=error)
     return error_response(request.url.path, 500, "internal error; see the server's log")
 

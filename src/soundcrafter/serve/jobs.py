@@ -1,6 +1,7 @@
 """The job queue, in a database: what was asked for, how far it is, what came of it."""
 
 import json
+import sqlite3
 import threading
 import time
 import uuid
@@ -19,6 +20,7 @@ ENDED = ("done", "failed", "cancelled")
 MAX_DEATHS = 2  # workers that a job may kill
 INTERNAL = "internal error; see the server's log"  # of a job that failed without a reason to tell
 _BUSY_SECONDS = 30  # that a writer waits for another
+_TURN = 0x50F7C4AF  # PostgreSQL's lock for what two servers must not do at once
 
 _metadata = sa.MetaData()
 _jobs = sa.Table(
@@ -94,6 +96,13 @@ class Job:
         return self.state in ENDED
 
 
+def is_database_full(error: BaseException) -> bool:
+    """Whether an error of the database says that no space is left."""
+    cause = getattr(error, "orig", None)
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # its low byte is the kind
+    return code == sqlite3.SQLITE_FULL or getattr(cause, "sqlstate", None) == "53100"
+
+
 class JobStore:
     """Jobs in SQLite or PostgreSQL, and their sounds in a folder. Safe in threads and processes."""
 
@@ -105,7 +114,7 @@ class JobStore:
         self._writes = engine.execution_options(writes=True)
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
-            with self._write() as connection:
+            with self._write(alone=True) as connection:
                 _metadata.create_all(connection)
         except sa.exc.SQLAlchemyError as error:
             shown = engine.url.render_as_string(hide_password=True)
@@ -113,9 +122,14 @@ class JobStore:
             raise ValueError(f"database: cannot use {shown}: {cause}") from None
 
     @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        """A transaction that writes. Threads take turns here: SQLite would make them sleep."""
+    def _write(self, *, alone: bool = False) -> Iterator[sa.Connection]:
+        """A transaction that writes. Threads take turns here: SQLite would make them sleep.
+
+        `alone`: so do servers that share a PostgreSQL, whose transactions overlap.
+        """
         with self._turn, self._writes.begin() as connection:
+            if alone and connection.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TURN)))
             yield connection
 
     def close(self) -> None:
@@ -149,13 +163,12 @@ class JobStore:
             "origin": new.origin,
         }
         queued = sa.select(sa.func.count()).where(_jobs.c.state == "queued")
-        with self._write() as connection:
+        with self._write(alone=True) as connection:
             if (connection.scalar(queued) or 0) >= self.max_queue:
-                raise QueueFull(f"{self.max_queue} jobs wait already; try again later")
-            connection.execute(_jobs.insert().values(**row))
-        job = self.get(row["id"])
-        assert job is not None
-        return job
+                raise QueueFull(f"the queue is full ({self.max_queue} jobs); try again later")
+            added = connection.execute(_jobs.insert().values(**row)).inserted_primary_key
+        assert added is not None
+        return _job(dict.fromkeys(_jobs.c.keys()) | row | {"number": added[0]})
 
     def get(self, job: str) -> Job | None:
         """A job by its id, or None."""

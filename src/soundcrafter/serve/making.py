@@ -158,16 +158,25 @@ def write(made: Sequence[MadeSound], folder: Path) -> dict[str, Any]:
     partial = folder.with_name(f".{folder.name}")
     for place in (partial, folder):  # of a worker that was killed
         shutil.rmtree(place, ignore_errors=True)
-    make_folder(partial)
+    try:
+        result = _write(made, make_folder(partial))
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return result
+
+
+def _write(made: Sequence[MadeSound], folder: Path) -> dict[str, Any]:
+    """Write the sounds of a job and their stems into an empty folder."""
     facts = []
     for index, (sound, mix) in enumerate((each.sound, each.mix) for each in made):
-        sound.save(partial / f"{index}.wav", MASTER)
+        sound.save(folder / f"{index}.wav", MASTER)
         fact = {"index": index, "seed": sound.seed, "seconds": sound.seconds}
         facts.append({**fact, "score": sound.score, "loop": sound.loop})
         if mix is not None:
-            stems = make_folder(partial / "stems" / str(index))
+            stems = make_folder(folder / "stems" / str(index))
             for name, wave in mix.stems.items():
                 MASTER.write(stems / f"{name}.wav", wave, mix.sample_rate, title=name)
-    partial.rename(folder)
     mix = made[0].mix
     return {"sounds": facts, "stems": [] if mix is None else [*mix.stems]}

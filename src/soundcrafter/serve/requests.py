@@ -15,7 +15,7 @@ from soundcrafter.editing import Region
 from soundcrafter.request import RANDOM_SEED, resolve
 from soundcrafter.scene.compose import scene_of_prompt
 from soundcrafter.scene.plan import plan_takes
-from soundcrafter.scene.scene import Scene
+from soundcrafter.scene.scene import Scene, Track
 from soundcrafter.serve.jobs import Job, NewJob
 from soundcrafter.serve.settings import ServeSettings
 from soundcrafter.settings import from_dict, to_dict
@@ -281,9 +281,14 @@ def _scene_job(
     return NewJob(
         request=request.model_dump(exclude={"wait"}, exclude_defaults=True)
         | {"scene": to_dict(scene), "seed": scene.seed, "count": 1},
-        prompt="; ".join(track.name for track in scene.tracks),
+        prompt="; ".join(_track_words(track) for track in scene.tracks),
         origin=origin,
     )
+
+
+def _track_words(track: Track) -> str:
+    """The first sound of a track in words; the track's name if it is a recording."""
+    return next((event.prompt for event in track.events if event.prompt), track.name)
 
 
 def _check_scene(scene: Scene, settings: ServeSettings, count: int) -> None:

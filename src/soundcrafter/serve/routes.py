@@ -3,6 +3,7 @@
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
+import anyio
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
@@ -37,6 +38,7 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["sounds"])
     _add_jobs(router, service)
     _add_files(router, service)
+    decoders = anyio.CapacityLimiter(uploads.DECODERS)
 
     @router.post(
         "/uploads",
@@ -49,7 +51,7 @@ def routes(service: Service) -> APIRouter:
         """Upload a sound to edit (`init`), to resemble (`like`) or for a scene: as a form with a
         file, or as the body itself. wav, flac, ogg, mp3, aiff, au and caf, 0.2 to 600 s."""
         await run_in_threadpool(service.check_disk)
-        return await uploads.receive(request, service.uploads)
+        return await uploads.receive(request, service.uploads, decoders)
 
     return router
 

@@ -35,9 +35,12 @@ class Authenticate:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        headers = {"WWW-Authenticate": 'Basic realm="SoundCrafter", Bearer'}
         message = "the token is missing or wrong: send it as Authorization: Bearer TOKEN"
-        await error_response(scope["path"], 401, message, headers)(scope, receive, send)
+        answer = error_response(scope["path"], 401, message)
+        # in headers of their own: Chromium understands no list, and would not ask for a password
+        for way in ('Basic realm="SoundCrafter"', "Bearer"):
+            answer.headers.append("WWW-Authenticate", way)
+        await answer(scope, receive, send)
 
     def _is_known(self, headers: Headers) -> bool:
         given = _token(headers).encode()
@@ -90,7 +93,7 @@ class LimitBody:
             await self.app(scope, receive, send)
             return
         most = self.largest_upload if scope["path"] in self.uploads else self.largest
-        too_large = f"the body is too large; allowed: {most / 2**20:g} MiB"
+        too_large = f"the body is too large; allowed: {most / 2**20:.0f} MiB"
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
             await error_response(scope["path"], 413, too_large)(scope, receive, send)

@@ -17,6 +17,7 @@ from soundcrafter.serve.app import create_app
 from soundcrafter.serve.jobs import JobStore
 from soundcrafter.serve.settings import ServeSettings
 from soundcrafter.serve.supervisor import Supervisor
+from soundcrafter.serve.uploads import remove_incoming
 from soundcrafter.store import open_folder
 
 
@@ -55,6 +56,8 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> bool:
     # a database of its own is used by one server; another may serve several
     with locked(settings.folder) if settings.database is None else nullcontext():
         store = JobStore(settings.database_url, settings.folder, max_queue=settings.max_queue)
+        if settings.database is None:  # no other server uses the folder
+            remove_incoming(settings.uploads)
         supervisor = Supervisor(settings, store)
         config = uvicorn.Config(
             create_app(settings, store, supervisor),

@@ -8,6 +8,7 @@ from pathlib import Path
 from soundcrafter.settings import check_at_least, check_range
 
 DATABASE = "jobs.sqlite"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,10 @@ class ServeSettings:
     token_file: Path | None = None  # a token per line; None: no token is needed
     open: bool = False  # allow other machines without a token
     origins: tuple[str, ...] = ()  # web pages of other origins that may use the API (CORS)
+    studio: bool = True  # serve the pages, too, if Gradio is installed
     wait_seconds: float = 300.0  # longest wait of a request for its sound
     grace_seconds: float = 10.0  # for the running jobs when the server stops
+    lost_seconds: float = 30.0  # without a sign of life after which a worker's jobs go back
 
     def __post_init__(self) -> None:
         check_range(self, 0, 65_535, "port")
@@ -41,6 +44,7 @@ class ServeSettings:
         check_range(self, 0.2, 600, "max_seconds")
         check_at_least(self, 1, "max_steps", "max_count", "max_upload_mib", "max_queue")
         check_at_least(self, 0, "min_free_mib", "wait_seconds", "grace_seconds")
+        check_at_least(self, 10, "lost_seconds")  # workers show signs of life every 5 s
         if not self.devices:
             raise ValueError("device: must not be empty")
 

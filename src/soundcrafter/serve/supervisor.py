@@ -8,14 +8,17 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+import sqlalchemy as sa
+
 from soundcrafter.files import one_line
 from soundcrafter.serve.jobs import JobStore
-from soundcrafter.serve.settings import ServeSettings
+from soundcrafter.serve.settings import LOG_FORMAT, ServeSettings
 
-LOST = 60.0  # seconds without a sign of life after which a worker's jobs go back
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a dead worker is replaced
 HEALTHY = 60.0  # seconds of life after which the pause is short again
 NICE = 5  # workers make way for answers, where they share the processor
@@ -45,7 +48,8 @@ class Supervisor:
     def start(self) -> None:
         """Put jobs of workers that are gone back into the queue, and start the workers."""
         # nobody else uses the database in the folder, which is locked
-        self.store.requeue_lost(0 if self.settings.database is None else LOST)
+        lost = 0 if self.settings.database is None else self.settings.lost_seconds
+        self.store.requeue_lost(lost)
         for keeper in self.keepers:
             keeper.thread.start()
         threading.Thread(target=self._requeue_lost, daemon=True).start()
@@ -66,8 +70,10 @@ class Supervisor:
             keeper.end(self._deadline)
 
     def _requeue_lost(self) -> None:
-        while not self._stopped.wait(LOST / 4):
-            self.store.requeue_lost(LOST)
+        lost = self.settings.lost_seconds
+        while not self._stopped.wait(lost / 4):
+            with _database_errors():
+                self.store.requeue_lost(lost)
 
 
 class _Keeper:
@@ -89,7 +95,8 @@ class _Keeper:
             self.process.kill()
             self.process.join()
         if self.name:
-            self.store.hand_back(self.name)
+            with _database_errors():  # the next server puts them back
+                self.store.hand_back(self.name)
 
     def _keep(self) -> None:
         pause = FIRST_PAUSE
@@ -99,12 +106,20 @@ class _Keeper:
             self.is_ready = False
             if self.stop.is_set():
                 return
-            buried = self.store.bury(self.name)
+            buried = self._bury()
             if time.monotonic() - began > HEALTHY:
                 pause = FIRST_PAUSE
             _log.error("a worker died; %d jobs wait for another, in %g s", buried, pause)
             self.stop.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _bury(self) -> int:
+        """Put the jobs of the worker back, as soon as the database can be used."""
+        while not self.stop.is_set():
+            with _database_errors():
+                return self.store.bury(self.name)
+            self.stop.wait(FIRST_PAUSE)
+        return 0
 
     def _run(self) -> None:
         """Run a worker until it ends."""
@@ -129,6 +144,15 @@ class _Keeper:
         ours.close()
 
 
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """Log errors of the database, which may work again later."""
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        _log.error("database: %s", one_line(error))
+
+
 def _send(pipe: Connection, text: str) -> None:
     try:
         pipe.send_bytes(text.encode())
@@ -139,7 +163,7 @@ def _send(pipe: Connection, text: str) -> None:
 def _work(server: Connection, settings: ServeSettings, device: str, name: str) -> None:
     """What a worker process does. It never outlives the server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server hears it too, and decides
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     if hasattr(os, "nice"):  # not on Windows
         os.nice(NICE)
     stop = threading.Event()

@@ -1,6 +1,7 @@
 """Sounds that clients upload, decoded in a process of their own with limits."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,18 +10,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from soundcrafter.audio import audio_info
 from soundcrafter.files import file_sha256, make_folder
-from soundcrafter.serve.decode import REFUSED
+from soundcrafter.serve.decode import DISK_FULL, REFUSED
 from soundcrafter.serve.errors import refused
 from soundcrafter.serve.requests import Upload
 
 PATH = "/v1/uploads"
 SECONDS = 60.0  # that decoding may take
+DECODERS = 2  # at once: each may take gigabytes of memory
+_INCOMING = ".incoming-"
 FORM_BYTES = 64 * 2**10  # of a form around its file
 _BLOCK = 2**20
 # What files begin with. The name says less: it is the client's.
@@ -36,18 +40,24 @@ _BEGINNINGS = (
 )
 
 
-async def receive(request: Request, folder: Path) -> Upload:
+def remove_incoming(folder: Path) -> None:
+    """Remove what a server that was killed had not yet received."""
+    for place in folder.glob(f"{_INCOMING}*"):
+        shutil.rmtree(place, ignore_errors=True)
+
+
+async def receive(request: Request, folder: Path, decoders: anyio.CapacityLimiter) -> Upload:
     """Store the sound in a request: the file of a form, or the body itself.
 
-    Raises HTTPException 413, 415 and 422.
+    `decoders` counts those at work. Raises HTTPException 413, 415, 422 and 507.
     """
-    with tempfile.TemporaryDirectory(dir=make_folder(folder), prefix=".incoming-") as place:
+    with tempfile.TemporaryDirectory(dir=make_folder(folder), prefix=_INCOMING) as place:
         file = Path(place) / "upload"
         with open(file, "wb") as stream:
             async with _blocks(request) as blocks:
                 async for block in blocks:
                     await run_in_threadpool(stream.write, block)
-        return await run_in_threadpool(_store, file, folder)
+        return await anyio.to_thread.run_sync(_store, file, folder, limiter=decoders)
 
 
 @asynccontextmanager
@@ -97,5 +107,7 @@ def _decode(source: Path, out: Path) -> None:
         raise refused(422, "the sound takes too long to decode") from None
     if ended.returncode == REFUSED:
         raise refused(422, out.with_suffix(".txt").read_text(encoding="utf-8"))
+    if ended.returncode == DISK_FULL:
+        raise refused(507, "the server's disk is full")
     if ended.returncode != 0:
         raise refused(422, "the sound cannot be decoded: it is damaged, or too large")

@@ -1,11 +1,14 @@
 """A worker: takes jobs from the queue and makes their sounds, with one model on one device."""
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from soundcrafter.files import one_line
+import sqlalchemy as sa
+
+from soundcrafter.files import is_disk_full, one_line
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.serve import making
 from soundcrafter.serve.jobs import INTERNAL, Job, JobStore
@@ -14,11 +17,16 @@ from soundcrafter.serve.settings import ServeSettings
 IDLE = 0.1  # seconds between two looks at an empty queue
 REPORT = 0.2  # seconds between two reports of progress
 BEAT = 5.0  # seconds between two signs of life
+LATER = 5.0  # seconds between two looks at a disk that is full, or a database that is gone
 _log = logging.getLogger(__name__)
 
 
 class Cancelled(Exception):
     """Nobody wants the jobs any more."""
+
+
+class Unstored(Exception):
+    """The jobs can be made, but not stored now."""
 
 
 class Worker:
@@ -30,14 +38,29 @@ class Worker:
         self.store, self.model, self.name = store, model, name
         self.batch_size = settings.batch_size
         self.uploads = settings.uploads
+        self.least_free = settings.min_free_mib * 2**20
 
     def run(self, stop: threading.Event) -> None:
         """Make jobs until `stop` is set; those in progress are finished."""
         beat = threading.Thread(target=self._beat, args=(stop,), daemon=True)
         beat.start()
         while not stop.is_set():
-            if not self.run_once():
-                stop.wait(IDLE)
+            try:
+                if not self.run_once():
+                    stop.wait(IDLE)
+            except (Unstored, sa.exc.OperationalError) as error:
+                _log.error("the jobs wait: %s", one_line(error))
+                self._wait_until_stored(stop)
+
+    def _wait_until_stored(self, stop: threading.Event) -> None:
+        """Put the jobs back into the queue, when there is room for them again."""
+        while not stop.wait(LATER):
+            try:
+                if shutil.disk_usage(self.store.folder).free >= self.least_free:
+                    self.store.hand_back(self.name)
+                    return
+            except (OSError, sa.exc.OperationalError):
+                continue
 
     def run_once(self) -> bool:
         """Make the jobs of one batch; returns False if none waits."""
@@ -63,7 +86,11 @@ class Worker:
             self.store.finish(self.name, results)
         except Cancelled:
             _log.info("cancelled: %s", ", ".join(ids))
+        except sa.exc.OperationalError:
+            raise
         except Exception as error:  # whatever it is, the next jobs must be made
+            if is_disk_full(error):
+                raise Unstored("the disk is full") from error
             is_refused = isinstance(error, ValueError)
             if not is_refused:
                 _log.exception("jobs %s", ", ".join(ids))
@@ -99,4 +126,7 @@ class Worker:
 
     def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(BEAT):
-            self.store.beat(self.name)
+            try:
+                self.store.beat(self.name)
+            except sa.exc.OperationalError as error:  # the next one may be heard
+                _log.warning("database: %s", one_line(error))

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,7 +84,7 @@ class ClapStage(Stage[Clap, ClapBatch]):
     name = "clap"
     parts = ("clap_audio", "clap_text")
 
-    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, data: str | PathLike[str], folder: Path) -> None:
         self.config: ClapStageConfig = recipe.clap
         self.model_config: ModelConfig = recipe.model
         self.folder = folder

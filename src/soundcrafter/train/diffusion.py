@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,7 +80,7 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
     name = "diffusion"
     parts = ("unet",)
 
-    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, data: str | PathLike[str], folder: Path) -> None:
         self.config: DiffusionStageConfig = recipe.diffusion
         self.model_config: ModelConfig = recipe.model
         self.folder = folder

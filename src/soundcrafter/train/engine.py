@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import psutil
@@ -109,6 +110,14 @@ class Engine:
         if self.num_processes == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def agrees(self, value: str) -> bool:
+        """Whether all processes have the same value; a collective call."""
+        if self.num_processes == 1:
+            return True
+        digest = int.from_bytes(sha256(value.encode()).digest()[:7], "big")
+        digests = self.accelerator.gather(torch.tensor([digest], device=self.device))
+        return bool((digests == digests[0]).all())
 
     def seed(self, step: int) -> None:
         """Seed torch's global generators, which dropout uses, for this step and process."""

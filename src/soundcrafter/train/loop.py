@@ -9,7 +9,7 @@ import torch
 
 from soundcrafter.data.prefetch import prefetch
 from soundcrafter.device import choose_device
-from soundcrafter.files import locked, make_folder, read_json, write_json
+from soundcrafter.files import locked, make_folder, read_json, to_json, write_json
 from soundcrafter.precision import choose_precision
 from soundcrafter.progress import Progress
 from soundcrafter.store import read_parts
@@ -98,6 +98,11 @@ def run(
         raise ValueError(
             f"{stage.name}: got {engine.num_processes} processes; must run in one process, "
             "because its loss compares all samples of a batch"
+        )
+    if not engine.agrees(to_json(stage.identity())):
+        raise ValueError(
+            f"{stage.name}: the processes have different data or settings; every machine needs all "
+            "recordings or shards, and the same recipe"
         )
     scorer = None
     if options.score is not None and engine.is_main:

@@ -1,5 +1,6 @@
 """The training of an adapter (LoRA): the U-Net's loss through a frozen U-Net."""
 
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +42,7 @@ class AdapterStage(DiffusionStage):
     section = "diffusion"
     parts = ("adapter",)
 
-    def __init__(self, recipe: Recipe, data: Path, folder: Path, rank: int) -> None:
+    def __init__(self, recipe: Recipe, data: str | PathLike[str], folder: Path, rank: int) -> None:
         self.adapter_config = AdapterConfig(unet=recipe.model.unet, rank=rank)
         self.base_id = open_folder(folder).parts["unet"].training_id
         super().__init__(recipe, data, folder)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
+from os import PathLike
 from typing import Any, Literal
 
 from soundcrafter.data.dataset import DataConfig, Sounds
@@ -12,7 +12,7 @@ from soundcrafter.settings import to_dict
 
 
 def open_sounds(
-    data: Path,
+    data: str | PathLike[str],
     config: DataConfig,
     *,
     mel: MelConfig,
@@ -24,8 +24,8 @@ def open_sounds(
     timelines: bool = False,
     labels: Callable[[str | None], str] | None = None,
 ) -> Sounds:
-    """A stage's draws from a manifest or folder. `pad` overrides data.pad; `labels` maps the label
-    of each recording.
+    """A stage's draws from a manifest, folder or shards. `pad` overrides data.pad; `labels` maps
+    the label of each recording.
 
     Only `finite` draws are limited to data.variants, which are meant for encoding; others take new
     crops without end. Only with `timelines` does data.timeline_probability apply.

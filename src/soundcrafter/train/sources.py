@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from soundcrafter.data.dataset import DataConfig, Sounds
 from soundcrafter.data.events import event_rows
 from soundcrafter.data.latents import INDEX, LatentBatch, Latents
+from soundcrafter.data.shards import first_shard, is_shards
 from soundcrafter.files import same_file
 from soundcrafter.mel import LogMel
 from soundcrafter.models.clap_audio import ClapAudio
@@ -58,9 +60,11 @@ class Source(ABC):
 
 
 class EncodedSource(Source):
-    """A folder that `soundcrafter data encode` made; no audio, no VAE, no CLAP."""
+    """Data that `soundcrafter data encode` made; no audio, no VAE, no CLAP."""
 
-    def __init__(self, recipe: Recipe, data: Path, config: PhaseConfig, with_text: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, data: str | PathLike[str], config: PhaseConfig, with_text: bool
+    ) -> None:
         self.latents = Latents(data, seed=recipe.diffusion.seed)
         if with_text and not self.latents.has_text:
             raise ValueError(f"{data}: was encoded without captions, but the condition is text")
@@ -208,7 +212,7 @@ class AudioSource(Source):
 
 
 def audio_sources(
-    recipe: Recipe, data: Path, encoders: Encoders, curriculum: Curriculum
+    recipe: Recipe, data: str | PathLike[str], encoders: Encoders, curriculum: Curriculum
 ) -> list[AudioSource]:
     """The source of each phase; they share what is decoded."""
     sounds = open_sounds(
@@ -225,11 +229,15 @@ def audio_sources(
 
 
 def encoded_sources(
-    recipe: Recipe, data: Path, curriculum: Curriculum, with_text: bool
+    recipe: Recipe, data: str | PathLike[str], curriculum: Curriculum, with_text: bool
 ) -> list[EncodedSource]:
     """The source of each phase, from the folders that `encoded_folder` names."""
     last = curriculum.phases[-1]
-    folders = [encoded_folder(data, phase, last) for phase in curriculum.phases]
+    if is_shards(data):
+        if len(curriculum.phases) > 1:
+            raise ValueError(f"{data}: a curriculum needs the folder of its shards: --data DIR")
+        return [EncodedSource(recipe, data, last.config, with_text)]
+    folders = [encoded_folder(Path(data), phase, last) for phase in curriculum.phases]
     missing = [folder.name for folder in folders if not (folder / INDEX).is_file()]
     if missing:
         raise ValueError(
@@ -253,8 +261,12 @@ def encoded_folder(data: Path, phase: Phase, last: Phase) -> Path:
     return data if phase.number == last.number else data / f"phase-{phase.number + 1}"
 
 
-def is_encoded(data: Path) -> bool:
-    """Whether a folder contains encoded data. ValueError if it is incomplete."""
+def is_encoded(data: str | PathLike[str]) -> bool:
+    """Whether a folder or shards contain encoded data. ValueError if a folder is incomplete."""
+    if is_shards(data):
+        first = first_shard(data)
+        return first is not None and first.settings is not None
+    data = Path(data)
     if (data / INDEX).is_file():
         return True
     parts = [*data.glob("latents-*.safetensors"), *data.glob("phase-*/latents-*.safetensors")]

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar
 
@@ -100,8 +101,8 @@ class Stage(ABC, Generic[N, P]):
         return cls.name
 
     @abstractmethod
-    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
-        """`data` is a manifest or folder to train on, `folder` the model folder to train into."""
+    def __init__(self, recipe: Recipe, data: str | PathLike[str], folder: Path) -> None:
+        """`data` is a manifest, folder or shards, `folder` the model folder to train into."""
 
     @property
     def section(self) -> str:

@@ -43,7 +43,7 @@ def stage_class(name: str) -> type[Stage]:
     return STAGES[name]
 
 
-def build_stage(name: str, recipe: Recipe, data: Path, folder: Path) -> Stage:
+def build_stage(name: str, recipe: Recipe, data: str | os.PathLike[str], folder: Path) -> Stage:
     """The stage of that name over `data`, for the model folder `folder`."""
     return stage_class(name)(recipe, data, folder)
 
@@ -65,7 +65,8 @@ def train(
     """Train one stage into the model folder `out`, resuming from its last checkpoint if any.
 
     `recipe` is a recipe or its file, which is read with `overrides` ("section.name=value").
-    `data` is a manifest or a folder (see data/manifest.py); diffusion also takes an encoded one.
+    `data` is a manifest, a folder or shards (see data/manifest.py); diffusion also takes encoded
+    ones.
     `init` is a model (folder or hub name) to start from. For diffusion, it also supplies the other
     parts of a new `out` and the settings that a recipe file's [model] leaves out.
     `lora` trains an adapter of this rank for the U-Net of `init` instead of the U-Net itself; `out`
@@ -75,7 +76,7 @@ def train(
     `options` stopped the run. Raises ValueError for anything that cannot be trained, and
     TrainingInterrupted, a KeyboardInterrupt, at SIGINT and SIGTERM.
     """
-    data, out, options = Path(data), Path(out), options or RunOptions()
+    out, options = Path(out), options or RunOptions()
     base = find_model(init) if init is not None else None
     if not isinstance(recipe, Recipe):
         like = open_folder(base) if base is not None and stage == "diffusion" else None
@@ -107,7 +108,12 @@ def train(
 
 
 def _build(
-    stage: str, recipe: Recipe, data: Path, out: Path, base: Path | None, lora: int | None
+    stage: str,
+    recipe: Recipe,
+    data: str | os.PathLike[str],
+    out: Path,
+    base: Path | None,
+    lora: int | None,
 ) -> Stage:
     """The stage over `data` for `out`; a new `out` of diffusion gets the other parts of `base`."""
     if lora is not None:

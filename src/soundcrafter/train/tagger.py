@@ -2,6 +2,7 @@
 teacher, the similarities between its embeddings of the sounds are learned too."""
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, NotRequired, cast
 
@@ -57,7 +58,7 @@ class TaggerStage(Stage[Tagger, TaggerBatch]):
     parts = ("tagger",)
     one_process = True  # sounds are mixed with their neighbours in the batch
 
-    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, data: str | PathLike[str], folder: Path) -> None:
         self.config: TaggerStageConfig = recipe.tagger
         self.model_config = self.config.network
         classes, mel = self.model_config.classes, self.model_config.mel

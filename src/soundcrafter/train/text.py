@@ -7,6 +7,7 @@ embeddings of captions with the same meaning. The audio tower is aligned with it
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class TextStage(Stage[ClapText, TextBatch]):
     precedes = ("clap_audio",)
     one_process = True  # captions are compared within a batch
 
-    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, data: str | PathLike[str], folder: Path) -> None:
         self.config: TextStageConfig = recipe.text
         self.model_config: ModelConfig = recipe.model
         if not self.config.teacher:
@@ -87,6 +88,7 @@ class TextStage(Stage[ClapText, TextBatch]):
             short = len(text.split()) <= self.config.max_words
             return short and normalize_caption(text) not in excluded
 
+        data = Path(data)
         self.groups = text_groups(recipe, data, keep)
         # a family may be listed several times
         self.kinds = {group: kind for kind, group in enumerate(self.groups)}

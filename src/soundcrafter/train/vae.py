@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -171,7 +172,7 @@ class VAEStage(Stage[VAE, VAEBatch]):
     name = "vae"
     parts = ("vae",)
 
-    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, data: str | PathLike[str], folder: Path) -> None:
         self.config: VAEStageConfig = recipe.vae
         self.model_config = recipe.model.vae
         mel = self.model_config.mel

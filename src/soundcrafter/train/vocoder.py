@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, NotRequired, TypeVar
 
@@ -136,7 +137,7 @@ class VocoderStage(Stage[MelGAN | SpectralVocoder, VocoderBatch]):
     def run_name(cls, recipe: Recipe) -> str:
         return "vocoder_decoded" if recipe.vocoder.decoded else cls.name
 
-    def __init__(self, recipe: Recipe, data: Path, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, data: str | PathLike[str], folder: Path) -> None:
         """With `decoded`, `folder` holds the VAE that decodes the mels."""
         self.config: VocoderStageConfig = recipe.vocoder
         self.model_config = recipe.model.vocoder

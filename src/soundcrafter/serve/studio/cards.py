@@ -10,6 +10,7 @@ from soundcrafter.serve.service import Gone
 from soundcrafter.serve.studio.desk import PICTURE_WIDTH, Card, Desk
 from soundcrafter.serve.studio.messages import Refused, error_text, reason, status_text
 
+WAVEFORM = gr.WaveformOptions(waveform_color="#8a8f98", waveform_progress_color="#c2410c")
 _RATES = ("as made", "44100", "48000")
 
 
@@ -72,6 +73,8 @@ class CardView:
                 show_label=False,
                 interactive=False,
                 buttons=[],
+                elem_classes="player",
+                waveform_options=WAVEFORM,
             )
             picture = gr.Image(
                 str(desk.picture(card)),
@@ -88,9 +91,11 @@ class CardView:
                 gr.Code(desk.settings_of(card.job), language="json", interactive=False)
 
     def _save(self, form: Format) -> None:
-        with gr.Row():
-            save = gr.Button("Save", size="sm", min_width=90)
-            favourite = gr.Checkbox(self.card.favourite, label="Favourite", container=False)
+        with gr.Row(elem_classes="keep"):
+            save = gr.Button("Save", size="sm", scale=0, min_width=120)
+            favourite = gr.Checkbox(
+                self.card.favourite, label="Favourite", container=False, min_width=110
+            )
             file = gr.File(visible=False, height=60, label="File")
         note = gr.HTML(elem_classes="status", visible=False)
         save.click(self._export, form.inputs, [file, note], show_progress="minimal")
@@ -175,12 +180,18 @@ def stems_view(desk: Desk, card: Card) -> None:
         return
     names = list(card.stems)
     with gr.Column(elem_classes="card"):
-        heard = gr.CheckboxGroup(names, value=names, label="Heard stems")
+        heard = gr.CheckboxGroup(names, value=names, label="Stems to hear")
         with gr.Row():
             solos = [gr.Button(f"Solo: {name}", size="sm", min_width=90) for name in names]
-            everything = gr.Button("All", size="sm", min_width=90)
+            everything = gr.Button("All of them", size="sm", min_width=90)
         audio = gr.Audio(
-            str(desk.chosen_stems(card, names)), label="These stems", interactive=False, buttons=[]
+            str(desk.chosen_stems(card, names)),
+            label="These stems",
+            show_label=False,
+            interactive=False,
+            buttons=[],
+            elem_classes="player",
+            waveform_options=WAVEFORM,
         )
         zipped = gr.DownloadButton(
             "Save stems (zip)", str(desk.stems_zip(card)), size="sm", min_width=90

@@ -19,7 +19,8 @@ def status_text(job: Job, desk: Desk) -> str:
     if job.state == "cancelled":
         return "<p>Stopped.</p>"
     if job.state == "done":
-        return '<p role="status">Done.</p>'
+        made = "1 sound" if job.sounds == 1 else f"{job.sounds} sounds"
+        return f'<p role="status">Done: {made}.</p>'
     if job.state == "queued":
         waiting = desk.store.counts()["queued"]
         return f"<p>Waiting; {waiting} in the queue.</p><progress></progress>"

@@ -12,6 +12,8 @@ from soundcrafter.serve.studio.history import history_page
 from soundcrafter.serve.studio.scenes import ScenesPage
 from soundcrafter.serve.studio.sounds import SoundsPage
 
+CACHE = (3600, 86_400)  # seconds: how often copies for pages are looked at, how long they stay
+
 
 def mount(app: FastAPI, service: Service) -> None:
     """Mount the studio at / of an app whose own routes are there already."""
@@ -22,7 +24,7 @@ def mount(app: FastAPI, service: Service) -> None:
         app,
         studio(service),
         path="/",
-        allowed_paths=[str(settings.folder.absolute())],
+        allowed_paths=[str((settings.folder / "sounds").absolute())],
         show_error=False,
         max_file_size=settings.max_upload_mib * 2**20,
         ssr_mode=False,
@@ -39,14 +41,25 @@ def _theme() -> Any:
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
     return theme.set(
-        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300"
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        input_border_color_focus="*primary_700",
+        input_border_color_focus_dark="*primary_400",
+        button_primary_background_fill="*primary_700",  # white on it has a contrast of 5
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
     )
 
 
 def studio(service: Service) -> gr.Blocks:
     """The pages, over the jobs of a server."""
     desk = Desk(service)
-    with gr.Blocks(title="SoundCrafter", analytics_enabled=False, fill_width=True) as blocks:
+    with gr.Blocks(
+        title="SoundCrafter", analytics_enabled=False, fill_width=True, delete_cache=CACHE
+    ) as blocks:
         gr.Markdown("# SoundCrafter", elem_id="title")
         with gr.Tabs():
             with gr.Tab("Sounds"):

@@ -10,10 +10,14 @@ from soundcrafter.scene.text import BALANCE, scene_from_text
 from soundcrafter.serve.studio.cards import CardView, Format, find_card, stems_view, stop_job
 from soundcrafter.serve.studio.desk import Desk
 from soundcrafter.serve.studio.messages import Refused, error_text, reason, status_text
-from soundcrafter.serve.studio.timeline import COLUMNS, drawing, moved, rows_of, scene_from
+from soundcrafter.serve.studio.timeline import COLUMNS, HEADERS, drawing, moved, rows_of, scene_from
 from soundcrafter.settings import to_dict
 
 EXAMPLE = "wind in trees while birds sing, then thunder, then rain"
+NOTHING_PLANNED = (
+    '<p class="hint"><strong>The timeline appears here.</strong> "Plan it" turns the description '
+    "into events; or add them to the table.</p>"
+)
 
 
 class ScenesPage:
@@ -21,31 +25,38 @@ class ScenesPage:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        with gr.Row():
+        with gr.Row(elem_classes="line"):
             self.text = gr.Textbox(
                 label="Describe a scene", value=EXAMPLE, max_length=2000, scale=4
             )
-            self.plan = gr.Button("Plan it", scale=1)
+            self.plan = gr.Button("Plan it", scale=0, min_width=140)
         with gr.Row():
             self.seconds = gr.Slider(
-                0.5, desk.settings.max_seconds, value=10, step=0.5, label="Length in seconds"
+                0.5,
+                desk.settings.max_seconds,
+                value=10,
+                step=0.5,
+                label="Length (s)",
+                min_width=160,
             )
-            self.seed = gr.Number(0, precision=0, label="Seed")
-        self.drawing = gr.HTML(elem_id="timeline")
+            self.seed = gr.Number(0, precision=0, label="Seed", min_width=120)
+        self.drawing = gr.HTML(NOTHING_PLANNED, elem_id="timeline")
         self.table = gr.Dataframe(
-            headers=list(COLUMNS),
+            headers=list(HEADERS),
             datatype=["str", "str", "number", "str", "number", "number", "number"],
             column_count=len(COLUMNS),
             row_count=1,
             interactive=True,
             type="array",
-            label="Events: an empty length is as long as the sound; pan from -1 to 1; gain in LU",
+            label="Events. An empty length is as long as the sound. Pan: -1 left, 1 right.",
             elem_id="events",
         )
         self.moved = gr.Textbox(elem_id="moved", show_label=False, container=False)
         with gr.Row():
-            self.go = gr.Button("Render", variant="primary", elem_id="render")
-            self.stop = gr.Button("Stop")
+            self.go = gr.Button(
+                "Render", variant="primary", elem_id="render", scale=3, min_width=120
+            )
+            self.stop = gr.Button("Stop", scale=1, min_width=80)
         self.status = gr.HTML(elem_classes="status")
         self.made = gr.State(None)  # (job, index)
         self.running = gr.State("")
@@ -102,12 +113,17 @@ class ScenesPage:
             yield status_text(now, self.desk), made[0] if made else gr.skip(), running
 
     def _render_result(self) -> None:
-        form = Format()
+        with gr.Column(visible=False) as options:
+            form = Format()
+        self.made.change(lambda made: gr.Column(visible=made is not None), self.made, options)
 
         @gr.render([self.made])
         def show(made: tuple[str, int] | None) -> None:
             card = None if made is None else find_card(self.desk, *made)
             if card is None:
                 return
-            CardView(self.desk, card, form, None)
-            stems_view(self.desk, card)
+            with gr.Row():
+                with gr.Column(min_width=320):
+                    CardView(self.desk, card, form, None)
+                with gr.Column(min_width=320):
+                    stems_view(self.desk, card)

@@ -18,6 +18,10 @@ EXAMPLES = (
     "footsteps on gravel",
     "a door slams, then a dog barks",
 )
+NOTHING_YET = (
+    "**Your sounds appear here.** Describe one and press Enter, or choose an example. "
+    "Space plays and pauses."
+)
 MOST_SHOWN = 24  # cards
 
 
@@ -44,34 +48,53 @@ class SoundsPage:
                         value=0,
                         step=0.1,
                         label="Length (s)",
-                        info="0: as long as the sound",
+                        info="0: automatic",
+                        min_width=130,
                     )
                     self.count = gr.Slider(
-                        1, limits.max_count, value=2, step=1, label="Sounds", info="Takes of it"
+                        1,
+                        limits.max_count,
+                        value=2,
+                        step=1,
+                        label="Takes",
+                        info="Versions of it",
+                        min_width=130,
                     )
-                    self.seed = gr.Number(-1, precision=0, label="Seed", info="-1: random")
-                with gr.Accordion("More", open=False):
+                with gr.Row():
+                    self.go = gr.Button(
+                        "Generate", variant="primary", elem_id="generate", scale=3, min_width=120
+                    )
+                    self.stop = gr.Button("Stop", scale=1, min_width=80)
+                self.results.status.render()
+                with gr.Accordion("More options", open=False):
+                    self.seed = gr.Number(
+                        -1,
+                        precision=0,
+                        label="Seed",
+                        info="-1: another one each time. The same seed makes the same sound again.",
+                    )
                     self.steps = gr.Slider(
-                        0, limits.max_steps, value=0, step=1, label="Steps", info="0: the model's"
+                        0,
+                        limits.max_steps,
+                        value=0,
+                        step=1,
+                        label="Steps",
+                        info="0: automatic",
                     )
                     self.guidance = gr.Slider(
-                        0, 12, value=0, step=0.5, label="Guidance", info="0: the model's"
+                        0, 12, value=0, step=0.5, label="Guidance", info="0: automatic"
                     )
-                    self.negative = gr.Textbox("", label="Without", placeholder="music")
-                    self.more = gr.Textbox("", label="More", placeholder="bright, metallic")
-                    self.less = gr.Textbox("", label="Less", placeholder="reverberant")
-                    self.loop = gr.Checkbox(label="Make loops")
-                    self.pasted = gr.Code(label="Settings", language="json", lines=4)
+                    self.negative = gr.Textbox("", label="Avoid", placeholder="music")
+                    self.more = gr.Textbox("", label="More of", placeholder="bright, metallic")
+                    self.less = gr.Textbox("", label="Less of", placeholder="reverberant")
+                    self.loop = gr.Checkbox(label="Make it loop without a seam")
+                    self.pasted = gr.Code(label="Settings to use again", language="json", lines=4)
                     self.file = gr.File(
-                        label="Or a sound that says how it was made",
+                        label="Or a sound file made here, which has its settings inside",
                         file_types=[*WRITE_SUFFIXES],
                         height=90,
                     )
                     self.use = gr.Button("Use these settings")
-                with gr.Row():
-                    self.go = gr.Button("Generate", variant="primary", elem_id="generate")
-                    self.stop = gr.Button("Stop")
-                self.results.status.render()
                 gr.Examples([[text] for text in EXAMPLES], [self.prompt], label="Examples")
             with gr.Column(scale=3, min_width=320):
                 self.format = Format()
@@ -157,9 +180,7 @@ class SoundsPage:
         @gr.render([self.results.shown])
         def show(shown: list[tuple[str, int]]) -> None:
             if not shown:
-                gr.Markdown(
-                    "Sounds appear here. Space plays the first one, or the last one played."
-                )
+                gr.Markdown(NOTHING_YET, elem_classes="hint")
             for job, index in shown[:MOST_SHOWN]:
                 card = find_card(self.desk, job, index)
                 if card is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from soundcrafter.scene.scene import Event, Scene, Track
 
 COLUMNS = ("track", "prompt", "start", "seconds", "gain", "pan", "repeats")
+HEADERS = ("Track", "Sound", "Start (s)", "Length (s)", "Gain (LU)", "Pan", "Repeats")
 _ROW, _LABEL, _WIDTH = 34, 130, 1000  # of the drawing, in its own units
 _SHOWN = 3.0  # seconds drawn of an event without a length
 
@@ -103,7 +104,11 @@ def drawing(rows: Sequence[Row], seconds: float) -> str:
     step = next(s for s in (0.5, 1, 2, 5, 10, 30, 60, 120) if seconds / s <= 12 or s == 120)
     for tick in range(math.floor(seconds / step) + 1):
         x = _LABEL + tick * step * scale
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}">{tick * step:g} s</text>')
+        anchor = "end" if x > _WIDTH - 30 else "start"  # the last one would be cut off
+        parts.append(
+            f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="{anchor}">'
+            f"{tick * step:g} s</text>"
+        )
     for number, row in shown:
         parts.append(_bar(number, row, names.index(str(row[0])), scale, seconds))
     return "".join(parts) + "</svg>"

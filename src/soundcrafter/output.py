@@ -6,9 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported late, so that --help is instant
     from soundcrafter.export import Export
+    from soundcrafter.output_jobs import Made
     from soundcrafter.provenance import Provenance
     from soundcrafter.scene.render import Mix
     from soundcrafter.sound import Sound
+
+
+def write_made(
+    made: "Made", file: Path, export: "Export", *, stems: Path | None, plot: bool, sidecar: bool
+) -> dict[str, Any]:
+    """Write the sound of a job, its stems and its spectrogram; returns the report entry."""
+    job, sound = made.job, made.sound
+    if made.mix is None:
+        facts = write_sound(sound, file, export, plot=plot, sidecar=sidecar)
+        given = {"prompt": job.prompt}  # where the model got a timeline
+        return facts if made.timeline is None else facts | given | {"timeline": str(made.timeline)}
+    score = None if sound.score is None else round(sound.score, 4)
+    facts = {"file": str(file), "prompt": job.prompt}
+    facts |= {"seed": sound.seed, "seconds": sound.seconds, "score": score}
+    return facts | write_mix(made.mix, file, export, stems=stems, plot=plot, sidecar=sidecar)
 
 
 def write_sound(
