@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -13,7 +13,7 @@ from soundcrafter.models.clap_text import ClapText, ClapTextConfig
 from soundcrafter.models.lora import Adapter, AdapterConfig
 from soundcrafter.models.melgan import MelGANConfig
 from soundcrafter.models.tagger import Tagger, TaggerConfig
-from soundcrafter.models.unet import UNet, UNetConfig
+from soundcrafter.models.unet import FastUNetConfig, UNet, UNetConfig
 from soundcrafter.models.vae import VAE, VAEConfig
 from soundcrafter.models.vocoder import VocoderConfig, build_vocoder
 
@@ -31,6 +31,7 @@ PARTS = {
     "clap_text": Part(ClapTextConfig, ClapText, ("clap_audio",)),
     "vae": Part(VAEConfig, VAE),
     "unet": Part(UNetConfig, UNet, ("vae", "clap_audio")),
+    "unet_fast": Part(FastUNetConfig, lambda config: UNet(config.unet), ("unet",)),
     "vocoder": Part(VocoderConfig, build_vocoder),
     "adapter": Part(AdapterConfig, Adapter, ("unet",)),  # in its own folder
     "tagger": Part(TaggerConfig, Tagger),
@@ -42,6 +43,7 @@ GENERATOR_PARTS = (
     "unet",
     "vocoder",
 )  # the parts that generate sound
+EXTRA_PARTS = ("unet_fast",)  # that a model may have beside them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,8 @@ def check_compatible(configs: Mapping[str, Any]) -> None:
     same("vocoder", "mel", "vae", "mel")
     if "adapter" in configs and "unet" in configs and configs["adapter"].unet != configs["unet"]:
         raise ValueError("adapter: it is for a U-Net with other settings")
+    if "unet_fast" in configs and "unet" in configs and configs["unet_fast"].unet != configs["unet"]:
+        raise ValueError("unet_fast: its settings are not those of the U-Net")
     if "unet" in configs and "vae" in configs:
         rows = configs["vae"].mel.num_mels // configs["vae"].stride[1]
         if rows % configs["unet"].stride[1]:
@@ -101,6 +105,26 @@ def check_compatible(configs: Mapping[str, Any]) -> None:
                 f"unet.strides: {configs['unet'].stride[1]} in frequency does not divide "
                 f"the latent's {rows} rows"
             )
+
+
+def fast_sampling(sampling: SamplingConfig, unet_fast: FastUNetConfig) -> SamplingConfig:
+    """The settings for the distilled U-Net, given a model's for its other one."""
+    # a consistency model jumps to the end and adds noise again; the others follow a path
+    sampler = "lcm" if unet_fast.steps == 1 else "ddim"
+    return replace(
+        sampling,
+        fast=True,
+        sampler=sampler,
+        spacing="trailing",
+        end="clean",
+        steps=unet_fast.steps,
+        draft_steps=unet_fast.steps,
+        guidance=1.0,
+        guidance_from=0.0,
+        guidance_until=1.0,
+        negative="",
+        reuse=1,
+    )
 
 
 def latent_frames(vae: VAEConfig, unet: UNetConfig, seconds: float) -> int:

@@ -61,6 +61,7 @@ class Generator:
 
     clap: Clap
     unet: UNet
+    unet_fast: UNet
     vae: VAE
     vocoder: Vocoder
     codec: Codec
@@ -109,22 +110,26 @@ class Generator:
         negatives = {text: self.embed_negative(text) for text in {job.negative for job in jobs}}
         uncond = torch.stack([negatives[job.negative] for job in jobs])
         seeds, drafted = [job.seed for job in jobs], request.drafted
+        latent: torch.Tensor | None = None
         if noise is None:
             frames = self._frames(request)
             noises = [self.noise_of(seed, frames, request.candidates) for seed in seeds]
             drafts = torch.stack(noises).to(self.device)
             noise = drafts[:, 0]
             if drafted:
-                noise = self._choose(drafts, seeds, conds, uncond, request, given, report)
-        latent = self.sample_latent(
-            request,
-            noise.to(self.device),
-            conds,
-            uncond,
-            seeds,
-            given,
-            lambda done, total: report(drafted + round(request.steps * done / total)),
-        )
+                noise, latent = self._choose(drafts, seeds, conds, uncond, request, given, report)
+        if latent is None:
+            latent = self.sample_latent(
+                request,
+                noise.to(self.device),
+                conds,
+                uncond,
+                seeds,
+                given,
+                lambda done, total: report(drafted + round(request.steps * done / total)),
+            )
+        else:
+            report(drafted + request.steps)
         provenance = made(jobs)
         for i, job in enumerate(jobs):
             # one at a time: the mel at full size takes the most memory
@@ -263,12 +268,13 @@ class Generator:
         callback: Progress | None = None,
     ) -> torch.Tensor:
         """Noise [B, C, T, F], conditions of B sounds, uncond [B, E] -> latent [B, C, T, F]."""
+        unet = self.unet_fast if settings.fast else self.unet
         window, batch_limit = self.latent_frames(settings.window), None
         if self.device.type == "cpu":
             piece = self.latent_frames(PIECE_SECONDS)
             batch_limit = max(1, PIECES_AT_ONCE * piece // min(noise.shape[2], window))
         return sample(
-            self.unet if settings.reuse == 1 else ReusingUNet(self.unet, settings.reuse),
+            unet if settings.reuse == 1 else ReusingUNet(unet, settings.reuse),
             self.schedule,
             settings,
             noise,
@@ -294,19 +300,21 @@ class Generator:
         request: GenerateRequest,
         given: Given,
         report: Callable[[int], None],
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Noises [J, K, C, T, F], conditions of J sounds, uncond [J, E] -> the best of each K,
-        [J, C, T, F]: the noise whose sound, drafted in a few steps, is nearest to its prompt.
+        [J, C, T, F]: the noise whose sound, drafted in a few steps, is nearest to its prompt; and
+        its draft, if that has all the steps.
 
         A draft is a rough copy of what the noise becomes in many steps (less so with a sampler
         that adds noise).
         """
         count, share = drafts.shape[1], given.steps_share
         if share == 0:  # nothing changes, so there is nothing to choose
-            return drafts[:, 0]
+            return drafts[:, 0], None
+        steps = self._draft_steps(request, share)
         each, away = conds.repeat(count), uncond.repeat_interleave(count, 0)
         latent = self.sample_latent(
-            replace(request, steps=self._draft_steps(request, share)),
+            replace(request, steps=steps),
             drafts.flatten(0, 1),
             each,
             away,
@@ -319,7 +327,9 @@ class Generator:
             for i in range(len(latent))
         ]
         best = torch.tensor(scores).view(-1, count).argmax(1)
-        return drafts[torch.arange(len(drafts)), best]
+        chosen = torch.arange(len(drafts)), best
+        found = latent.unflatten(0, drafts.shape[:2])[chosen] if steps == request.steps else None
+        return drafts[chosen], found
 
     def _cut(self, wave: torch.Tensor, seconds: float) -> np.ndarray:
         """The vocoder's wave [1, N'] -> samples [N], limited to full scale."""

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,6 +21,7 @@ from soundcrafter.arguments import (
 )
 from soundcrafter.blend import Blend
 from soundcrafter.codec import Codec
+from soundcrafter.config import fast_sampling
 from soundcrafter.cpu.memory import tune_malloc
 from soundcrafter.cpu.optimize import optimize
 from soundcrafter.device import choose_device
@@ -63,7 +65,6 @@ class SoundCrafter(Generator):
         self.name = portable_name(folder.path)  # by which sounds say what made them
         self.device = torch.device(device)
         self.precision: Precision = choose_precision(precision, self.device)
-        self.sampling: SamplingConfig = folder.sampling
         self.part_sha256 = {name: entry.sha256 for name, entry in folder.parts.items()}
         self.schedule = Schedule(folder.diffusion)
         tokenizer = folder.load_tokenizer()
@@ -80,7 +81,9 @@ class SoundCrafter(Generator):
         for network in (self.vae, self.vocoder):
             self._speed_up(network)
         self.codec = Codec(self.vae, self.vocoder, self.device)
+        self._unet_fast: UNet | None = None
         self.set_adapters(adapters or {})
+        self.sampling: SamplingConfig = self.sampling_for(fast=folder.sampling.fast)
 
     @classmethod
     def from_pretrained(
@@ -137,6 +140,31 @@ class SoundCrafter(Generator):
             name = f"adapter {open_folder(path).parts['adapter'].training_id}"
             self.training_ids[name] = str(float(self.training_ids.get(name, 0)) + weight)
 
+    def sampling_for(self, *, fast: bool) -> SamplingConfig:
+        """The default settings with or without the distilled U-Net.
+
+        Raises ValueError if this model has none.
+        """
+        if not fast:
+            return replace(self.folder.sampling, fast=False)
+        if "unet_fast" not in self.folder.parts:
+            raise ValueError("fast: this model has no unet_fast; see `soundcrafter train distill`")
+        return fast_sampling(self.folder.sampling, self.folder.parts["unet_fast"].config)
+
+    @property
+    def unet_fast(self) -> UNet:
+        """The distilled U-Net, loaded when it is first used.
+
+        Raises ValueError if this model has none, and with adapters, which change the other U-Net.
+        """
+        if self.adapters:
+            raise ValueError("fast: not possible with adapters, which are for the other U-Net")
+        if self._unet_fast is None:
+            unet = cast(UNet, self.folder.load("unet_fast")).to(self.device)
+            self._speed_up(unet)
+            self._unet_fast = unet
+        return self._unet_fast
+
     def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
         """Write this model as a model folder, its adapters merged into the U-Net, and return it.
 
@@ -151,7 +179,8 @@ class SoundCrafter(Generator):
             return path
         merged = self._merged_unet(self.adapters)
         # on failure, leave nothing that could be mistaken for the adapted model
-        copy_parts(self.folder, path, [name for name in parts if name not in ("unet", "adapter")])
+        replaced = ("unet", "adapter", "unet_fast")
+        copy_parts(self.folder, path, [name for name in parts if name not in replaced])
         entry = parts["unet"]
         save_part(path, "unet", merged, entry.config, trained_against=entry.trained_against)
         return path
@@ -194,6 +223,7 @@ class SoundCrafter(Generator):
         draft_steps: int | None = None,
         masked: bool | None = None,
         reuse: int | None = None,
+        fast: bool | None = None,
         batch_size: int | None = None,
         trim: bool | None = None,
         noise: torch.Tensor | None = None,
@@ -237,6 +267,8 @@ class SoundCrafter(Generator):
                 their spans; by default only if the U-Net was not trained on timelines.
             reuse: steps that share the U-Net's inner levels, at least 1: faster and rougher. 1
                 turns it off.
+            fast: sample with the distilled U-Net (`train distill`), in few steps and without
+                guidance, which is built in. The defaults of the other settings change with it.
             batch_size: sounds made at once, 1 to 1024. Default 4.
             trim: cut the silence before and after a sound, by default if `seconds` is not given.
             noise: initial noise [sounds, C, T, F] for all sounds, instead of drawing it from the
@@ -273,6 +305,7 @@ class SoundCrafter(Generator):
             draft_steps=draft_steps,
             masked=masked,
             reuse=reuse,
+            fast=fast,
             batch_size=batch_size,
             trim=trim,
             noise=noise,
@@ -306,6 +339,7 @@ class SoundCrafter(Generator):
         draft_steps: int | None = None,
         masked: bool | None = None,
         reuse: int | None = None,
+        fast: bool | None = None,
         batch_size: int | None = None,
         trim: bool | None = None,
         noise: torch.Tensor | None = None,
@@ -334,7 +368,7 @@ class SoundCrafter(Generator):
         if wave is not None and seconds is None:
             seconds = (at or 0.0) + len(wave) / self.sample_rate
         request = resolve(
-            self.sampling,
+            self.sampling if fast is None else self.sampling_for(fast=fast),
             prompts,
             seconds=seconds,
             count=count,

@@ -26,6 +26,7 @@ from soundcrafter.sound import Sound
 _PASSED_ON = ("trim", "strength", "at", "loop", "like_weight", "more", "less", "steer", "regions")
 _RENDER_OPTIONS = (  # that a scene leaves to each of its sounds
     *("steps", "guidance", "negative", "sampler", "candidates", "draft_steps", "masked", "reuse"),
+    "fast",
     *("batch_size", "loop", "init", "strength", "at", "like", "like_weight", "more", "less"),
     "steer",
 )

@@ -3,7 +3,7 @@
 import secrets
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from soundcrafter.blend import Blend
@@ -75,6 +75,12 @@ class GenerateRequest(SamplingConfig):
             raise ValueError("trim: not possible with loop, whose end is followed by its start")
         for negative in (self.negative, *self.negatives):
             check_text("negative", negative)
+            if self.fast and negative:
+                raise ValueError("negative: not possible with fast, whose guidance is built in")
+        if self.fast and self.guidance != 1:
+            raise ValueError(
+                f"guidance: got {self.guidance}; allowed with fast: 1, since guidance is built in"
+            )
         for prompt in self.prompts:
             if isinstance(prompt, Timeline) and prompt.last_start >= self.seconds:
                 raise ValueError(
@@ -135,6 +141,8 @@ def resolve(
     """
     if options.get("steer") is not None and not (options.get("more") or options.get("less")):
         raise ValueError("steer: requires descriptions, more or less")
+    if options.get("fast") and not sampling.fast:  # before a model is loaded
+        sampling = replace(sampling, fast=True, guidance=1.0, negative="")
     given = {name: _plain(value) for name, value in options.items() if value is not None}
     given["seeds"] = [_drawn(_plain(each)) for each in _listed(seed)]
     if given.get("sampler", "ddim") != "ddim":

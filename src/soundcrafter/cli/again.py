@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHANGES = {
     "prompt": "prompts",
     **{name: name for name in ("mix", "seconds", "seed", "steps", "guidance", "negative")},
-    **{name: name for name in ("candidates", "sampler", "reuse", "trim", "loop")},
+    **{name: name for name in ("candidates", "sampler", "reuse", "fast", "trim", "loop")},
     **{name: name for name in ("like", "like_weight", "more", "less", "steer")},
 }
 EXPORT = ("rate", "depth", "lufs", "stereo", "metadata")

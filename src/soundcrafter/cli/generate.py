@@ -109,6 +109,10 @@ def generate(
     reuse: Annotated[
         int | None, typer.Option(help="Steps that share the U-Net's inner levels: faster, rougher.")
     ] = None,
+    fast: Annotated[
+        bool | None,
+        typer.Option("--fast/--no-fast", help="Use the distilled U-Net, if the model has one."),
+    ] = None,
     trim: Annotated[
         bool | None,
         typer.Option("--trim/--no-trim", help="Cut silence before and after sounds, or keep it."),
@@ -171,6 +175,7 @@ def generate(
         "candidates": candidates,
         "sampler": sampler,
         "reuse": reuse,
+        "fast": fast,
         "trim": trim,
         "batch_size": batch_size,
         "loop": loop,

@@ -28,6 +28,7 @@ class StageName(StrEnum):
     vae = "vae"
     vocoder = "vocoder"
     diffusion = "diffusion"
+    distill = "distill"
     tagger = "tagger"
 
 
@@ -81,13 +82,12 @@ def train(
     """Train one part; run the same command again to resume."""
     from soundcrafter.hub import find_model
     from soundcrafter.store import open_folder
-    from soundcrafter.train import RunOptions, TrainingInterrupted, read_recipe
+    from soundcrafter.train import RunOptions, TrainingInterrupted, read_recipe, settings_base
     from soundcrafter.train import train as run_training
     from soundcrafter.train.score import ScoreOptions
 
     start = find_model(init) if init is not None else None
-    like = open_folder(start) if start is not None and stage is StageName.diffusion else None
-    settings = read_recipe(recipe, overrides or (), like)
+    settings = read_recipe(recipe, overrides or (), settings_base(stage.value, start, out))
     score = None
     if score_steps:
         if score_data is None:

@@ -41,6 +41,7 @@ class DiffusionConfig:
 class SamplingConfig:
     """A model's defaults for sampling."""
 
+    fast: bool = False  # by the distilled U-Net, which has a number of steps and guidance built in
     sampler: str = "ddim"  # a key of SAMPLERS
     spacing: Spacing = "trailing"  # choice of time steps
     # Noise left after the last step: none, or that of the first training step (AudioLDM's ddim).

@@ -80,6 +80,19 @@ class UNetConfig:
         return total_stride(self.strides)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FastUNetConfig:
+    """A U-Net that was distilled to sample in a few steps, without guidance."""
+
+    unet: UNetConfig
+    steps: int  # that it was distilled for
+    guidance: float  # of its teacher, which is built in
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "steps")
+        check_at_least(self, 0, "guidance")
+
+
 class UNet(nn.Module):
     """Predicts the diffusion target from a noisy latent, the time step and the condition.
 

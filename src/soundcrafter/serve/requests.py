@@ -23,7 +23,7 @@ from soundcrafter.settings import from_dict, to_dict
 MAX_TEXT = 2000  # characters of a description
 MAX_CANDIDATES = 16
 # Options of `SoundCrafter.generate` that a request passes on as they are.
-PLAIN = ("seconds", "count", "steps", "guidance", "sampler", "candidates", "trim", "loop")
+PLAIN = ("seconds", "count", "steps", "guidance", "sampler", "candidates", "fast", "trim", "loop")
 EDITING = ("strength", "at", "like_weight", "more", "less", "steer")
 EXAMPLES: list[Any] = [
     {"prompt": "heavy rain on a tin roof", "seconds": 5, "seed": 7},
@@ -66,6 +66,7 @@ class SoundRequest(BaseModel):
     )
     sampler: str | None = Field(None, json_schema_extra={"enum": [*SAMPLERS, None]})
     candidates: int | None = Field(None, ge=1, le=MAX_CANDIDATES)
+    fast: bool | None = Field(None, description="Use the distilled U-Net, if the model has one.")
     trim: bool | None = Field(None, description="Cut the silence before and after the sound.")
     loop: bool = Field(False, description="Make the end of the sound lead into its start.")
     more: list[Text] = Field([], max_length=8, description="Descriptions to move towards.")

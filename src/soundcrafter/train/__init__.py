@@ -3,7 +3,13 @@
 from soundcrafter.train.loop import RunOptions
 from soundcrafter.train.recipe import Recipe, read_recipe
 from soundcrafter.train.signals import TrainingInterrupted
-from soundcrafter.train.stages import GENERATOR_STAGES, STAGES, build_stage, train
+from soundcrafter.train.stages import (
+    GENERATOR_STAGES,
+    STAGES,
+    build_stage,
+    settings_base,
+    train,
+)
 
 __all__ = [
     "GENERATOR_STAGES",
@@ -13,5 +19,6 @@ __all__ = [
     "TrainingInterrupted",
     "build_stage",
     "read_recipe",
+    "settings_base",
     "train",
 ]

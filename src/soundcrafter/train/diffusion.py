@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from soundcrafter.config import ModelConfig, latent_frames
 from soundcrafter.data.bank import LatentBank
+from soundcrafter.diffusion.config import SamplingConfig
 from soundcrafter.diffusion.events import frame_conds
 from soundcrafter.diffusion.loss import diffusion_loss
 from soundcrafter.diffusion.sample import sample
@@ -67,11 +68,15 @@ class UNetLoss(LossModule[UNet, DiffusionBatch]):
 
 def denoising(unet: UNet, schedule: Schedule, batch: DiffusionBatch) -> Losses:
     """The loss of a prepared batch."""
-    drop = batch["drop"].view(-1, *[1] * (batch["cond"].ndim - 1))
-    cond = torch.where(drop, unet.null_cond, batch["cond"])
-    t = schedule.draw_times(batch["u"])
+    cond, t = dropped(batch, unet.null_cond), schedule.draw_times(batch["u"])
     loss = diffusion_loss(unet, schedule, batch["latent"], batch["noise"], t, cond)
     return {"denoising": loss.mean()}
+
+
+def dropped(batch: DiffusionBatch, null_cond: Tensor) -> Tensor:
+    """The batch's conditions, some of them replaced by null_cond [E]."""
+    drop = batch["drop"].view(-1, *[1] * (batch["cond"].ndim - 1))
+    return torch.where(drop, null_cond, batch["cond"])
 
 
 class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
@@ -79,9 +84,10 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
 
     name = "diffusion"
     parts = ("unet",)
+    config: DiffusionStageConfig
 
     def __init__(self, recipe: Recipe, data: str | PathLike[str], folder: Path) -> None:
-        self.config: DiffusionStageConfig = recipe.diffusion
+        self.config = self.stage_config(recipe)
         self.model_config: ModelConfig = recipe.model
         self.folder = folder
         self.curriculum = self.config.phases()
@@ -98,6 +104,11 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
         torch.manual_seed(self.config.seed)
         self.schedule = Schedule(self.model_config.diffusion)
         self.loss_modules = self.make_loss_modules()
+
+    @classmethod
+    def stage_config(cls, recipe: Recipe) -> DiffusionStageConfig:
+        """The stage's settings."""
+        return recipe.diffusion
 
     def make_loss_modules(self) -> dict[str, LossModule[Any, DiffusionBatch]]:
         """The U-Net with random weights."""
@@ -204,6 +215,11 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
             sampling=self.model_config.sampling,
         )
 
+    @property
+    def sampling(self) -> SamplingConfig:
+        """The settings that sounds are generated with."""
+        return self.model_config.sampling
+
     def averaged_unet(self, network: nn.Module) -> UNet:
         """The U-Net to listen to, given the averaged network."""
         return cast(UNet, network)
@@ -216,7 +232,7 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
         vae, vocoder = self._decoders
         if vae is None:
             return Samples()
-        unet, sampling = self.averaged_unet(network).to(device), self.model_config.sampling
+        unet, sampling = self.averaged_unet(network).to(device), self.sampling
         first = self.curriculum.phases[-1].first_sample
         batch = self.prepare(self.load_batch(range(first, first + 4)), device)
         latent = sample(

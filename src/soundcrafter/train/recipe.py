@@ -34,6 +34,7 @@ PATHS = (  # settings that name files or folders; relative to the recipe, with -
     "vae.teacher",
     "tagger.teacher",
 )
+MAX_SEGMENTS = 64  # of distillation
 SPEC_AUGMENT = DistortionConfig(tilt=0.5, band_shift=2, time_mask=0.25, band_mask=0.2)
 
 
@@ -232,6 +233,25 @@ class DiffusionStageConfig(StageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillStageConfig(DiffusionStageConfig):
+    """Consistency distillation of the U-Net into one that samples in a few steps."""
+
+    segments: int = 2  # steps to sample in; 1 is a consistency model
+    guidance: float | None = None  # of the teacher; by default that of model.sampling
+    skip: float = 20.0  # training steps that one DDIM step of the teacher takes
+    drop_condition: float = 0.0  # guidance is built in, so that no null condition is needed
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.segments <= MAX_SEGMENTS:
+            raise ValueError(f"segments: got {self.segments}; allowed: 1 to {MAX_SEGMENTS}")
+        if self.guidance is not None:
+            self._refuse_negative("guidance")
+        if not self.skip >= 1:
+            raise ValueError(f"skip: got {self.skip}; allowed: 1 and more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaggerStageConfig(StageConfig):
     """Classification of real recordings, for the tagger that evaluates generated ones."""
 
@@ -259,6 +279,7 @@ class Recipe:
     vae: VAEStageConfig = field(default_factory=VAEStageConfig)
     vocoder: VocoderStageConfig = field(default_factory=VocoderStageConfig)
     diffusion: DiffusionStageConfig = field(default_factory=DiffusionStageConfig)
+    distill: DistillStageConfig = field(default_factory=DistillStageConfig)
     tagger: TaggerStageConfig = field(default_factory=TaggerStageConfig)
 
     def __post_init__(self) -> None:

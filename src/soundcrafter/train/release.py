@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from soundcrafter.config import GENERATOR_PARTS
+from soundcrafter.config import EXTRA_PARTS, GENERATOR_PARTS
 from soundcrafter.data.manifest import Manifest, read_manifest
 from soundcrafter.files import make_folder, replacing, write_text
 from soundcrafter.store import ModelFolder, open_folder, save_part
@@ -42,7 +42,7 @@ def release(
     folder = open_folder(source)
     if not partial:
         folder.require(*GENERATOR_PARTS)
-    names = [name for name in GENERATOR_PARTS if name in folder.parts]
+    names = [name for name in (*GENERATOR_PARTS, *EXTRA_PARTS) if name in folder.parts]
     sections = []
     if data is not None:
         manifest, rows = _read_credits(data)

@@ -9,10 +9,11 @@ from soundcrafter.config import GENERATOR_PARTS
 from soundcrafter.files import locked
 from soundcrafter.hub import find_model
 from soundcrafter.progress import Progress
-from soundcrafter.store import copy_parts, open_folder, read_parts
+from soundcrafter.store import ModelFolder, copy_parts, open_folder, read_parts
 from soundcrafter.train.checkpoint import run_folder
 from soundcrafter.train.clap import ClapStage
 from soundcrafter.train.diffusion import DiffusionStage
+from soundcrafter.train.distill import DistillStage
 from soundcrafter.train.engine import is_first_process
 from soundcrafter.train.log import Report
 from soundcrafter.train.loop import RunOptions, run
@@ -31,8 +32,10 @@ STAGES: dict[str, type[Stage]] = {
     "vae": VAEStage,
     "vocoder": VocoderStage,
     "diffusion": DiffusionStage,
+    "distill": DistillStage,
     "tagger": TaggerStage,
 }
+U_NET_STAGES = ("diffusion", "distill")
 GENERATOR_STAGES = ("clap", "vae", "vocoder", "diffusion")  # these train all of GENERATOR_PARTS
 
 
@@ -46,6 +49,14 @@ def stage_class(name: str) -> type[Stage]:
 def build_stage(name: str, recipe: Recipe, data: str | os.PathLike[str], folder: Path) -> Stage:
     """The stage of that name over `data`, for the model folder `folder`."""
     return stage_class(name)(recipe, data, folder)
+
+
+def settings_base(stage: str, base: Path | None, out: Path) -> ModelFolder | None:
+    """The model whose settings a recipe's [model] changes: `base` for a U-Net, or else the model in
+    `out` that is distilled."""
+    if stage == "distill" and (out / "config.json").is_file():
+        return open_folder(out)
+    return open_folder(base) if base is not None and stage in U_NET_STAGES else None
 
 
 def train(
@@ -67,8 +78,8 @@ def train(
     `recipe` is a recipe or its file, which is read with `overrides` ("section.name=value").
     `data` is a manifest, a folder or shards (see data/manifest.py); diffusion also takes encoded
     ones.
-    `init` is a model (folder or hub name) to start from. For diffusion, it also supplies the other
-    parts of a new `out` and the settings that a recipe file's [model] leaves out.
+    `init` is a model (folder or hub name) to start from. For diffusion and distill, it also supplies
+    the other parts of a new `out` and the settings that a recipe file's [model] leaves out.
     `lora` trains an adapter of this rank for the U-Net of `init` instead of the U-Net itself; `out`
     then holds nothing else. `report` gets every log entry, `progress` the steps done and their
     total after each step. Parts that were not trained to the end are used with a warning, or
@@ -79,8 +90,7 @@ def train(
     out, options = Path(out), options or RunOptions()
     base = find_model(init) if init is not None else None
     if not isinstance(recipe, Recipe):
-        like = open_folder(base) if base is not None and stage == "diffusion" else None
-        recipe = read_recipe(recipe, overrides, like)
+        recipe = read_recipe(recipe, overrides, settings_base(stage, base, out))
     elif overrides:
         raise ValueError(
             "overrides: allowed only with a recipe file; pass them to read_recipe instead"
@@ -115,15 +125,17 @@ def _build(
     base: Path | None,
     lora: int | None,
 ) -> Stage:
-    """The stage over `data` for `out`; a new `out` of diffusion gets the other parts of `base`."""
+    """The stage over `data` for `out`; a new `out` of a U-Net gets the other parts of `base`."""
     if lora is not None:
         assert base is not None
         return AdapterStage(recipe, data, base, lora)
-    if base is None or stage != "diffusion" or (out / "config.json").is_file():
+    if stage == "distill" and base is None and not (out / "config.json").is_file():
+        raise ValueError("distill: requires init, the model to distil, or a model in out")
+    if base is None or stage not in U_NET_STAGES or (out / "config.json").is_file():
         return build_stage(stage, recipe, data, out)
     source = open_folder(base)
     source.require("unet")
     built = build_stage(stage, recipe, data, base)  # what it refuses leaves `out` as it was
-    kept = [name for name in GENERATOR_PARTS if name in source.parts and name != "unet"]
+    kept = [name for name in GENERATOR_PARTS if name in source.parts and name not in built.parts]
     copy_parts(source, out, kept)
     return built

@@ -16,6 +16,7 @@ _STAGES = {
     "vae": ("vae",),
     "vocoder": ("vocoder_decoded", "vocoder"),
     "unet": ("diffusion",),
+    "unet_fast": ("distill",),
     "tagger": ("tagger",),
 }
 
