@@ -18,7 +18,8 @@ from soundcrafter.audio import fit_length, normalize_peak, read_audio, write_aud
 from soundcrafter.data.manifest import read_manifest
 from soundcrafter.evaluate.chain import LEVEL, MAX_SECONDS
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.griffin_lim import griffin_lim, min_frames
 
 

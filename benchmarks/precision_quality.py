@@ -18,7 +18,7 @@ from soundcrafter import SoundCrafter
 from soundcrafter.evaluate.metrics import log_mel_distance, wilson_interval
 from soundcrafter.evaluate.prompt_sets import Prompt, family_prompts
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.sound import Sound
 
 

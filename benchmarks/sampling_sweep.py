@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from soundcrafter.data.wordings import read_wordings
-from soundcrafter.diffusion.sample import SamplingConfig
+from soundcrafter.diffusion.config import SamplingConfig
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder, recognition
 from soundcrafter.evaluate.variety import variety
 from soundcrafter.files import make_folder, read_json, write_json

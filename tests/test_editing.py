@@ -10,10 +10,12 @@ import soundfile
 import torch
 
 from soundcrafter.audio import encode_audio, join_ends
-from soundcrafter.diffusion.sample import SamplingConfig, sample
-from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
+from soundcrafter.diffusion.config import DiffusionConfig, SamplingConfig
+from soundcrafter.diffusion.sample import sample
+from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.editing import FADE, Canvas, Region, load_wave
-from soundcrafter.mel import LogMel, MelConfig, band_edges
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig, band_edges
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.sound import Sound
 

@@ -18,7 +18,7 @@ import soundfile
 import torch
 
 from soundcrafter.audio import sound_end, trim_silence
-from soundcrafter.diffusion.sample import MAX_SEED
+from soundcrafter.diffusion.config import MAX_SEED
 from soundcrafter.filenames import slug
 from soundcrafter.pipeline import SoundCrafter
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundcrafter.diffusion.sample import SamplingConfig
+from soundcrafter.diffusion.config import SamplingConfig
 from soundcrafter.files import locked
 from soundcrafter.loudness import loudness
 from soundcrafter.pack import COLUMNS, Pack, PackSound, read_manifest, read_pack

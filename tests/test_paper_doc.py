@@ -11,7 +11,8 @@ import typer
 
 from soundcrafter.cli import app
 from soundcrafter.describe import describe
-from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
+from soundcrafter.diffusion.config import DiffusionConfig
+from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.settings import to_dict
 from soundcrafter.store import count_parameters
 from soundcrafter.train.recipe import read_recipe

@@ -16,7 +16,7 @@ import torch
 import soundcrafter
 from soundcrafter.audio import limit_peak
 from soundcrafter.device import choose_device
-from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
+from soundcrafter.diffusion.config import MAX_SEED, SamplingConfig
 from soundcrafter.files import read_json, write_json
 from soundcrafter.mel import LogMel
 from soundcrafter.pipeline import SoundCrafter

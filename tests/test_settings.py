@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundcrafter.files import read_json, write_json, write_text
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.settings import differences, from_dict, read_toml, to_dict
 
 

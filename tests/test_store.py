@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from soundcrafter import store
 from soundcrafter.config import GENERATOR_PARTS, PARTS, ModelConfig
 from soundcrafter.files import file_sha256, write_json
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.clap_audio import ClapAudioConfig
 from soundcrafter.models.clap_text import ClapTextConfig
 from soundcrafter.models.melgan import MelGANConfig

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from soundcrafter.blend import Blend
-from soundcrafter.diffusion.sample import SamplingConfig
+from soundcrafter.diffusion.config import SamplingConfig
 from soundcrafter.editing import Audio, Region
 from soundcrafter.files import file_sha256
 from soundcrafter.provenance import Provenance

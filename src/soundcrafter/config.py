@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from soundcrafter.diffusion.sample import SamplingConfig
-from soundcrafter.diffusion.schedule import DiffusionConfig
+from soundcrafter.diffusion.config import DiffusionConfig, SamplingConfig
 from soundcrafter.models.clap_audio import ClapAudio, ClapAudioConfig
 from soundcrafter.models.clap_text import ClapText, ClapTextConfig
 from soundcrafter.models.lora import Adapter, AdapterConfig

@@ -3,16 +3,17 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from soundcrafter.audio import Wave, limit_peak, read_audio, resample, to_mono
-from soundcrafter.diffusion.sample import SECONDS_RANGE
-from soundcrafter.mel import MelConfig, band_edges
+from soundcrafter.diffusion.config import SECONDS_RANGE
+from soundcrafter.mel_bands import MelConfig, band_edges
 from soundcrafter.sound import Sound
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Audio = Sound | tuple[np.ndarray, int] | str | os.PathLike[str]  # a sound, (wave, rate) or a file
 
@@ -146,11 +147,14 @@ class Canvas:
         """What the wave is multiplied by before it is encoded."""
         return PEAK / float(np.abs(self.wave).max())
 
-    def mask(self, frames: int, rows: int, frame_seconds: float, mel: MelConfig) -> Tensor | None:
+    def mask(self, frames: int, rows: int, frame_seconds: float, mel: MelConfig) -> "Tensor | None":
         """What of a latent is regenerated, [1, 1, frames, rows] from 0 to 1; None: all of it.
 
         A cell counts by the share of it that lies in a region.
         """
+        # imported here: the ONNX runtime imports this module and has no torch
+        import torch
+
         if not self.regions:
             return None
         mask = torch.zeros(frames, rows)
@@ -217,7 +221,7 @@ def _merged(regions: Sequence[Region]) -> tuple[Region, ...]:
     return (*merged, *(() if last is None else (last,)))
 
 
-def _coverage(edges: Tensor, low: float, high: float) -> Tensor:
+def _coverage(edges: "Tensor", low: float, high: float) -> "Tensor":
     """The share of each cell between neighbouring edges that lies between low and high."""
     begin, end = edges[:-1].clamp(low, high), edges[1:].clamp(low, high)
     return (end - begin) / (edges[1:] - edges[:-1]).clamp(min=1e-9)

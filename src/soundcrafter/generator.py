@@ -15,7 +15,8 @@ from soundcrafter.codec import PIECE_SECONDS, Codec
 from soundcrafter.conditions import Conditions, EmbeddedSpan, conditions, embed_prompts
 from soundcrafter.config import latent_frames as frames_of
 from soundcrafter.cpu.memory import trim_heap
-from soundcrafter.diffusion.sample import MAX_SEED, SECONDS_RANGE, sample
+from soundcrafter.diffusion.config import MAX_SEED, SECONDS_RANGE
+from soundcrafter.diffusion.sample import sample
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.editing import VARY, Canvas
 from soundcrafter.models.clap import Clap

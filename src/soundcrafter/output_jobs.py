@@ -70,7 +70,7 @@ def plan_jobs(
     prompt of the file `source`.
     """
     from soundcrafter.blend import Blend
-    from soundcrafter.diffusion.sample import SamplingConfig
+    from soundcrafter.diffusion.config import SamplingConfig
     from soundcrafter.request import resolve
 
     jobs = []
@@ -170,6 +170,7 @@ def _run(
         return
     from soundcrafter.scene.plan import scene_timeline
 
+    given: dict[str, Any] = {} if like is None else {"like": like}
     negatives = [job.negative for job in jobs if job.negative is not None]
     seconds = jobs[0].options["seconds"] or crafter.sampling.seconds
     timelines = [None if job.scene is None else scene_timeline(job.scene, seconds) for job in jobs]
@@ -177,8 +178,8 @@ def _run(
         [timeline or _prompt(job, seconds) for timeline, job in zip(timelines, jobs, strict=True)],
         seed=[job.seed for job in jobs],
         negative=negatives or None,
-        like=like,
         **jobs[0].options,
+        **given,
         progress=progress,
     )
     for job, sound, timeline in zip(jobs, sounds, timelines, strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 
 from soundcrafter.audio import Depth, check_depth, read_channels
 from soundcrafter.data.tables import read_table
-from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
+from soundcrafter.diffusion.config import MAX_SEED, SamplingConfig
 from soundcrafter.export import Export
 from soundcrafter.filenames import check_name, expand_name, slug
 from soundcrafter.files import write_csv

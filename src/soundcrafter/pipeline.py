@@ -23,7 +23,7 @@ from soundcrafter.codec import Codec
 from soundcrafter.cpu.memory import tune_malloc
 from soundcrafter.cpu.optimize import optimize
 from soundcrafter.device import choose_device
-from soundcrafter.diffusion.sample import SamplingConfig
+from soundcrafter.diffusion.config import SamplingConfig
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.editing import Audio, Canvas, Region, load_wave
 from soundcrafter.endless import endless

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from soundcrafter.audio import Wave, fit_length
 from soundcrafter.files import replacing
-from soundcrafter.mel import LogMel, MelConfig, band_centres
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig, band_centres
 
 _TICKS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
 _RANGE = 80.0  # dB from the loudest point down to black

@@ -13,7 +13,7 @@ from soundcrafter.arguments import (
     prompt_from,
     recorded_call,
 )
-from soundcrafter.diffusion.sample import SamplingConfig
+from soundcrafter.diffusion.config import SamplingConfig
 from soundcrafter.editing import Audio
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress

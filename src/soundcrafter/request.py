@@ -6,11 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-
 from soundcrafter.blend import Blend
-from soundcrafter.diffusion.sample import MAX_SEED, SECONDS_RANGE, SamplingConfig
+from soundcrafter.diffusion.config import MAX_SEED, SECONDS_RANGE, SamplingConfig
 from soundcrafter.settings import check_range, from_dict
 from soundcrafter.timeline import Timeline
 
@@ -169,8 +166,7 @@ def _listed(seed: Any) -> Iterable[Any]:
 
 def _plain(value: Any) -> Any:
     """Convert a NumPy or torch scalar to Python; return anything else as it is."""
-    is_number = isinstance(value, np.generic | np.ndarray | torch.Tensor) and np.ndim(value) == 0
-    return value.item() if is_number else value
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def _drawn(seed: Any) -> Any:

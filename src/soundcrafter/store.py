@@ -17,8 +17,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from soundcrafter.config import PARTS, check_compatible
-from soundcrafter.diffusion.sample import SamplingConfig
-from soundcrafter.diffusion.schedule import DiffusionConfig
+from soundcrafter.diffusion.config import DiffusionConfig, SamplingConfig
 from soundcrafter.files import file_sha256, make_folder, one_line, read_json, replacing, to_json
 from soundcrafter.settings import from_dict, to_dict
 from soundcrafter.text import Tokenizer

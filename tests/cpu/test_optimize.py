@@ -11,7 +11,7 @@ from soundcrafter.cpu.blocked_attention import attend_in_blocks
 from soundcrafter.cpu.convolutions import FastConv1d, FastConv2d, FastConvTranspose1d
 from soundcrafter.cpu.optimize import optimize
 from soundcrafter.cpu.upsample import PolyphaseUpsample
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.layers import ResBlock, Upsample
 from soundcrafter.models.melgan import MelGAN, MelGANConfig

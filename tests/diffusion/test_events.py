@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from soundcrafter.diffusion.config import DiffusionConfig, SamplingConfig
 from soundcrafter.diffusion.events import event_levels, frame_conds, with_silence
 from soundcrafter.diffusion.guidance import guided
-from soundcrafter.diffusion.sample import SamplingConfig, sample
-from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
+from soundcrafter.diffusion.sample import sample
+from soundcrafter.diffusion.schedule import Schedule
 
 A, B = torch.eye(3)[0], torch.eye(3)[1]
 SILENCE = torch.eye(3)[2]

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from soundcrafter.diffusion.config import DiffusionConfig
 from soundcrafter.diffusion.loss import diffusion_loss
-from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
+from soundcrafter.diffusion.schedule import Schedule
 
 OBJECTIVES = ("epsilon", "v", "flow")
 

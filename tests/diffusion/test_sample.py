@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from soundcrafter.diffusion.config import DiffusionConfig, SamplingConfig
 from soundcrafter.diffusion.guidance import guided, prediction_to_denoiser
-from soundcrafter.diffusion.sample import SamplingConfig, sample, step_noise
+from soundcrafter.diffusion.sample import sample, step_noise
 from soundcrafter.diffusion.samplers import SAMPLERS, sample_ddim
-from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
+from soundcrafter.diffusion.schedule import Schedule
 
 OBJECTIVES = ("epsilon", "v", "flow")
 SEEDS = (5, 6)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from soundcrafter.diffusion.config import DiffusionConfig
 from soundcrafter.diffusion.guidance import prediction_to_denoiser
 from soundcrafter.diffusion.samplers import (
     SAMPLERS,
@@ -18,7 +19,7 @@ from soundcrafter.diffusion.samplers import (
     sample_heun,
     sample_lcm,
 )
-from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
+from soundcrafter.diffusion.schedule import Schedule
 
 OBJECTIVES = ("epsilon", "v", "flow")
 PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction"}

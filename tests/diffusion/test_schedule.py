@@ -4,7 +4,8 @@ import diffusers
 import pytest
 import torch
 
-from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
+from soundcrafter.diffusion.config import DiffusionConfig
+from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.settings import from_dict, to_dict
 
 OBJECTIVES = ("epsilon", "v", "flow")

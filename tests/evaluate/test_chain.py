@@ -12,7 +12,7 @@ from soundcrafter.evaluate.chain_report import summarise
 from soundcrafter.evaluate.codec import open_codec, resynthesise
 from soundcrafter.evaluate.prompt_sets import family_prompts
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
 from soundcrafter.models.vae import VAE, VAEConfig
 from soundcrafter.pipeline import SoundCrafter

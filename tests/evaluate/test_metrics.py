@@ -21,7 +21,7 @@ from soundcrafter.evaluate.metrics import (
     stft_distance,
     wilson_interval,
 )
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 
 
 def features(n: int, d: int, seed: int = 0, mean: float = 0.0) -> np.ndarray:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.aisfx import AiSFX, FrontEnd, MelReader
 
 WIDTHS = (4, 6, 8, 10)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.clap import Clap, symmetric_cross_entropy
 from soundcrafter.models.clap_audio import ClapAudio, ClapAudioConfig
 from soundcrafter.models.clap_text import ClapText, ClapTextConfig

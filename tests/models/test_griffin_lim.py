@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.griffin_lim import griffin_lim, random_phases
 
 CONFIG = MelConfig()

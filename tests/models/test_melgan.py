@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.utils.parametrize import is_parametrized
 
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.melgan import MelGAN, MelGANConfig, apply_weight_norm, fold_weight_norm
 from soundcrafter.models.pqmf import PQMF
 from soundcrafter.settings import from_dict, to_dict

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.griffin_lim import griffin_lim, random_phases
 from soundcrafter.models.melgan import MelGAN, MelGANConfig
 from soundcrafter.models.spectral import SpectralConfig, SpectralVocoder

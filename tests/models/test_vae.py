@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.vae import VAE, Posterior, VAEConfig
 from soundcrafter.settings import from_dict, to_dict
 

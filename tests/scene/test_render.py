@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from soundcrafter.audio import write_audio
-from soundcrafter.diffusion.sample import SamplingConfig
+from soundcrafter.diffusion.config import SamplingConfig
 from soundcrafter.loudness import loudness
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.vae import VAE, VAEConfig
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.scene.balance import COMPRESSION, balance_gains, heard_shares, mel_power

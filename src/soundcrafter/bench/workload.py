@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from soundcrafter.device import choose_device
-from soundcrafter.diffusion.sample import SamplingConfig
+from soundcrafter.diffusion.config import SamplingConfig
 from soundcrafter.precision import choose_precision
 from soundcrafter.request import resolve
 

@@ -12,7 +12,7 @@ from soundcrafter.cli.bench import bench
 from soundcrafter.cli.edit import edit
 from soundcrafter.cli.evaluate import evaluate_app
 from soundcrafter.cli.generate import demo, generate
-from soundcrafter.cli.model import import_model, info, ship
+from soundcrafter.cli.model import export, import_model, info, ship
 from soundcrafter.cli.pack import pack
 from soundcrafter.cli.ray_options import RayCommand
 from soundcrafter.cli.report import report
@@ -38,6 +38,7 @@ app.command()(sprint)
 app.command()(plot)
 app.command()(demo)
 app.command()(ship)
+app.command()(export)
 app.command()(report)
 app.command()(info)
 app.command()(bench)
@@ -68,6 +69,12 @@ def main() -> None:
         if re.match(r"No such option: -[^-]?$", message):
             message += " (an argument that begins with -, as a prompt may, needs -- before it)"
         _fail(message)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        _fail(
+            "this needs torch; without it, generate takes a folder that soundcrafter export wrote"
+        )
     except (ValueError, OSError) as error:
         _fail(str(error))
     except MemoryError as error:

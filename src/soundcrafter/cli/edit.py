@@ -93,7 +93,7 @@ def edit(
     What is not regenerated is kept sample for sample, at the model's rate.
     """
     from soundcrafter.audio import audio_info
-    from soundcrafter.diffusion.sample import SECONDS_RANGE, SamplingConfig
+    from soundcrafter.diffusion.config import SECONDS_RANGE, SamplingConfig
     from soundcrafter.editing import Region, load_wave
     from soundcrafter.files import make_folder
     from soundcrafter.pipeline import SoundCrafter

@@ -31,6 +31,7 @@ from soundcrafter.cli.common import (
     progress,
     ucs_naming,
 )
+from soundcrafter.cli.exported import exported_options, load_exported
 from soundcrafter.cli.jobs import assign_files, check_pipe
 from soundcrafter.cli.ray_options import RayOption, RayOptions, WorkerCpusOption, WorkersOption
 from soundcrafter.diffusion.samplers import SAMPLERS
@@ -158,7 +159,7 @@ def generate(
         _make_again(context, source)
         return
     from soundcrafter.files import make_folder
-    from soundcrafter.pipeline import SoundCrafter
+    from soundcrafter.onnx.folder import is_exported
 
     options: dict[str, Any] = {
         "seconds": seconds,
@@ -178,6 +179,13 @@ def generate(
         "less": tuple(less or ()),
         "steer": steer,
     }
+    exported = is_exported(model)
+    if exported:
+        others = {"--adapter": adapter, "--like": like, "--morph-to": morph_to, "--fill": fill}
+        others |= {"--stems": stems, "--compose one-pass": compose == "one-pass"}
+        others |= {"--ray": ray is not None}
+        options = exported_options(options, others, device=device, precision=precision)
+        compose = "off" if compose == "auto" else compose  # scenes need torch
     # refuse options that no model supports before one is loaded
     export = export_of(rate=rate, depth=depth, lufs=lufs, stereo=stereo, metadata=metadata)
     if compose not in COMPOSE:
@@ -261,7 +269,14 @@ def generate(
         if job.file != STDOUT:
             export.check(job.file.suffix)
     report: list[dict[str, object]] = []
-    crafter = SoundCrafter.from_pretrained(model, device, parse_adapters(adapter or ()), precision)
+    crafter: Any
+    if exported:
+        crafter = load_exported(str(model), jobs)
+    else:
+        from soundcrafter.pipeline import SoundCrafter
+
+        adapters = parse_adapters(adapter or ())
+        crafter = SoundCrafter.from_pretrained(model, device, adapters, precision)
     with progress("generating", show=not as_json) as advance:
         for made in run_jobs(crafter, jobs, advance, like):
             job, sound = made.job, made.sound

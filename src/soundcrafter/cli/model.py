@@ -1,6 +1,7 @@
 """Commands on a model as a whole: what it is, a release of it."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,29 @@ def import_model(
     from soundcrafter.hub import import_named
 
     print(f"{out}  from {import_named(source, out, tokenizer)}")
+
+
+def export(
+    out: Annotated[Path, typer.Option(help="New folder for the ONNX files.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Folder or hub name; else the bundled model.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="fp32 or fp16: how weights are stored.")] = "fp32",
+) -> None:
+    """Write a model as ONNX files, which need no torch to make sounds."""
+    try:
+        from soundcrafter.onnx.export import ExportedPart, export_onnx
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"export: needs {error.name}; install it with: pip install 'soundcrafter[onnx]'"
+        ) from None
+
+    def show(part: ExportedPart) -> None:
+        print(f"{part.name}  {part.size / 1e6:.1f} MB  differs by {part.error:.1g} of its peak")
+
+    for remark in export_onnx(model, out, weights, show):
+        print(f"warning: {remark}", file=sys.stderr)
+    print(out)
 
 
 def ship(

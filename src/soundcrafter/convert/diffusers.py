@@ -10,9 +10,8 @@ from soundcrafter.convert.laion_clap import find_weights, read_text_tower, read_
 from soundcrafter.convert.names import hifigan_names, unet_names, vae_names
 from soundcrafter.convert.published_config import PublishedConfig
 from soundcrafter.convert.weights import Weights
-from soundcrafter.diffusion.sample import SamplingConfig
-from soundcrafter.diffusion.schedule import DiffusionConfig
-from soundcrafter.mel import MelConfig
+from soundcrafter.diffusion.config import DiffusionConfig, SamplingConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig
 from soundcrafter.models.unet import UNet, UNetConfig
 from soundcrafter.models.vae import VAE, VAEConfig

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from soundcrafter.config import PARTS
-from soundcrafter.diffusion.sample import SamplingConfig
-from soundcrafter.diffusion.schedule import DiffusionConfig
+from soundcrafter.diffusion.config import DiffusionConfig, SamplingConfig
 from soundcrafter.models.clap_text import ClapText
 from soundcrafter.models.unet import UNet
 from soundcrafter.store import fingerprint, save_part

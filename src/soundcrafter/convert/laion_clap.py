@@ -5,7 +5,7 @@ from pathlib import Path
 from soundcrafter.convert.imported_model import ImportedModel
 from soundcrafter.convert.published_config import PublishedConfig
 from soundcrafter.convert.weights import Weights, prefixed
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.clap_audio import ClapAudio, ClapAudioConfig
 from soundcrafter.models.clap_text import ClapText, ClapTextConfig
 from soundcrafter.text import Tokenizer

@@ -12,8 +12,9 @@ from soundcrafter.convert.diffusers import head_counts
 from soundcrafter.convert.imported_model import SAMPLING, ImportedModel, set_null_condition
 from soundcrafter.convert.names import Names, hifigan_names, unet_names, vae_names
 from soundcrafter.convert.weights import Weights, numbers, prefixed
-from soundcrafter.diffusion.schedule import DiffusionConfig, Schedule
-from soundcrafter.mel import MelConfig
+from soundcrafter.diffusion.config import DiffusionConfig
+from soundcrafter.diffusion.schedule import Schedule
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.clap_audio import ClapAudio, ClapAudioConfig
 from soundcrafter.models.clap_text import ClapText, ClapTextConfig
 from soundcrafter.models.hifigan import HiFiGAN, HiFiGANConfig

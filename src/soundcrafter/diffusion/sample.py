@@ -1,69 +1,17 @@
 """From noise to a latent: shared by generation, training previews and benchmarks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from soundcrafter.diffusion.config import SamplingConfig
 from soundcrafter.diffusion.guidance import Model, guided, prediction_to_denoiser
 from soundcrafter.diffusion.samplers import SAMPLERS, Denoise, Noise
-from soundcrafter.diffusion.schedule import Schedule, Spacing
+from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.diffusion.windows import looped, windowed, with_batch_limit
 from soundcrafter.progress import Progress
-from soundcrafter.settings import check_range
-
-SECONDS_RANGE = (0.2, 600.0)
-MAX_SEED = 2**64 - 1  # the largest that torch's generators take
-MAX_STEPS = 10_000
-MAX_CANDIDATES = 100
-MAX_GUIDANCE = 1000.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """A model's defaults for sampling."""
-
-    sampler: str = "ddim"  # a key of SAMPLERS
-    spacing: Spacing = "trailing"  # choice of time steps
-    # Noise left after the last step: none, or that of the first training step (AudioLDM's ddim).
-    end: Literal["clean", "first_step"] = "clean"
-    steps: int = 25  # sampling steps; guidance and heun each double the U-Net evaluations of one
-    guidance: float = 2.5  # strength of classifier-free guidance; 1 turns it off
-    # Guidance is applied between these fractions of the training steps; at 1 all is noise.
-    guidance_from: float = 0.0
-    guidance_until: float = 1.0
-    # Timelines by masked composition: each prompt is denoised by itself, and they are blended in
-    # their spans. None: only if the U-Net was not trained on timelines.
-    masked: bool | None = None
-    reuse: int = 1  # steps that share the U-Net's inner levels; 1: each step computes its own
-    negative: str = ""  # negative prompt; empty: the null condition
-    candidates: int = 1  # initial noises tried for each sound; CLAP chooses one
-    draft_steps: int = 4  # sampling steps of a draft
-    seconds: float = 5.0  # length of a sound
-    window: float = 30.0  # seconds; longer sounds are denoised in overlapping windows
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler: got {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
-        check_range(self, 1, MAX_STEPS, "steps", "draft_steps", "reuse")
-        check_range(self, 1, MAX_CANDIDATES, "candidates")
-        check_range(self, 0, MAX_GUIDANCE, "guidance")
-        if self.end == "first_step" and self.sampler != "ddim":
-            raise ValueError(f"end: 'first_step' requires sampler ddim, got {self.sampler}")
-        if self.reuse > 1 and SAMPLERS[self.sampler].evaluations > 1:
-            raise ValueError(f"reuse: got {self.reuse} with sampler {self.sampler}; allowed: 1")
-        if not 0 <= self.guidance_from < self.guidance_until <= 1:
-            raise ValueError(
-                f"guidance_from, guidance_until: got {self.guidance_from}, {self.guidance_until}; "
-                "allowed: 0 <= guidance_from < guidance_until <= 1"
-            )
-        low, high = SECONDS_RANGE
-        if not low <= self.seconds <= high:
-            raise ValueError(f"seconds: got {self.seconds:g}; allowed: {low:g} to {high:g}")
-        if not 0.1 <= self.window <= 3600:
-            raise ValueError(f"window: got {self.window:g}; allowed: 0.1 to 3600")
 
 
 def sample(
@@ -114,7 +62,7 @@ def sample(
     if start is None and (strength < 1 or mask is not None):
         raise ValueError("start: required for a strength below 1 and for a mask")
     times = schedule.sampling_times(settings.steps, settings.spacing)
-    times = times[len(times) - round(strength * len(times)) :]
+    times = times[len(times) - round(strength * len(times)) :].to(noise.device)
     if start is not None and not len(times):
         if callback is not None:
             callback(1, 1)

@@ -2,41 +2,51 @@
 
     sample_xxx(denoise, x, times, schedule, *, ..., callback=None) -> x0
 
-denoise(x [B, ...], t scalar tensor) -> (x0, eps), each [B, ...]; x is noise of unit variance;
-times [S] descend (`Schedule.sampling_times`). The samples of a batch do not interact. Gradient mode
-and random numbers are the caller's business. callback is called with (steps done, all steps) after
-each step.
+denoise(x [B, ...], t scalar) -> (x0, eps), each [B, ...]; x is noise of unit variance; times [S]
+descend (`Schedule.sampling_times`) and are on x's device. The samples of a batch do not interact.
+Gradient mode and random numbers are the caller's business. callback is called with (steps done, all
+steps) after each step.
 
-To add a sampler, write its function and add an entry to `SAMPLERS`. Importing this module does not
-import torch, so that `--help` can list the names.
+To add a sampler, write its function and add an entry to `SAMPLERS`. The arithmetic is that of
+tensors and of NumPy's arrays, and this module does not import torch: the ONNX runtime samples
+with the same code.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from soundcrafter.diffusion.schedule import NoiseLevel, Schedule
     from soundcrafter.progress import Progress
 
 Denoise: TypeAlias = "Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]"
 # step index from 0 -> standard normal noise of x's shape
 Noise: TypeAlias = "Callable[[int], Tensor]"
 
+NoiseLevel = tuple[float, float]  # (alpha, sigma): the scales of signal and noise
+
 _TIMESTEP_SCALING = 10.0  # of latent consistency models
 _DATA_STD = 0.5  # of latent consistency models
+
+
+class NoiseLevels(Protocol):
+    """What the samplers ask of a `Schedule`."""
+
+    @property
+    def is_flow(self) -> bool: ...
+
+    def noise_levels(self, times: Tensor, final_alpha_bar: float = 1.0) -> list[NoiseLevel]: ...
 
 
 def sample_ddim(
     denoise: Denoise,
     x: Tensor,
     times: Tensor,
-    schedule: Schedule,
+    schedule: NoiseLevels,
     *,
     eta: float = 0.0,
     noise: Noise | None = None,
@@ -54,7 +64,7 @@ def sample_ddim(
         raise ValueError(f"eta: got {eta}; allowed: 0 to 1")
     if eta > 0 and noise is None:
         raise ValueError("noise: eta above 0 adds noise at each step; pass noise(step) -> tensor")
-    for step, t, here, there in _steps(times, x.device, schedule, callback, final_alpha_bar):
+    for step, t, here, there in _steps(times, schedule, callback, final_alpha_bar):
         next_alpha, next_sigma = there
         x0, eps = denoise(x, t)
         std = eta * _posterior_std(here, there)
@@ -69,7 +79,7 @@ def sample_ddpm(
     denoise: Denoise,
     x: Tensor,
     times: Tensor,
-    schedule: Schedule,
+    schedule: NoiseLevels,
     *,
     noise: Noise | None = None,
     callback: Progress | None = None,
@@ -91,7 +101,7 @@ def sample_euler(
     denoise: Denoise,
     x: Tensor,
     times: Tensor,
-    schedule: Schedule,
+    schedule: NoiseLevels,
     *,
     callback: Progress | None = None,
 ) -> Tensor:
@@ -101,7 +111,7 @@ def sample_euler(
     x' = x / alpha and sigma' = sigma / alpha (Karras et al., 2022), which is DDIM with eta 0
     written another way. Raises ValueError for bad times.
     """
-    for _, t, here, there in _steps(times, x.device, schedule, callback):
+    for _, t, here, there in _steps(times, schedule, callback):
         (alpha, sigma), (next_alpha, next_sigma) = here, there
         x0, eps = denoise(x, t)
         if schedule.is_flow:
@@ -115,7 +125,7 @@ def sample_heun(
     denoise: Denoise,
     x: Tensor,
     times: Tensor,
-    schedule: Schedule,
+    schedule: NoiseLevels,
     *,
     callback: Progress | None = None,
 ) -> Tensor:
@@ -125,8 +135,7 @@ def sample_heun(
     arrives. The last step is a plain Euler step, so N steps call denoise 2 N - 1 times. The
     callback counts steps, not evaluations. Raises ValueError for bad times.
     """
-    times = times.to(x.device)
-    for step, t, here, there in _steps(times, x.device, schedule, callback):
+    for step, t, here, there in _steps(times, schedule, callback):
         (alpha, sigma), (next_alpha, next_sigma) = here, there
         x0, eps = denoise(x, t)
         x = next_alpha * x0 + next_sigma * eps
@@ -144,7 +153,7 @@ def sample_dpmpp(
     denoise: Denoise,
     x: Tensor,
     times: Tensor,
-    schedule: Schedule,
+    schedule: NoiseLevels,
     *,
     callback: Progress | None = None,
 ) -> Tensor:
@@ -155,7 +164,7 @@ def sample_dpmpp(
     log signal-to-noise ratio is infinite. Raises ValueError for bad times.
     """
     previous: tuple[Tensor, float] | None = None  # x0 and h of the previous step
-    for _, t, here, there in _steps(times, x.device, schedule, callback):
+    for _, t, here, there in _steps(times, schedule, callback):
         (alpha, sigma), (next_alpha, next_sigma) = here, there
         x0, _ = denoise(x, t)
         if next_sigma == 0:
@@ -175,7 +184,7 @@ def sample_lcm(
     denoise: Denoise,
     x: Tensor,
     times: Tensor,
-    schedule: Schedule,
+    schedule: NoiseLevels,
     *,
     noise: Noise | None = None,
     callback: Progress | None = None,
@@ -195,7 +204,7 @@ def sample_lcm(
     if noise is None:
         raise ValueError("noise: lcm adds noise after each step; pass noise(step) -> tensor")
     numbers = times.tolist()  # before the loop, so that no step waits for a device
-    for step, t, _, (next_alpha, next_sigma) in _steps(times, x.device, schedule, callback):
+    for step, t, _, (next_alpha, next_sigma) in _steps(times, schedule, callback):
         x0, _ = denoise(x, t)
         scaled = numbers[step] * _TIMESTEP_SCALING
         total = scaled**2 + _DATA_STD**2
@@ -224,14 +233,13 @@ SAMPLERS = {
 
 def _steps(
     times: Tensor,
-    device: torch.device,
-    schedule: Schedule,
+    schedule: NoiseLevels,
     callback: Progress | None,
     final_alpha_bar: float = 1.0,
 ) -> Iterator[tuple[int, Tensor, NoiseLevel, NoiseLevel]]:
-    """Yield (step from 0, t on the device, noise level at t, noise level after the step)."""
+    """Yield (step from 0, t, noise level at t, noise level after the step)."""
     levels = schedule.noise_levels(times, final_alpha_bar)
-    for step, t in enumerate(times.to(device)):
+    for step, t in enumerate(times):
         yield step, t, levels[step], levels[step + 1]
         if callback is not None:
             callback(step + 1, len(times))

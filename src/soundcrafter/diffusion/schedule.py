@@ -1,40 +1,12 @@
 """The noise schedule: how much signal and how much noise a latent has at each training step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from soundcrafter.settings import check_range
-
-Objective = Literal["epsilon", "v", "flow"]
-Spacing = Literal["trailing", "leading", "linspace"]
-NoiseLevel = tuple[float, float]  # (alpha, sigma): the scales of signal and noise
-
-
-MAX_TRAINING_STEPS = 100_000  # the tables of the schedule have a row for each
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
-    """The forward process and what the network predicts."""
-
-    steps: int = 1000  # training steps N
-    betas: Literal["linear", "scaled_linear"] = "linear"  # scaled: linear in sqrt(beta) (AudioLDM)
-    beta_start: float = 0.0015  # noise variance of the first step
-    beta_end: float = 0.0195  # noise variance of the last step
-    # what is predicted: the noise, v = alpha eps - sigma x0, or the velocity of flow
-    objective: Objective = "epsilon"
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, MAX_TRAINING_STEPS, "steps")
-        if not 0 < self.beta_start <= self.beta_end < 1:
-            raise ValueError(
-                f"beta_start, beta_end: got {self.beta_start}, {self.beta_end}; "
-                "must satisfy 0 < beta_start <= beta_end < 1"
-            )
+from soundcrafter.diffusion.config import DiffusionConfig, Spacing
+from soundcrafter.diffusion.samplers import NoiseLevel
 
 
 class Schedule:

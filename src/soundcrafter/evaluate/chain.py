@@ -33,7 +33,7 @@ from soundcrafter.evaluate.prompt_sets import family_prompts
 from soundcrafter.evaluate.result_log import ResultLog
 from soundcrafter.evaluate.tagger_embedder import TaggerEmbedder
 from soundcrafter.files import write_json, write_text
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress, step_counter
 from soundcrafter.sound import Sound

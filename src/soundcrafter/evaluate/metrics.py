@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.losses import stft_loss
 
 Array = NDArray[np.float64]

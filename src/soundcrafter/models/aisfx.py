@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 
 # for its filters and sizes; the rest of aiSFX's spectrogram differs from LogMel
 _MEL = MelConfig(

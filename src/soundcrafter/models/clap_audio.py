@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.conv_tower import ConvTower
 from soundcrafter.models.layers import checkpoint_calls, evaluating
 from soundcrafter.settings import check_at_least, check_range

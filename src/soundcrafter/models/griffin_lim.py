@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
+
+MOMENTUM = 0.99  # of the fast algorithm
 
 
 @torch.no_grad()
@@ -15,7 +18,7 @@ def griffin_lim(
     config: MelConfig,
     *,
     iterations: int = 64,
-    momentum: float = 0.99,
+    momentum: float = MOMENTUM,
     phases: Tensor | None = None,
 ) -> Tensor:
     """Log-mel [B, 1, T, F] (as `config` makes it) -> wave [B, T * hop].
@@ -105,6 +108,13 @@ def min_frames(config: MelConfig) -> int:
     return config.n_fft // 2 // config.hop + 1
 
 
+@cache
+def inverse_filters(config: MelConfig, device: torch.device) -> Tensor:
+    """The pseudo-inverse [F, n_fft / 2 + 1] of the mel filters."""
+    filters = LogMel(config).filters  # [bins, F]
+    return torch.linalg.pinv(filters.double()).float().to(device)
+
+
 def _with_magnitude(x: Tensor, magnitude: Tensor) -> Tensor:
     """Set the magnitudes of complex x in place; zeros stay zero.
 
@@ -119,11 +129,4 @@ def _with_magnitude(x: Tensor, magnitude: Tensor) -> Tensor:
 
 def _magnitude(mel: Tensor, config: MelConfig) -> Tensor:
     """Log-mel [B, 1, T, F] -> magnitudes [B, T, n_fft / 2 + 1]."""
-    return (mel[:, 0].exp() @ _inverse_filters(config, mel.device)).clamp(min=0.0)
-
-
-@cache
-def _inverse_filters(config: MelConfig, device: torch.device) -> Tensor:
-    """The pseudo-inverse [F, n_fft / 2 + 1] of the mel filters."""
-    filters = LogMel(config).filters  # [bins, F]
-    return torch.linalg.pinv(filters.double()).float().to(device)
+    return (mel[:, 0].exp() @ inverse_filters(config, mel.device)).clamp(min=0.0)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 
 _SLOPE = 0.1  # of every leaky ReLU but the last
 _LAST_SLOPE = 0.01  # torch's default

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.griffin_lim import check_invertible, griffin_lim, min_frames, overlap_add
 from soundcrafter.settings import check_at_least
 
-_FLOOR = 1e-4  # magnitudes are clamped to at least this before the logarithm
-_MAX_GAIN = 5.0  # of a bin, in nats
+FLOOR = 1e-4  # magnitudes are clamped to at least this before the logarithm
+MAX_GAIN = 5.0  # of a bin, in nats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class SpectralVocoder(nn.Module):
             mel = mel.float()
             source = griffin_lim(mel, config.mel, iterations=config.iterations, phases=phases)
             spectrum = self._stft(source)  # [B, T, bins]
-            loudness = spectrum.abs().clamp(min=_FLOOR).log()
+            loudness = spectrum.abs().clamp(min=FLOOR).log()
         seen = (torch.cat([mel[:, 0], loudness], dim=-1) - config.mel_mean) / config.mel_std
         x = self.input(seen.to(self.input.weight.dtype))
         for block in self.blocks:
@@ -124,7 +125,7 @@ class SpectralVocoder(nn.Module):
             gain, real, imag = corrections.float().chunk(3, dim=-1)
             envelope = mel[:, 0].exp() @ self.spread
             deterministic = torch.complex(envelope * real, envelope * imag)
-            return self._istft(spectrum * gain.clamp(max=_MAX_GAIN).exp() + deterministic)
+            return self._istft(spectrum * gain.clamp(max=MAX_GAIN).exp() + deterministic)
 
     def _stft(self, wave: Tensor) -> Tensor:
         """wave [B, T * hop] -> spectrum [B, T, bins], with its frames centred like the mel's."""

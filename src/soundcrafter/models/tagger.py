@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.conv_tower import ConvTower
 
 # not the generator's spectrogram, so that the tagger also hears what that one cannot represent

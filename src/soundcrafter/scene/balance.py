@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from soundcrafter.audio import Wave, fit_length
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 
 COMPRESSION = 0.3  # loudness grows with about this power of a sound's power (Stevens)
 FRAMES = 4  # of the mel spectrogram in one cell

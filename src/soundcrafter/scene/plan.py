@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from soundcrafter.audio import Wave
-from soundcrafter.diffusion.sample import SECONDS_RANGE
+from soundcrafter.diffusion.config import SECONDS_RANGE
 from soundcrafter.scene.scene import GAP, Event, Scene, Track
 from soundcrafter.timeline import Span, Timeline
 

@@ -14,7 +14,7 @@ from soundcrafter.arguments import plain_audio
 from soundcrafter.audio import Wave, read_audio, sound_end, sound_start, to_mono
 from soundcrafter.files import file_sha256
 from soundcrafter.loudness import loudness
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.progress import Progress
 from soundcrafter.provenance import Provenance

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from soundcrafter.diffusion.sample import SECONDS_RANGE
+from soundcrafter.diffusion.config import SECONDS_RANGE
 from soundcrafter.filenames import check_name
 from soundcrafter.files import read_json, to_json, write_text
 from soundcrafter.settings import check_range, from_dict, given, read_toml, to_dict

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from soundcrafter.diffusion.sample import SECONDS_RANGE
+from soundcrafter.diffusion.config import SECONDS_RANGE
 from soundcrafter.filenames import free_path, slug
 from soundcrafter.scene.parse import ParsedEvent, parse_events
 from soundcrafter.scene.scene import GAP, MAX_TRACKS, Event, Scene, Track

@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from soundcrafter.diffusion.sample import MAX_SEED
+from soundcrafter.diffusion.config import MAX_SEED
 from soundcrafter.request import RANDOM_SEED
 from soundcrafter.serve.errors import ELEVENLABS, VLLM_OMNI, answers
 from soundcrafter.serve.formats import MEDIA_TYPES, Codec

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from soundcrafter.blend import Blend
-from soundcrafter.diffusion.sample import MAX_SEED, SamplingConfig
+from soundcrafter.diffusion.config import MAX_SEED, SamplingConfig
 from soundcrafter.diffusion.samplers import SAMPLERS
 from soundcrafter.editing import Region
 from soundcrafter.request import RANDOM_SEED, resolve

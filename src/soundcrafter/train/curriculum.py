@@ -9,7 +9,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 
 Stride = tuple[int, int]
 MOST_SECONDS = 600  # of a segment, as typing errors would ask for more memory than there is

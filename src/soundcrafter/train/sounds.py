@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from soundcrafter.data.dataset import DataConfig, Sounds
 from soundcrafter.data.manifest import read_manifest
-from soundcrafter.mel import MelConfig
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.settings import to_dict
 
 

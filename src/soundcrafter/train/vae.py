@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from soundcrafter.convert.aisfx_weights import load_aisfx
 from soundcrafter.data.bank import SoundBank
-from soundcrafter.mel import LogMel, MelConfig
+from soundcrafter.mel import LogMel
+from soundcrafter.mel_bands import MelConfig
 from soundcrafter.models.aisfx import AiSFX, MelReader
 from soundcrafter.models.discriminators import (
     PatchDiscriminator,
