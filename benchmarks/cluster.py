@@ -1,7 +1,7 @@
 """Bulk generation on Ray: throughput by 1 and 2 workers, and what Ray costs.
 
-    python benchmarks/cluster.py                          # 100 prompts, a few minutes
-    python benchmarks/cluster.py --prompts 24 --seconds 2 --steps 10
+    python benchmarks/cluster.py                          # 100 prompts, half an hour
+    python benchmarks/cluster.py --prompts 40 --seconds 2 --steps 12
 
 Makes the same sounds with the bundled model, into files: in this process as `generate --prompts`
 does, then on a Ray cluster of this machine by each number of workers. All have one thread. Start-up
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3, help="of which the medians count")
     parser.add_argument("--model", help="folder or hub name; the bundled model if not given")
     given = parser.parse_args()
     jobs = plan(given.prompts, given.seconds, given.steps, given.batch_size)
@@ -91,14 +93,20 @@ def main() -> None:
     print(
         f"{facts}\n{len(jobs)} sounds of {given.seconds:g} s, {given.steps} steps, one thread each"
     )
-    plain = plain_speed(jobs, settings, given.batch_size)
-    print(f"without Ray  {plain:.3f} sounds/s")
+    rates: dict[int, list[float]] = {0: [], **{n: [] for n in given.workers}}
     with connected(LOCAL):
-        found = {n: ray_speed(jobs, settings, given.batch_size, n) for n in given.workers}
-    one = found[given.workers[0]]
-    for workers, rate in found.items():
-        print(f"{workers} workers    {rate:.3f} sounds/s  x{rate / one:.2f}")
-    print(f"Ray costs    {100 * (plain / one - 1):.1f}% of the time ({given.workers[0]} workers)")
+        for _ in range(given.rounds):  # in turns, because the speed of a machine drifts
+            rates[0].append(plain_speed(jobs, settings, given.batch_size))
+            for n in given.workers:
+                rates[n].append(ray_speed(jobs, settings, given.batch_size, n))
+    plain, *found = (median(each) for each in rates.values())
+    for workers, (rate, each) in zip(
+        rates, zip([plain, *found], rates.values(), strict=True), strict=True
+    ):
+        name = f"{workers} workers" if workers else "without Ray"
+        runs = ", ".join(f"{one:.3f}" for one in each)
+        print(f"{name:12} {rate:.3f} sounds/s  x{rate / found[0]:.2f}  ({runs})")
+    print(f"Ray costs {100 * (plain / found[0] - 1):.1f}% of the time ({given.workers[0]} workers)")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,7 +28,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
         name = where or getattr(cls, "__name__", "settings")
         raise ValueError(f"{name}: expected a table, got {data!r}")
     cls = _union_member(cls, data, where)
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
@@ -254,12 +255,18 @@ def _union_member(cls: Any, data: Mapping[str, Any], where: str) -> Any:
     if not isinstance(cls, types.UnionType):
         return cls
     members = typing.get_args(cls)
-    hints = {member: typing.get_type_hints(member)["kind"] for member in members}
+    hints = {member: _hints(member)["kind"] for member in members}
     kinds = {typing.get_args(hint)[0]: member for member, hint in hints.items()}
     kind = data.get("kind", next(iter(kinds)))
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{_join(where, 'kind')}: got {kind!r}; allowed: {', '.join(kinds)}")
     return kinds[kind]
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields; evaluating their names is slow."""
+    return typing.get_type_hints(cls)
 
 
 def _required(field: "dataclasses.Field[Any]") -> bool:

@@ -73,6 +73,21 @@ def test_a_job_is_followed_to_its_end(client):
         assert len(opened(client.get(sound["url"]).content)[0]) / 16000 == sound["seconds"] == 0.5
 
 
+def test_a_client_may_wait_for_the_end_of_a_job(client):
+    job = client.post("/v1/sounds", json=RAIN).json()["id"]
+    done = client.get(f"/v1/sounds/{job}", params={"wait": 30}).json()
+    assert (done["state"], len(done["sounds"])) == ("done", 1)
+
+
+def test_who_has_waited_long_enough_gets_the_job_as_it_is(make_client):
+    idle = make_client()
+    job = idle.post("/v1/sounds", json=RAIN).json()["id"]
+    began = time.monotonic()
+    assert idle.get(f"/v1/sounds/{job}", params={"wait": 0.3}).json()["state"] == "queued"
+    assert time.monotonic() - began >= 0.3
+    assert "wait" in refused(idle.get(f"/v1/sounds/{job}", params={"wait": 61}), 422)
+
+
 def test_a_random_seed_is_told_and_makes_the_sound_again(client):
     first = make(client, **{name: RAIN[name] for name in ("prompt", "seconds", "steps")})
     again = make(client, **RAIN | {"seed": first["seeds"][0]})

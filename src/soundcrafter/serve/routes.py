@@ -103,9 +103,18 @@ def _add_jobs(router: APIRouter, service: Service) -> None:
         return JobPage(jobs=[view(job) for job in found[:limit]], next=following)
 
     @router.get("/sounds/{job}", responses=answers(404, 422))
-    def read(job: JobId) -> JobView:
+    async def read(
+        request: Request,
+        job: JobId,
+        wait: Annotated[
+            float, Query(ge=0, le=60, description="Answer when it has ended, or after so many s.")
+        ] = 0.0,
+    ) -> JobView:
         """A job and how far it is."""
-        return view(service.job(job))
+        found = await run_in_threadpool(service.job, job)
+        if wait:
+            found = await ended(service, request, found, wait, cancel=False)
+        return view(found)
 
     @router.patch("/sounds/{job}", responses=answers(400, 404, 413, 422))
     def change(job: JobId, body: Favourite) -> JobView:

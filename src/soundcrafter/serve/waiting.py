@@ -17,11 +17,20 @@ _EVENT_PAUSE = 0.25  # seconds
 _KEEP_ALIVE = 15.0  # seconds of silence that proxies allow
 
 
-async def ended(service: Service, request: Request, job: Job) -> Job:
-    """The job when it has ended, or when it has to be answered as it is: after `wait_seconds`, or
-    because the server stops. If the client is gone, the job is cancelled.
+async def ended(
+    service: Service,
+    request: Request,
+    job: Job,
+    seconds: float | None = None,
+    *,
+    cancel: bool = True,
+) -> Job:
+    """The job when it has ended, or when it has to be answered as it is: after so many seconds
+    (by default the server's `wait_seconds`), or because the server stops. If the client is gone,
+    the job is cancelled unless `cancel` is False.
     """
-    deadline, pause = time.monotonic() + service.settings.wait_seconds, _PAUSES[0]
+    longest = service.settings.wait_seconds if seconds is None else seconds
+    deadline, pause = time.monotonic() + longest, _PAUSES[0]
     with service.watch.on(job.id):
         while not job.is_ended and time.monotonic() < deadline:
             if service.is_stopping and job.state == "queued":
@@ -29,6 +38,8 @@ async def ended(service: Service, request: Request, job: Job) -> Job:
             await asyncio.sleep(pause)
             pause = min(1.5 * pause, _PAUSES[1])
             if await request.is_disconnected():
+                if not cancel:
+                    break
                 await run_in_threadpool(service.store.cancel, job.id)
             found = await service.watch.look(job.id)
             if found is None:
