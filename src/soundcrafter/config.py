@@ -96,7 +96,11 @@ def check_compatible(configs: Mapping[str, Any]) -> None:
     same("vocoder", "mel", "vae", "mel")
     if "adapter" in configs and "unet" in configs and configs["adapter"].unet != configs["unet"]:
         raise ValueError("adapter: it is for a U-Net with other settings")
-    if "unet_fast" in configs and "unet" in configs and configs["unet_fast"].unet != configs["unet"]:
+    if (
+        "unet_fast" in configs
+        and "unet" in configs
+        and configs["unet_fast"].unet != configs["unet"]
+    ):
         raise ValueError("unet_fast: its settings are not those of the U-Net")
     if "unet" in configs and "vae" in configs:
         rows = configs["vae"].mel.num_mels // configs["vae"].stride[1]

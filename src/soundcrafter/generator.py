@@ -1,6 +1,7 @@
 """From requests to sounds, with networks that are loaded."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -56,17 +57,21 @@ class Given:
         return VARY if self.mask is None else 1.0
 
 
-class Generator:
+class Generator(ABC):
     """Makes batches of sounds: embeds, samples, decodes, scores."""
 
     clap: Clap
     unet: UNet
-    unet_fast: UNet
     vae: VAE
     vocoder: Vocoder
     codec: Codec
     schedule: Schedule
     device: torch.device
+
+    @property
+    @abstractmethod
+    def unet_fast(self) -> UNet:
+        """The distilled U-Net. Raises ValueError if there is none."""
 
     @property
     def sample_rate(self) -> int:

@@ -81,7 +81,6 @@ def train(
 ) -> None:
     """Train one part; run the same command again to resume."""
     from soundcrafter.hub import find_model
-    from soundcrafter.store import open_folder
     from soundcrafter.train import RunOptions, TrainingInterrupted, read_recipe, settings_base
     from soundcrafter.train import train as run_training
     from soundcrafter.train.score import ScoreOptions

@@ -1,8 +1,8 @@
 """Multistep consistency distillation (Heek, Hoogeboom and Salimans, 2024).
 
-The way from noise to the latent is cut into segments. From any point of a segment, the student jumps
-to the segment's end in one step, so that it samples in as many steps as there are segments. With one
-segment it is a consistency model (Song et al., 2023).
+The way from noise to the latent is cut into segments. From any point of a segment, the student
+jumps to the segment's end in one step, so that it samples in as many steps as there are segments.
+With one segment it is a consistency model (Song et al., 2023).
 """
 
 from collections.abc import Callable
@@ -65,8 +65,8 @@ def consistency_loss(
     steps leads; the second jump has no gradient. The distance is that of the estimated latents,
     divided by sigma: that of v, or of flow's velocity, for every objective.
 
-    student and teacher map x [B, C, T, F] and t [B] to predictions; x0 and noise [B, C, T, F]; t [B]
-    from `Segments.draw_times`.
+    student and teacher map x [B, C, T, F] and t [B] to predictions; x0 and noise [B, C, T, F];
+    t [B] from `Segments.draw_times`.
     """
     schedule = segments.schedule
     x, end = schedule.add_noise(x0, noise, t), segments.ends(t)

@@ -90,7 +90,11 @@ class DistillStage(DiffusionStage):
 
     def export(self, network: nn.Module, folder: Path) -> None:
         save_part(
-            folder, "unet_fast", network, self.part_config, trained_against={"unet": self.teacher_id}
+            folder,
+            "unet_fast",
+            network,
+            self.part_config,
+            trained_against={"unet": self.teacher_id},
         )
 
     @classmethod
@@ -111,5 +115,5 @@ class DistillStage(DiffusionStage):
         guidance = self.config.guidance
         assert guidance is not None, "filled in by the constructor"
         return FastUNetConfig(
-                unet=self.model_config.unet, steps=self.config.segments, guidance=guidance
+            unet=self.model_config.unet, steps=self.config.segments, guidance=guidance
         )

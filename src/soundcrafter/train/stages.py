@@ -78,8 +78,8 @@ def train(
     `recipe` is a recipe or its file, which is read with `overrides` ("section.name=value").
     `data` is a manifest, a folder or shards (see data/manifest.py); diffusion also takes encoded
     ones.
-    `init` is a model (folder or hub name) to start from. For diffusion and distill, it also supplies
-    the other parts of a new `out` and the settings that a recipe file's [model] leaves out.
+    `init` is a model (folder or hub name) to start from. For diffusion and distill, it also
+    supplies the other parts of a new `out` and the settings that a recipe's [model] leaves out.
     `lora` trains an adapter of this rank for the U-Net of `init` instead of the U-Net itself; `out`
     then holds nothing else. `report` gets every log entry, `progress` the steps done and their
     total after each step. Parts that were not trained to the end are used with a warning, or
