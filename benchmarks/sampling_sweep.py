@@ -6,7 +6,8 @@ One setting varies at a time, the others stay at the model's defaults. Sounds ar
 `dev` wordings of the scored families (recipes/wordings.csv), never for the frozen prompts, and
 judged by the frozen tagger; CLAP distance is the mean over families of 1 - cosine of pairs of their
 sounds. Seconds are for 10 s of sound, alone, warm. Writes sweep.json and sweep.png; a setting that
-is in sweep.json already is not made again.
+is in sweep.json already is not made again. --fast is about the distilled U-Net. With --keep, sounds
+are also written to KEEP/SETTINGS/FAMILY/N.wav, for another judge.
 """
 
 import argparse
@@ -45,6 +46,8 @@ def main() -> None:
     parser.add_argument("--wordings", type=Path, default=Path("recipes/wordings.csv"))
     parser.add_argument("--count", type=int, default=2, help="wordings a family")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fast", action="store_true", help="use the distilled U-Net")
+    parser.add_argument("--keep", type=Path, help="folder for the sounds")
     parser.add_argument("--base", nargs="*", default=[], help="NAME=VALUE of the settings kept")
     for name, kind in AXES.items():
         parser.add_argument(f"--{name}", nargs="*", type=kind, default=[])
@@ -59,9 +62,11 @@ def main() -> None:
     pairs = [text.partition("=") for text in arguments.base]
     if unknown := sorted({name for name, _, _ in pairs} - set(AXES)):
         parser.error(f"--base: {', '.join(unknown)}; allowed: {', '.join(AXES)}")
-    base = replace(model.sampling, **{name: AXES[name](value) for name, _, value in pairs})
+    defaults = model.sampling_for(fast=arguments.fast)
+    base = replace(defaults, **{name: AXES[name](value) for name, _, value in pairs})
     rows: list[dict[str, Any]] = read_json(file) if file.is_file() else []
-    run = {"unet": model.training_ids["unet"], "n": len(jobs), "seed": arguments.seed}
+    unet = model.training_ids["unet_fast" if arguments.fast else "unet"]
+    run = {"unet": unet, "n": len(jobs), "seed": arguments.seed}
     wanted = [base]
     for name in AXES:
         wanted += [replace(base, **{name: value}) for value in getattr(arguments, name)]
@@ -69,18 +74,32 @@ def main() -> None:
         identity = {**run, **asdict(sampling)}
         if not any(identity.items() <= row.items() for row in rows):
             model.sampling = sampling
-            rows.append({**identity, **measure(model, tagger, jobs, arguments.seed)})
+            keep = arguments.keep and arguments.keep / _label(sampling)
+            rows.append({**identity, **measure(model, tagger, jobs, arguments.seed, keep)})
             write_json(file, rows)
             print(json.dumps({name: rows[-1][name] for name in (*AXES, *FIGURES)}), flush=True)
     plot([row for row in rows if run.items() <= row.items()], base, arguments.out / "sweep.png")
 
 
+def _label(sampling: SamplingConfig) -> str:
+    """A folder name."""
+    head = "fast-" if sampling.fast else ""
+    return f"{head}{sampling.sampler}-{sampling.steps}-{sampling.candidates}x{sampling.draft_steps}"
+
+
 def measure(
-    model: SoundCrafter, tagger: TaggerEmbedder, jobs: list[tuple[str, str]], seed: int
+    model: SoundCrafter,
+    tagger: TaggerEmbedder,
+    jobs: list[tuple[str, str]],
+    seed: int,
+    keep: Path | None,
 ) -> dict[str, Any]:
     """What the model's settings give for `jobs`, (wording, family) each."""
     heard, vectors, scores = [], [], []
-    for sound in model.generate([wording for wording, _ in jobs], seed=seed, batch_size=8):
+    made = model.generate([wording for wording, _ in jobs], seed=seed, batch_size=8)
+    for number, (sound, (_, family)) in enumerate(zip(made, jobs, strict=True)):
+        if keep is not None:
+            sound.save(make_folder(keep / family) / f"{number}.wav")
         heard.append(tagger(sound.wave, sound.sample_rate).probabilities)
         vectors.append(model.clap.embed_audio(sound.wave, sound.sample_rate)[0].numpy())
         scores.append(sound.score)

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from soundcrafter.pipeline import SoundCrafter
 from soundcrafter.store import open_folder
 from soundcrafter.train import RunOptions, train
+from soundcrafter.train.distill import ClapLoss
 
 RECIPE = "recipes/finetune.toml"
 SETTINGS = (
@@ -144,6 +146,25 @@ def test_the_loss_falls(tiny_model: Path, clips: Path, tmp_path: Path) -> None:
     )
     losses = [entry["consistency"] for entry in entries]
     assert np.mean(losses[-15:]) < 0.8 * np.mean(losses[:15])
+
+
+def test_the_clap_loss_leads_to_sounds_like_the_condition(crafter: SoundCrafter) -> None:
+    audio = crafter.clap.audio
+    loss = ClapLoss(crafter.vae, audio)
+    latent = crafter.noise(0, 1.0, 2).clone().requires_grad_()
+    with torch.no_grad():
+        other = audio.embed_mel(crafter.vae.decode(crafter.noise(1, 1.0)))
+    before = loss(latent, other).mean()
+    before.backward()
+    with torch.no_grad():
+        after = loss(latent - 1e-2 * latent.grad / latent.grad.abs().max(), other).mean()
+    assert 0 < float(after) < float(before.detach())
+
+
+def test_it_is_logged_beside_the_other_loss(tiny_model: Path, clips: Path, tmp_path: Path) -> None:
+    settings = ("distill.steps=2", "distill.clap_weight=0.5")
+    for entry in distil(tmp_path / "model", clips, tiny_model, *settings):
+        assert entry["loss"] == pytest.approx(entry["consistency"] + 0.5 * entry["clap"], rel=1e-3)
 
 
 def test_without_a_model_there_is_nothing_to_distil(clips: Path, tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ class Segments:
         alpha, sigma = torch.where(clean, 1.0, alpha), torch.where(clean, 0.0, sigma)
         return alpha.view(shape), sigma.view(shape)
 
+    def is_last(self, t: Tensor) -> Tensor:
+        """Whether each time t [B] is in the segment that ends without noise."""
+        return t <= self._starts[-1].to(t.device)
+
     def times(self, t: Tensor) -> Tensor:
         """Times as the network takes them; CLEAN becomes the first one."""
         return t if self.schedule.is_flow else t.clamp(min=0).long()
@@ -58,8 +62,9 @@ def consistency_loss(
     noise: Tensor,
     t: Tensor,
     skip: float,
-) -> Tensor:
-    """The distance between two jumps to the end of a segment, one value per sample: [B] float32.
+) -> tuple[Tensor, Tensor]:
+    """The distance between two jumps to the end of a segment, one value per sample: [B] float32;
+    and the latents [B, C, T, F] that the student jumps towards.
 
     The student jumps from x_t, and from where the (guided) teacher's DDIM step of `skip` training
     steps leads; the second jump has no gradient. The distance is that of the estimated latents,
@@ -74,7 +79,7 @@ def consistency_loss(
         target = _target(student, teacher, segments, x, t, end, skip)
     found, _ = schedule.denoised(student(x, t).float(), x, t)
     _, sigma = segments.levels(t.float(), x)
-    return ((found - target) / sigma).square().flatten(1).mean(dim=1)
+    return ((found - target) / sigma).square().flatten(1).mean(dim=1), found
 
 
 def _target(

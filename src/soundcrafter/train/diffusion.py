@@ -84,10 +84,9 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
 
     name = "diffusion"
     parts = ("unet",)
-    config: DiffusionStageConfig
 
     def __init__(self, recipe: Recipe, data: str | PathLike[str], folder: Path) -> None:
-        self.config = self.stage_config(recipe)
+        self.config: DiffusionStageConfig = recipe.diffusion
         self.model_config: ModelConfig = recipe.model
         self.folder = folder
         self.curriculum = self.config.phases()
@@ -104,11 +103,6 @@ class DiffusionStage(Stage[nn.Module, DiffusionBatch]):
         torch.manual_seed(self.config.seed)
         self.schedule = Schedule(self.model_config.diffusion)
         self.loss_modules = self.make_loss_modules()
-
-    @classmethod
-    def stage_config(cls, recipe: Recipe) -> DiffusionStageConfig:
-        """The stage's settings."""
-        return recipe.diffusion
 
     def make_loss_modules(self) -> dict[str, LossModule[Any, DiffusionBatch]]:
         """The U-Net with random weights."""

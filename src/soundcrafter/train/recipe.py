@@ -239,12 +239,14 @@ class DistillStageConfig(DiffusionStageConfig):
     segments: int = 2  # steps to sample in; 1 is a consistency model
     guidance: float | None = None  # of the teacher; by default that of model.sampling
     skip: float = 20.0  # training steps that one DDIM step of the teacher takes
+    clap_weight: float = 0.0  # of 1 - the CLAP similarity of the decoded estimate
     drop_condition: float = 0.0  # guidance is built in, so that no null condition is needed
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.segments <= MAX_SEGMENTS:
             raise ValueError(f"segments: got {self.segments}; allowed: 1 to {MAX_SEGMENTS}")
+        self._refuse_negative("clap_weight")
         if self.guidance is not None:
             self._refuse_negative("guidance")
         if not self.skip >= 1:
