@@ -97,6 +97,25 @@ def tiny_model(tmp_path_factory, tiny_recipe, clips) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def distilled(tiny_model, clips, tmp_path_factory) -> Path:
+    """The tiny model with a distilled U-Net of two steps. Read only."""
+    from soundcrafter.train import RunOptions, train
+
+    folder = tmp_path_factory.mktemp("distilled") / "model"
+    settings = ("steps=20", "batch_size=4", "seconds=0.64", "learning_rate=0.003")
+    train(
+        "distill",
+        _TESTS.parent / "recipes" / "finetune.toml",  # whose model is that of `init`
+        data=clips,
+        out=folder,
+        init=tiny_model,
+        options=RunOptions(device="cpu"),
+        overrides=[f"distill.{setting}" for setting in settings],
+    )
+    return folder
+
+
 @pytest.fixture
 def model_copy(tiny_model, tmp_path) -> Path:
     """The tiny model's parts in a folder that a test may change."""

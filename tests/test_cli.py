@@ -172,7 +172,7 @@ def test_every_option_reaches_the_model(run, tiny_model, tmp_path, monkeypatch):
     wanted = {"seconds": 0.25, "seed": [9, 10], "steps": 2, "guidance": 1.5}
     wanted |= {"candidates": 3, "sampler": "euler", "reuse": 2, "trim": False, "batch_size": 2}
     wanted |= {"more": ("bright",), "less": ("echo",), "steer": 0.2, "like_weight": 0.3}
-    wanted |= {"like": tmp_path / "like.wav", "loop": False}
+    wanted |= {"like": tmp_path / "like.wav", "loop": False, "fast": None}
     wanted |= {"negative": ["rain"] * 2, "prompts": ["dog"] * 2, "device": "cpu"}
     assert seen == wanted
     seen.clear()

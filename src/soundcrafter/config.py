@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -109,26 +109,6 @@ def check_compatible(configs: Mapping[str, Any]) -> None:
                 f"unet.strides: {configs['unet'].stride[1]} in frequency does not divide "
                 f"the latent's {rows} rows"
             )
-
-
-def fast_sampling(sampling: SamplingConfig, unet_fast: FastUNetConfig) -> SamplingConfig:
-    """The settings for the distilled U-Net, given a model's for its other one."""
-    # a consistency model jumps to the end and adds noise again; the others follow a path
-    sampler = "lcm" if unet_fast.steps == 1 else "ddim"
-    return replace(
-        sampling,
-        fast=True,
-        sampler=sampler,
-        spacing="trailing",
-        end="clean",
-        steps=unet_fast.steps,
-        draft_steps=unet_fast.steps,
-        guidance=1.0,
-        guidance_from=0.0,
-        guidance_until=1.0,
-        negative="",
-        reuse=1,
-    )
 
 
 def latent_frames(vae: VAEConfig, unet: UNetConfig, seconds: float) -> int:

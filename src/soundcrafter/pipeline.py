@@ -21,11 +21,10 @@ from soundcrafter.arguments import (
 )
 from soundcrafter.blend import Blend
 from soundcrafter.codec import Codec
-from soundcrafter.config import fast_sampling
 from soundcrafter.cpu.memory import tune_malloc
 from soundcrafter.cpu.optimize import optimize
 from soundcrafter.device import choose_device
-from soundcrafter.diffusion.config import SamplingConfig
+from soundcrafter.diffusion.config import SamplingConfig, fast_sampling
 from soundcrafter.diffusion.schedule import Schedule
 from soundcrafter.editing import Audio, Canvas, Region, load_wave
 from soundcrafter.endless import endless
@@ -149,7 +148,8 @@ class SoundCrafter(Generator):
             return replace(self.folder.sampling, fast=False)
         if "unet_fast" not in self.folder.parts:
             raise ValueError("fast: this model has no unet_fast; see `soundcrafter train distill`")
-        return fast_sampling(self.folder.sampling, self.folder.parts["unet_fast"].config)
+        steps = self.folder.parts["unet_fast"].config.steps
+        return fast_sampling(self.folder.sampling, steps)
 
     @property
     def unet_fast(self) -> UNet:

@@ -14,15 +14,18 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from soundcrafter.mel_bands import MelConfig  # noqa: E402
 from soundcrafter.models.griffin_lim import random_phases  # noqa: E402
 from soundcrafter.models.spectral import SpectralConfig, SpectralVocoder  # noqa: E402
+from soundcrafter.onnx import OnnxSoundCrafter  # noqa: E402
 from soundcrafter.onnx.convert import half_weights  # noqa: E402
 from soundcrafter.onnx.export import export_onnx  # noqa: E402
 from soundcrafter.onnx.graphs import Dft  # noqa: E402
+from soundcrafter.onnx.quantize import LIMIT, quantize, runner, trajectories  # noqa: E402
 from soundcrafter.onnx.spectral_graph import spectral_to_onnx  # noqa: E402
+from soundcrafter.store import open_folder  # noqa: E402
 
 
-def test_an_export_says_what_it_is(exported, tiny_model):
+def test_an_export_says_what_it_is(exported, distilled):
     settings = json.loads((exported / "settings.json").read_text())
-    model = json.loads((tiny_model / "config.json").read_text())
+    model = json.loads((distilled / "config.json").read_text())
     assert settings["diffusion"] == model["diffusion"]
     assert settings["sampling"]["steps"] == model["sampling"]["steps"]
     assert settings["weights"] == "fp32"
@@ -57,7 +60,7 @@ def test_a_part_that_differs_is_refused_and_nothing_is_left(tiny_model, tmp_path
 def test_wrong_arguments_are_refused(run, tiny_model, tmp_path):
     out = tmp_path / "out"
     message = run("export", tiny_model, "--out", out, "--weights", "int3").refused()
-    assert "weights: got 'int3'; allowed: fp32, fp16" in message
+    assert "weights: got 'int3'; allowed: fp32, fp16, int8" in message
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "exists already" in run("export", tiny_model, "--out", tmp_path / "full").refused()
@@ -98,3 +101,27 @@ def test_the_spectral_vocoder_with_its_rounds(tmp_path):
             vocoder.config = config
             (found,) = session.run(None, named)
             np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max())
+
+
+def test_an_int8_unet_makes_nearly_the_same_sounds(exported, distilled, tmp_path):
+    folder = open_folder(distilled)
+    ways = trajectories(folder, "unet", folder.load("unet"))
+    quantized = quantize(onnx.load(exported / "unet.onnx"), ways.inputs)
+    types = {tensor.data_type for tensor in quantized.graph.initializer}
+    assert onnx.TensorProto.INT8 in types
+    onnx.save(quantized, tmp_path / "int8.onnx")
+    assert ways.moved_by(runner(exported / "unet.onnx")) < 1e-3
+    assert 1e-3 < ways.moved_by(runner(tmp_path / "int8.onnx")) < LIMIT
+
+
+@pytest.mark.slow
+def test_an_export_in_int8(tiny_model, tmp_path, monkeypatch):
+    seen = []
+    export_onnx(tiny_model, tmp_path / "int8", "int8", seen.append)
+    assert [part.name for part in seen if part.moved is not None] == ["unet"]
+    runtime = OnnxSoundCrafter.from_pretrained(tmp_path / "int8", threads=1)
+    assert runtime.generate("rain", seconds=1.0)[0].wave.any()
+    monkeypatch.setitem(export_onnx.__globals__, "LIMIT", 0.0)
+    with pytest.raises(ValueError, match=r"unet: in int8 its latents are moved by .* in fp16"):
+        export_onnx(tiny_model, tmp_path / "out", "int8")
+    assert not (tmp_path / "out").exists()

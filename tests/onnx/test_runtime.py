@@ -196,3 +196,16 @@ def test_the_spectrogram_is_that_of_torch(config):
     with torch.no_grad():
         wanted = LogMel(config)(torch.from_numpy(wave)[None]).numpy()
     np.testing.assert_allclose(log_mel(wave, config), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"candidates": 3}, {"steps": 1, "sampler": "lcm"}], ids=str
+)
+def test_the_distilled_unet(runtime, distilled, options):
+    crafter = SoundCrafter.from_pretrained(distilled, "cpu", precision="fp32")
+    options = {"seconds": 1.0, "seed": 5, **options}
+    (ours,), (theirs,) = (
+        each.generate("rain", fast=True, **options) for each in (runtime, crafter)
+    )
+    np.testing.assert_allclose(ours.wave, theirs.wave, atol=1e-3 * np.abs(theirs.wave).max())
+    assert ours.provenance.sampling["fast"] is True

@@ -40,14 +40,6 @@ def distil(
 
 
 @pytest.fixture(scope="module")
-def distilled(tiny_model: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a distilled U-Net of two steps. Read only."""
-    out = tmp_path_factory.mktemp("distilled") / "model"
-    distil(out, clips, tiny_model)
-    return out
-
-
-@pytest.fixture(scope="module")
 def crafter(distilled: Path) -> SoundCrafter:
     return SoundCrafter.from_pretrained(distilled, "cpu")
 

@@ -18,6 +18,7 @@ OPTIONS = (
     "negative",
     "candidates",
     "sampler",
+    "fast",
     "trim",
     "batch_size",
 )

@@ -66,7 +66,9 @@ def export(
     model: Annotated[
         str | None, typer.Argument(help="Folder or hub name; else the bundled model.")
     ] = None,
-    weights: Annotated[str, typer.Option(help="fp32 or fp16: how weights are stored.")] = "fp32",
+    weights: Annotated[
+        str, typer.Option(help="fp32, fp16 or int8: how weights are stored.")
+    ] = "fp32",
 ) -> None:
     """Write a model as ONNX files, which need no torch to make sounds."""
     try:
@@ -77,7 +79,9 @@ def export(
         ) from None
 
     def show(part: ExportedPart) -> None:
-        print(f"{part.name}  {part.size / 1e6:.1f} MB  differs by {part.error:.1g} of its peak")
+        moved = "" if part.moved is None else f"; int8 moves latents by {part.moved:.2f}"
+        size = f"{part.size / 1e6:.1f} MB"
+        print(f"{part.name}  {size}  differs by {part.error:.1g} of its peak{moved}")
 
     for remark in export_onnx(model, out, weights, show):
         print(f"warning: {remark}", file=sys.stderr)

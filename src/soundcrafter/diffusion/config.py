@@ -1,6 +1,6 @@
 """The settings of the forward process and of sampling: what needs no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from soundcrafter.diffusion.samplers import SAMPLERS
@@ -81,3 +81,22 @@ class SamplingConfig:
             raise ValueError(f"seconds: got {self.seconds:g}; allowed: {low:g} to {high:g}")
         if not 0.1 <= self.window <= 3600:
             raise ValueError(f"window: got {self.window:g}; allowed: 0.1 to 3600")
+
+
+def fast_sampling(sampling: SamplingConfig, steps: int) -> SamplingConfig:
+    """The settings for a U-Net distilled to so many steps, given a model's for its other one."""
+    return replace(
+        sampling,
+        fast=True,
+        # a consistency model jumps to the end and adds noise again; the others follow a path
+        sampler="lcm" if steps == 1 else "ddim",
+        spacing="trailing",
+        end="clean",
+        steps=steps,
+        draft_steps=steps,
+        guidance=1.0,
+        guidance_from=0.0,
+        guidance_until=1.0,
+        negative="",
+        reuse=1,
+    )

@@ -31,6 +31,7 @@ from soundcrafter.models.vocoder import Vocoder
 from soundcrafter.onnx.convert import OPSET, half_weights, to_onnx
 from soundcrafter.onnx.folder import (
     AUDIO,
+    FAST,
     FORMAT,
     SETTINGS,
     TOKENIZER,
@@ -42,14 +43,15 @@ from soundcrafter.onnx.folder import (
     VocoderSettings,
 )
 from soundcrafter.onnx.graphs import AudioGraph, DecoderGraph
+from soundcrafter.onnx.quantize import LIMIT, Trajectories, quantize, runner, trajectories
 from soundcrafter.onnx.spectral_graph import spectral_to_onnx
 from soundcrafter.settings import to_dict
 from soundcrafter.store import ModelFolder, open_folder
 from soundcrafter.version import __version__
 
-Weights = Literal["fp32", "fp16"]
+Weights = Literal["fp32", "fp16", "int8"]
 # The largest error of a part's output, relative to its peak, beside torch in float32.
-TOLERANCES: dict[Weights, float] = {"fp32": 1e-3, "fp16": 1e-2}
+TOLERANCES: dict[Weights, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 1e-2}
 # Griffin-Lim amplifies rounding in each round, so the graph is compared after a few.
 _CHECKED_ROUNDS = 2
 _CARD = ("README.md", "CREDITS.csv", "curves.png")
@@ -63,6 +65,7 @@ class ExportedPart:
     name: str
     size: int  # bytes
     error: float  # the largest beside torch, relative to the peak
+    moved: float | None = None  # by int8: latents, relative to the distance of another seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,7 @@ class _Part:
     inputs: tuple[tuple[Tensor, ...], ...]  # of two lengths and batch sizes
     more: tuple[Any, ...] = ()  # inputs of the graph alone
     buffers: tuple[str, ...] = ()  # names of tables, which keep their precision
+    trajectories: Callable[[], Trajectories] | None = None  # of what int8 quantises
 
 
 def export_onnx(
@@ -86,10 +90,12 @@ def export_onnx(
 ) -> list[str]:
     """Export a model (a folder, a hub name, None for the bundled one) into the new folder `out`.
 
-    Every part is compared with torch. `report` is called after each. Returns remarks on what the
-    export lacks. Raises ValueError for an unknown dtype, an incomplete model, a folder that is not
-    empty, and a part that ONNX lacks an operation for or that differs from torch by more than
-    TOLERANCES; then nothing is written.
+    Every part is compared with torch. `weights`: "fp32"; "fp16", half the space; "int8", as fp16,
+    but the U-Net's convolutions are also computed in int8, which is faster on a CPU. `report` is
+    called after each part. Returns remarks on what the export lacks. Raises ValueError for an
+    unknown dtype, an incomplete model, a folder that is not empty, a part that ONNX lacks an
+    operation for or that differs from torch by more than TOLERANCES, and an int8 U-Net that moves
+    its sounds too far; then nothing is written.
     """
     for known in get_args(Weights):
         if weights == known:
@@ -103,7 +109,7 @@ def export_onnx(
     with _new_folder(Path(out)) as place:
         networks = _load(folder, remarks)
         files = {}
-        for part in _parts(networks):
+        for part in _parts(networks, folder):
             files[part.name] = _write(part, place, known, folder, report)
         _copy(folder, place)
         settings = _settings(folder, networks, name, known, files, place)
@@ -144,6 +150,7 @@ class _Networks:
     text: ClapText
     audio: ClapAudio | None
     unet: UNet
+    unet_fast: UNet | None
     vae: VAE
     vocoder: Vocoder
 
@@ -157,12 +164,13 @@ def _load(folder: ModelFolder, remarks: list[str]) -> _Networks:
         cast(ClapText, folder.load("clap_text")),
         audio,
         cast(UNet, folder.load("unet")),
+        cast(UNet, folder.load(FAST)) if FAST in folder.parts else None,
         cast(VAE, folder.load("vae")),
         cast(Vocoder, folder.load("vocoder")),
     )
 
 
-def _parts(networks: _Networks) -> Iterator[_Part]:
+def _parts(networks: _Networks, folder: ModelFolder) -> Iterator[_Part]:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -186,15 +194,9 @@ def _parts(networks: _Networks) -> Iterator[_Part]:
     denoised = tuple(
         (x, torch.full((len(x),), 500.0), normal(len(x), unet.config.embed_dim)) for x in latents
     )
-    yield _Part(
-        "unet",
-        "unet",
-        lambda: to_onnx(
-            unet, denoised[0], ((0, 2), (0,), (0,)), ("latent", "t", "cond"), ("prediction",)
-        ),
-        unet,
-        denoised,
-    )
+    for name, each in (("unet", unet), (FAST, networks.unet_fast)):
+        if each is not None:
+            yield _unet_part(name, each, denoised, folder)
     decoder = DecoderGraph(vae)
     yield _Part(
         "vae_decoder",
@@ -217,6 +219,21 @@ def _parts(networks: _Networks) -> Iterator[_Part]:
             audio,
             heard,
         )
+
+
+def _unet_part(
+    name: str, unet: UNet, inputs: tuple[tuple[Tensor, ...], ...], folder: ModelFolder
+) -> _Part:
+    return _Part(
+        name,
+        name,
+        lambda: to_onnx(
+            unet, inputs[0], ((0, 2), (0,), (0,)), ("latent", "t", "cond"), ("prediction",)
+        ),
+        unet,
+        inputs,
+        trajectories=lambda: trajectories(folder, name, unet),
+    )
 
 
 def _tokens(text: ClapText, batch: int, length: int) -> tuple[Tensor, Tensor]:
@@ -266,26 +283,42 @@ def _write(
     report: Callable[[ExportedPart], None],
 ) -> OnnxPart:
     """Export and check a part."""
-    file = place / f"{part.name}.onnx"
+    file, moved = place / f"{part.name}.onnx", None
     try:
         proto = part.convert()
-        if weights == "fp16":
+        if weights != "fp32":
             half_weights(proto, part.buffers)
         onnx.save(proto, file)
         error = _error(part, file)
+        if not error <= TOLERANCES[weights]:
+            raise ValueError(
+                f"the exported part differs from torch by {error:.2g} of its peak; "
+                f"allowed: {TOLERANCES[weights]:g}"
+            )
+        if weights == "int8" and part.trajectories is not None:
+            moved = _quantize(part.convert(), part.trajectories(), file)
     except ValueError as failure:
         raise ValueError(f"{part.name}: {failure}") from None
-    if not error <= TOLERANCES[weights]:
-        raise ValueError(
-            f"{part.name}: the exported part differs from torch by {error:.2g} of its peak; "
-            f"allowed: {TOLERANCES[weights]:g}"
-        )
-    report(ExportedPart(part.name, file.stat().st_size, error))
+    report(ExportedPart(part.name, file.stat().st_size, error, moved))
     return OnnxPart(
         file=file.name,
         sha256=file_sha256(file),
         training_id=folder.parts[part.source].training_id,
     )
+
+
+def _quantize(proto: onnx.ModelProto, ways: Trajectories, file: Path) -> float:
+    """Write the graph in int8, and return how far it moves sounds."""
+    quantized = quantize(proto, ways.inputs)
+    half_weights(quantized)
+    onnx.save(quantized, file)
+    moved = ways.moved_by(runner(file))
+    if not moved <= LIMIT:
+        raise ValueError(
+            f"in int8 its latents are moved by {moved:.2g} of the distance to another seed's; "
+            f"allowed: {LIMIT:g}; export it in fp16"
+        )
+    return moved
 
 
 def _error(part: _Part, file: Path) -> float:
@@ -359,4 +392,5 @@ def _settings(
             piece_seconds=PIECE_SECONDS / (2 if is_spectral else 1),
         ),
         tokenizer_sha256=file_sha256(place / TOKENIZER),
+        fast_steps=folder.parts[FAST].config.steps if FAST in folder.parts else 0,
     )

@@ -14,6 +14,7 @@ FORMAT = 1
 SETTINGS, TOKENIZER = "settings.json", "tokenizer.json"
 REQUIRED = ("clap_text", "unet", "vae_decoder", "vocoder")
 AUDIO = "clap_audio"  # where candidates can be ranked
+FAST = "unet_fast"  # in a model that was distilled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,8 @@ class OnnxSettings:
     soundcrafter: str  # version that exported it
     model: str  # that was exported
     opset: int
-    weights: str  # dtype they are stored in; all is computed in float32
+    # dtype they are stored in; all but the convolutions of an int8 U-Net is computed in float32
+    weights: str
     parts: Mapping[str, OnnxPart]
     diffusion: DiffusionConfig
     sampling: SamplingConfig
@@ -89,6 +91,7 @@ class OnnxSettings:
     latent: LatentSettings
     vocoder: VocoderSettings
     tokenizer_sha256: str
+    fast_steps: int = 0  # of the part unet_fast, which has guidance built in; 0: there is none
 
 
 def is_exported(path: str | os.PathLike[str] | None) -> bool:
@@ -110,6 +113,7 @@ def read_exported(path: str | os.PathLike[str]) -> OnnxSettings:
         raise ValueError(f"{file}: unsupported format; this version reads format {FORMAT}")
     settings = from_dict(OnnxSettings, data, str(file))
     wanted = (*REQUIRED, *([] if settings.audio is None else [AUDIO]))
+    wanted = (*wanted, *([FAST] if settings.fast_steps else []))
     if missing := [name for name in wanted if name not in settings.parts]:
         raise ValueError(f"{file}: has no {', '.join(missing)}")
     hashes = {part.file: part.sha256 for part in settings.parts.values()}

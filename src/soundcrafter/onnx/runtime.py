@@ -13,11 +13,11 @@ import numpy as np
 from soundcrafter.arguments import plain_request, plain_sampling, portable_name
 from soundcrafter.audio import limit_peak, trim_silence
 from soundcrafter.blend import Blend
-from soundcrafter.diffusion.config import SamplingConfig
+from soundcrafter.diffusion.config import SamplingConfig, fast_sampling
 from soundcrafter.files import one_line
 from soundcrafter.onnx.audio_tower import AudioTower, unit
 from soundcrafter.onnx.decoding import decode, vocode
-from soundcrafter.onnx.folder import AUDIO, TOKENIZER, read_exported
+from soundcrafter.onnx.folder import AUDIO, FAST, TOKENIZER, read_exported
 from soundcrafter.onnx.noise import TorchGenerator
 from soundcrafter.onnx.sampling import ArraySchedule, sample
 from soundcrafter.onnx.windows import Array
@@ -43,7 +43,7 @@ class OnnxSoundCrafter:
     def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
         path = Path(folder)
         self.name, self.settings = portable_name(folder), read_exported(path)
-        self.sampling: SamplingConfig = self.settings.sampling
+        self.sampling = self.sampling_for(fast=self.settings.sampling.fast)
         self.schedule = ArraySchedule(self.settings.diffusion)
         self.tokenizer = Tokenizer.load(path / TOKENIZER)
         parts = self.settings.parts
@@ -80,6 +80,7 @@ class OnnxSoundCrafter:
         sampler: str | None = None,
         candidates: int | None = None,
         draft_steps: int | None = None,
+        fast: bool | None = None,
         batch_size: int | None = None,
         trim: bool | None = None,
         progress: Progress | None = None,
@@ -100,6 +101,7 @@ class OnnxSoundCrafter:
                 sampler=sampler,
                 candidates=candidates,
                 draft_steps=draft_steps,
+                fast=fast,
                 batch_size=batch_size,
                 trim=trim,
                 progress=progress,
@@ -119,13 +121,14 @@ class OnnxSoundCrafter:
         sampler: str | None = None,
         candidates: int | None = None,
         draft_steps: int | None = None,
+        fast: bool | None = None,
         batch_size: int | None = None,
         trim: bool | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Sound]:
         """Yield the sounds of `generate`, whose arguments it takes, as they are made."""
         request = resolve(
-            self.sampling,
+            self.sampling if fast is None else self.sampling_for(fast=fast),
             prompts,
             seconds=seconds,
             count=count,
@@ -136,6 +139,7 @@ class OnnxSoundCrafter:
             sampler=sampler,
             candidates=candidates,
             draft_steps=draft_steps,
+            fast=fast,
             batch_size=batch_size,
             trim=seconds is None if trim is None else trim,
         )
@@ -151,6 +155,14 @@ class OnnxSoundCrafter:
             if (cut := self.tokenizer.count(text) - longest) > 0:
                 _log.warning("prompt: too long; the last %d tokens are not heard: %s", cut, text)
         return self._sounds(request, progress or (lambda done, total: None))
+
+    def sampling_for(self, *, fast: bool) -> SamplingConfig:
+        """The default settings with or without the distilled U-Net. ValueError if there is none."""
+        if not fast:
+            return replace(self.settings.sampling, fast=False)
+        if not self.settings.fast_steps:
+            raise ValueError("fast: this model has no unet_fast")
+        return fast_sampling(self.settings.sampling, self.settings.fast_steps)
 
     def noise(self, seed: int, seconds: float, count: int = 1) -> Array:
         """The initial noises [count, C, T, F] of a seed: those of `SoundCrafter.noise`."""
@@ -192,12 +204,15 @@ class OnnxSoundCrafter:
         uncond = np.stack([self._embed_negative(job.negative) for job in jobs])
         seeds, drafted = [job.seed for job in jobs], request.drafted
         drafts = np.stack([self.noise(s, request.seconds, request.candidates) for s in seeds])
-        noise = drafts[:, 0]
+        noise, latents = drafts[:, 0], None
         if drafted:
-            noise = self._choose(drafts, seeds, cond, uncond, request, report)
-        latents = self._sample(
-            request, noise, cond, uncond, seeds, lambda done, _: report(drafted + done)
-        )
+            noise, latents = self._choose(drafts, seeds, cond, uncond, request, report)
+        if latents is None:
+            latents = self._sample(
+                request, noise, cond, uncond, seeds, lambda done, _: report(drafted + done)
+            )
+        else:
+            report(drafted + request.steps)
         made = self._provenance(request, jobs)
         for i, job in enumerate(jobs):
             samples = self._cut(self.vocode(self.decode(latents[i : i + 1])), request.seconds)
@@ -222,8 +237,8 @@ class OnnxSoundCrafter:
         uncond: Array,
         request: GenerateRequest,
         report: Callable[[int], None],
-    ) -> Array:
-        """Noises [J, K, C, T, F] -> the best of each K, see `Generator`."""
+    ) -> tuple[Array, Array | None]:
+        """Noises [J, K, C, T, F] -> the best of each K, and its latent, see `Generator`."""
         sounds, count = drafts.shape[:2]
         steps = request.draft_steps
         if not self.schedule.is_flow:
@@ -240,7 +255,9 @@ class OnnxSoundCrafter:
             self._score(self.decode(latent[None]), cond[i // count], request.seconds)
             for i, latent in enumerate(latents)
         ]
-        return drafts[np.arange(sounds), np.reshape(scores, (sounds, count)).argmax(1)]
+        best = np.arange(sounds), np.reshape(scores, (sounds, count)).argmax(1)
+        found = latents.reshape(drafts.shape)[best] if steps == request.steps else None
+        return drafts[best], found
 
     def _sample(
         self,
@@ -252,8 +269,9 @@ class OnnxSoundCrafter:
         callback: Progress,
     ) -> Array:
         window, piece = self._latent_frames(request.window), self._latent_frames(PIECE_SECONDS)
+        unet = FAST if request.fast else "unet"
         return sample(
-            lambda latent, t, cond: self._run("unet", latent, t, cond),
+            lambda latent, t, cond: self._run(unet, latent, t, cond),
             self.schedule,
             request,
             noise,

@@ -7,8 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from soundcrafter.config import fast_sampling
-from soundcrafter.diffusion.config import SamplingConfig
+from soundcrafter.diffusion.config import SamplingConfig, fast_sampling
 from soundcrafter.diffusion.consistency import Segments, consistency_loss
 from soundcrafter.diffusion.guidance import guided
 from soundcrafter.diffusion.schedule import Schedule
@@ -122,7 +121,7 @@ class DistillStage(DiffusionStage):
 
     @property
     def sampling(self) -> SamplingConfig:
-        return fast_sampling(self.model_config.sampling, self.part_config)
+        return fast_sampling(self.model_config.sampling, self.config.segments)
 
     @property
     def part_config(self) -> FastUNetConfig:
