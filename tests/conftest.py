@@ -173,12 +173,14 @@ def fork(_fork_server: Any) -> Iterator[Callable[..., BaseProcess]]:
 
 @pytest.fixture(scope="session")
 def launch(fork: Callable[..., BaseProcess]) -> Callable[..., Launched]:
-    """launch("info", ...): the command line in a process of its own; options are those of fork."""
+    """launch("info", ...): the command line in a process of its own; `stderr` is a file descriptor,
+    and other options are those of fork."""
 
-    def start(*arguments: object, **options: Any) -> Launched:
+    def start(*arguments: object, stderr: int | None = None, **options: Any) -> Launched:
         errors = tempfile.TemporaryFile()  # noqa: SIM115
         reader, writer = multiprocessing.Pipe(duplex=False)
-        streams = {1: writer, 2: Connection(os.dup(errors.fileno()), readable=False)}
+        copy = os.dup(errors.fileno() if stderr is None else stderr)
+        streams = {1: writer, 2: Connection(copy, readable=False)}
         process = fork(_COMMAND, [*map(str, arguments)], streams=streams, **options)
         for stream in streams.values():
             stream.close()
