@@ -58,9 +58,10 @@ os.chdir(folder)
 sys.argv = arguments
 for name in [name for name in sys.modules if name.partition(".")[0] in unloaded]:
     del sys.modules[name]
-torch.set_num_threads(1)
+torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", 1)))
 context, get_context = multiprocessing.get_context("forkserver"), multiprocessing.get_context
-multiprocessing.get_context = lambda name=None: context if name == "spawn" else get_context(name)
+if fork_workers:
+    multiprocessing.get_context = lambda name: context if name == "spawn" else get_context(name)
 """
 _COMMAND = """
 from soundcrafter import cli
@@ -142,8 +143,9 @@ def fork_workers(_fork_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def fork(_fork_server: Any) -> Iterator[Callable[..., BaseProcess]]:
     """fork(code, arguments, **environment): a process that runs the code, with those arguments in
-    sys.argv, forked from the server. `streams` become its file descriptors; packages that are
-    `unloaded` it imports anew. What still runs in the end is killed."""
+    sys.argv, forked from the server. `streams` become its file descriptors, packages that are
+    `unloaded` it imports anew, and with `fork_workers` its own workers come from the server too.
+    What still runs in the end is killed."""
     started: list[BaseProcess] = []
 
     def start(
@@ -152,6 +154,7 @@ def fork(_fork_server: Any) -> Iterator[Callable[..., BaseProcess]]:
         folder: Path | None = None,
         streams: dict[int, Connection] | None = None,
         unloaded: tuple[str, ...] = (),
+        fork_workers: bool = True,
         **environment: str,
     ) -> BaseProcess:
         names = {
@@ -160,6 +163,7 @@ def fork(_fork_server: Any) -> Iterator[Callable[..., BaseProcess]]:
             "folder": str(folder or Path.cwd()),
             "streams": streams or {},
             "unloaded": unloaded,
+            "fork_workers": fork_workers,
         }
         started.append(_fork_server.Process(target=exec, args=(_PRELUDE + code, names)))
         started[-1].start()

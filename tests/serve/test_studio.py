@@ -1,11 +1,8 @@
 """The studio in a real browser, over a real server; its timeline and its desk without one."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,29 +24,18 @@ from soundcrafter.serve.studio.timeline import COLUMNS, drawing, moved, rows_of,
 TOKEN = "open-sesame"
 
 
-def start(tiny_model: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """A server on a free port that asks for a token, and its address."""
-    tokens = folder.with_name("tokens")
+@pytest.fixture(scope="module")
+def server(launch: Any, tiny_model: Path, tmp_path_factory: Any) -> Iterator[str]:
+    """The address of a server on a free port that asks for a token."""
+    folder = tmp_path_factory.mktemp("studio")
+    tokens = folder / "tokens"
     tokens.write_text(f"{TOKEN}\n")
-    command = [sys.executable, "-m", "soundcrafter", "serve", "--model", str(tiny_model)]
-    process = subprocess.Popen(
-        [*command, "--port", "0", "--folder", str(folder), "--token-file", str(tokens)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None
+    options = ("--port", 0, "--folder", folder / "serve", "--token-file", tokens)
+    process = launch("serve", "--model", tiny_model, *options)
     line = process.stdout.readline()
     found = re.search(r"http://\S+", line)
     assert found, line
-    return process, found[0]
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: Any) -> Iterator[str]:
-    """The address of a server."""
-    process, address = start(tiny_model, tmp_path_factory.mktemp("studio") / "serve")
-    yield address
+    yield found[0]
     process.send_signal(signal.SIGTERM)
     process.wait(30)
 
