@@ -107,6 +107,7 @@ def test_a_part_marked_in_the_picture_is_regenerated(page):
     generate(page, "rain", 2.0)
     wait_for_cards(page, 2)
     card = page.locator(".card").first
+    check_picture_is_as_wide_as_the_waveform(page, card)
     card.get_by_text("Regenerate a part").click()
     picture = card.locator(".picture img")
     for share in (0.25, 0.5):
@@ -116,6 +117,15 @@ def test_a_part_marked_in_the_picture_is_regenerated(page):
     assert numbers == [pytest.approx(0.5, abs=0.05), pytest.approx(1.0, abs=0.05)]
     card.get_by_role("button", name="Regenerate").last.click()
     wait_for_cards(page, 3)
+
+
+def check_picture_is_as_wide_as_the_waveform(page, card):
+    page.wait_for_function("document.querySelector('.card .picture img')?.complete")
+    picture, wave = (
+        card.locator(s).bounding_box() for s in (".picture img", ".waveform-container")
+    )
+    assert picture["x"] == pytest.approx(wave["x"], abs=2)
+    assert picture["width"] == pytest.approx(wave["width"], abs=4)
 
 
 def test_a_scene_is_planned_edited_rendered_and_saved(page, tmp_path):
@@ -181,32 +191,17 @@ def test_the_history_survives_a_restart(desk: Desk):
     assert [found.id for found in again.history("squeaky", False, None, 8)] == [job.id]
 
 
-def test_phones_and_magnified_pages_do_not_scroll_sideways(page):
-    for width in (390, 320):  # 320: 1280 at 400%
-        page.set_viewport_size({"width": width, "height": 600})
-        for name in ("Scenes", "History", "Sounds"):
-            page.get_by_role("tab", name=name).click()
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def test_the_picture_is_as_wide_as_the_waveform(page):
-    generate(page, "rain")
-    wait_for_cards(page, 2)
-    card = page.locator(".card").first
-    page.wait_for_function("document.querySelector('.card .picture img')?.complete")
-    picture, wave = (
-        card.locator(s).bounding_box() for s in (".picture img", ".waveform-container")
-    )
-    assert picture["x"] == pytest.approx(wave["x"], abs=2)
-    assert picture["width"] == pytest.approx(wave["width"], abs=4)
-
-
-def test_the_keyboard_is_seen(page):
+def test_the_page_fits_phones_and_the_keyboard_is_seen(page):
     page.locator("#prompt textarea").focus()
     for _ in range(8):
         page.keyboard.press("Tab")
         style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert style == "solid", page.evaluate("document.activeElement.outerHTML")
+    for width in (390, 320):  # 320: 1280 at 400%
+        page.set_viewport_size({"width": width, "height": 600})
+        for name in ("Scenes", "History", "Sounds"):
+            page.get_by_role("tab", name=name).click()
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_a_full_queue_and_bad_options_are_said_in_words(desk: Desk):
