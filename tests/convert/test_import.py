@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from checkpoints import (
     CAPTIONS,
     AudioLdm,
@@ -22,7 +23,6 @@ from checkpoints import (
 )
 from original_layout import another_unet, write_original
 from torch import Tensor, nn
-from transformers import ClapAudioConfig, ClapTextConfig
 from wrong_layouts import (
     truncate,
     write_audioldm2,
@@ -313,7 +313,10 @@ def test_a_unet_is_trained_beside_an_imported_clap(
 
 def test_the_recipe_beside_laions_clap_describes_the_published_one() -> None:
     model = read_recipe("recipes/paper-laion.toml").model
-    audio, text = ClapAudioConfig(), ClapTextConfig()  # the defaults are clap-htsat-unfused's
+    audio, text = (
+        transformers.ClapAudioConfig(),
+        transformers.ClapTextConfig(),
+    )  # the defaults are clap-htsat-unfused's
     tower, words = model.clap_audio, model.clap_text
     assert tower.depths == tuple(audio.depths)
     assert tower.heads == tuple(audio.num_attention_heads)

@@ -5,13 +5,12 @@ import re
 import signal
 import zipfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
-
-pytest.importorskip("gradio", reason="needs the studio: pip install .[serve]")
 
 from soundcrafter.provenance import read_provenance
 from soundcrafter.scene.text import scene_from_text
@@ -21,6 +20,8 @@ from soundcrafter.serve.settings import ServeSettings
 from soundcrafter.serve.studio.desk import Desk, request_from
 from soundcrafter.serve.studio.timeline import COLUMNS, drawing, moved, rows_of, scene_from
 
+if find_spec("gradio") is None:  # it takes seconds to import
+    pytest.skip("needs the studio: pip install .[serve]", allow_module_level=True)
 TOKEN = "open-sesame"
 
 
