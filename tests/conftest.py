@@ -236,12 +236,19 @@ def tiny_recipe() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_recipe, clips) -> Path:
     """A model folder with every part, trained for the few steps of the tiny recipe. Read only."""
+    from soundcrafter.files import locked
     from soundcrafter.train import GENERATOR_STAGES, RunOptions, read_recipe, train
 
-    folder = tmp_path_factory.mktemp("tiny") / "model"
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the first of the workers trains it for all
+        base = base.parent
     recipe, options = read_recipe(tiny_recipe), RunOptions(device="cpu")
-    for stage in GENERATOR_STAGES:
-        train(stage, recipe, data=clips, out=folder, options=options)
+    folder, trained = base / "tiny" / "model", base / "tiny" / "trained"
+    with locked(base / "tiny", wait=True):
+        if not trained.exists():
+            for stage in GENERATOR_STAGES:
+                train(stage, recipe, data=clips, out=folder, options=options)
+            trained.touch()
     return folder
 
 
