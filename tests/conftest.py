@@ -1,12 +1,16 @@
 """Fixtures shared by the tests: where the sounds are, and a tiny model trained on some."""
 
 import glob
+import io
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +33,41 @@ _BROWSER_ARGS = (
     "--autoplay-policy=no-user-gesture-required",
 )
 
+# What commands import: seconds for each process that imports it by itself.
+_PRELOADED = (
+    *(
+        "soundcrafter.cli",
+        "soundcrafter.train",
+        "soundcrafter.evaluate.run",
+        "soundcrafter.workers",
+    ),
+    *("soundcrafter.serve.app", "soundcrafter.serve.worker", "uvicorn"),
+    *("torch._dynamo", "torch.distributed.fsdp", "torch.utils.tensorboard"),
+    "transformers.models.clap.modeling_clap",
+)
+# Begins a process that was forked from the server: its surroundings are those it was given.
+_PRELUDE = """
+import multiprocessing, os, sys, torch
+for number, stream in streams.items():
+    os.dup2(stream.fileno(), number)
+    opened = open(number, "w", encoding=environment.get("PYTHONIOENCODING"), closefd=False)
+    setattr(sys, {1: "stdout", 2: "stderr"}[number], opened)
+os.environ.clear()
+os.environ.update(environment)
+os.chdir(folder)
+sys.argv = arguments
+for name in [name for name in sys.modules if name.partition(".")[0] in unloaded]:
+    del sys.modules[name]
+torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", 1)))
+context, get_context = multiprocessing.get_context("forkserver"), multiprocessing.get_context
+if fork_workers:
+    multiprocessing.get_context = lambda name: context if name == "spawn" else get_context(name)
+"""
+_COMMAND = """
+from soundcrafter import cli
+cli.main()
+"""
+
 
 class CommandResult(NamedTuple):
     """What a command left: its exit status, stdout and stderr."""
@@ -43,6 +82,115 @@ class CommandResult(NamedTuple):
         (line,) = self.err.splitlines()
         assert line.startswith("error: ")
         return line
+
+
+class Launched:
+    """The command line in a process of its own, with the methods of subprocess.Popen."""
+
+    def __init__(self, process: BaseProcess, stdout: int, errors: Any) -> None:
+        assert process.pid is not None
+        self.pid, self._process, self._errors = process.pid, process, errors
+        self.stdout = io.TextIOWrapper(os.fdopen(stdout, "rb"), encoding="utf-8")
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float = 120) -> int:
+        """The exit status; that of a signal is negative."""
+        self._process.join(timeout)
+        code = self._process.exitcode
+        assert code is not None, f"it goes on after {timeout} s: {self.errors()}"
+        return code
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def errors(self) -> str:
+        """What it has said on stderr."""
+        self._errors.seek(0)
+        return str(self._errors.read().decode())
+
+    def finish(self) -> CommandResult:
+        """What it leaves, once it has ended."""
+        out = self.stdout.read()
+        code = self.wait()
+        return CommandResult(code, out, self.errors())
+
+
+@pytest.fixture(scope="session")
+def _fork_server() -> Any:
+    """Starts processes as "spawn" does, from one that has imported what commands need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_PRELOADED))
+    return context
+
+
+@pytest.fixture
+def fork_workers(_fork_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that this process starts come from that server."""
+    get_context = multiprocessing.get_context
+
+    def forking(method: str | None = None) -> Any:
+        return _fork_server if method == "spawn" else get_context(method)
+
+    monkeypatch.setattr(multiprocessing, "get_context", forking)
+
+
+@pytest.fixture(scope="session")
+def fork(_fork_server: Any) -> Iterator[Callable[..., BaseProcess]]:
+    """fork(code, arguments, **environment): a process that runs the code, with those arguments in
+    sys.argv, forked from the server. `streams` become its file descriptors, packages that are
+    `unloaded` it imports anew, and with `fork_workers` its own workers come from the server too.
+    What still runs in the end is killed."""
+    started: list[BaseProcess] = []
+
+    def start(
+        code: str,
+        arguments: list[str],
+        folder: Path | None = None,
+        streams: dict[int, Connection] | None = None,
+        unloaded: tuple[str, ...] = (),
+        fork_workers: bool = True,
+        **environment: str,
+    ) -> BaseProcess:
+        names = {
+            "arguments": ["soundcrafter", *arguments],
+            "environment": {**os.environ, **environment},
+            "folder": str(folder or Path.cwd()),
+            "streams": streams or {},
+            "unloaded": unloaded,
+            "fork_workers": fork_workers,
+        }
+        started.append(_fork_server.Process(target=exec, args=(_PRELUDE + code, names)))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture(scope="session")
+def launch(fork: Callable[..., BaseProcess]) -> Callable[..., Launched]:
+    """launch("info", ...): the command line in a process of its own; `stderr` is a file descriptor,
+    and other options are those of fork."""
+
+    def start(*arguments: object, stderr: int | None = None, **options: Any) -> Launched:
+        errors = tempfile.TemporaryFile()  # noqa: SIM115
+        reader, writer = multiprocessing.Pipe(duplex=False)
+        copy = os.dup(errors.fileno() if stderr is None else stderr)
+        streams = {1: writer, 2: Connection(copy, readable=False)}
+        process = fork(_COMMAND, [*map(str, arguments)], streams=streams, **options)
+        for stream in streams.values():
+            stream.close()
+        return Launched(process, os.dup(reader.fileno()), errors)
+
+    return start
 
 
 @pytest.fixture
@@ -88,12 +236,19 @@ def tiny_recipe() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_recipe, clips) -> Path:
     """A model folder with every part, trained for the few steps of the tiny recipe. Read only."""
+    from soundcrafter.files import locked
     from soundcrafter.train import GENERATOR_STAGES, RunOptions, read_recipe, train
 
-    folder = tmp_path_factory.mktemp("tiny") / "model"
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the first of the workers trains it for all
+        base = base.parent
     recipe, options = read_recipe(tiny_recipe), RunOptions(device="cpu")
-    for stage in GENERATOR_STAGES:
-        train(stage, recipe, data=clips, out=folder, options=options)
+    folder, trained = base / "tiny" / "model", base / "tiny" / "trained"
+    with locked(base / "tiny", wait=True):
+        if not trained.exists():
+            for stage in GENERATOR_STAGES:
+                train(stage, recipe, data=clips, out=folder, options=options)
+            trained.touch()
     return folder
 
 

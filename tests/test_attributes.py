@@ -72,7 +72,7 @@ def test_opposites_share_an_effect_and_other_words_have_none():
 
 @pytest.mark.parametrize(("prompt", "word"), [("rain", "bright"), ("a dog barks", "reverberant")])
 def test_more_moves_a_sound_to_what_the_effect_makes_of_it(model, prompt, word):
-    options = {"seconds": 2.0, "steps": 6, "trim": False, "seed": 3}
+    options = {"seconds": 2.0, "steps": 6, "candidates": 1, "trim": False, "seed": 3}
     plain, more, less = (
         model.generate(prompt, **options, **steering)[0].wave
         for steering in ({}, {"more": word}, {"less": word})

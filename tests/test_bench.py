@@ -77,6 +77,7 @@ def positive(figures: object) -> bool:
     return all(map(positive, figures)) if isinstance(figures, list) else figures > 0
 
 
+@pytest.mark.usefixtures("fork_workers")
 def test_a_tiny_model_has_every_figure(tiny_model, tmp_path):
     out = tmp_path / "new" / "out"
     scaling = {"seconds": (0.3,), "batch": (1, 2), "steps": (1,)}
@@ -207,6 +208,7 @@ def test_memory_by_sampling(monkeypatch):
     assert 0.5 < memory_rise([], work, CPU) * 1e6 / (64 * MB) < 1.5
 
 
+@pytest.mark.usefixtures("fork_workers")
 def test_a_subject_is_measured_in_another_process_as_in_this(tiny_model):
     here = LocalRunner(OwnModel(tiny_model, SHORT), SHORT)
     with own_process().open() as pool:
@@ -220,11 +222,13 @@ def test_a_subject_is_measured_in_another_process_as_in_this(tiny_model):
             assert whole > sampled > 0
 
 
+@pytest.mark.usefixtures("fork_workers")
 def test_a_subject_that_cannot_be_made_elsewhere_says_why():
     with own_process().open() as pool, pytest.raises(ValueError, match="no-such-model"):
         ProcessRunner(pool, SHORT, OwnModel, "no-such-model", SHORT)
 
 
+@pytest.mark.usefixtures("fork_workers")
 def test_a_killed_measurement_is_said():
     with pytest.raises(ValueError, match="was killed"):
         in_own_process(os._exit, 1)
@@ -238,6 +242,7 @@ def test_picture_of_a_single_axis(tmp_path):
     assert (tmp_path / "steps.png").stat().st_size > 1000
 
 
+@pytest.mark.usefixtures("fork_workers")
 def test_command_prints_a_table_and_json(tiny_model, monkeypatch, capsys):
     def printed(*flags: str) -> str:
         short = ("--seconds", "0.3", "--steps", "1", "--repeats", "1", "--device", "cpu")

@@ -546,11 +546,11 @@ def test_refusals_in_a_process_of_their_own(model_copy, tmp_path):
     assert not out.exists()
 
 
-def test_a_refused_training_in_a_process_of_its_own(clips, tiny_recipe, tmp_path):
-    done = process(
+def test_a_refused_training_in_a_process_of_its_own(launch, clips, tiny_recipe, tmp_path):
+    done = launch(
         *("train", "vae", "--recipe", tiny_recipe, "--data", clips, "--out", tmp_path / "m"),
         *("--device", "toaster"),
-    )
+    ).finish()
     assert "device: 'toaster' is not available" in one_line(done)
     assert listing(tmp_path) == {}
 
@@ -581,10 +581,12 @@ def test_help_and_import_load_no_torch():
 
 def test_the_lazy_names_are_the_real_ones():
     done = process(
-        code="import sys; from soundcrafter import SoundCrafter, Sound, __version__;"
-        "print(SoundCrafter.__module__, Sound.__module__, 'torch' in sys.modules)"
+        code="import sys; from soundcrafter import SoundCrafter, Sound, __version__, plots;"
+        "print(SoundCrafter.__module__, Sound.__module__, plots.__name__);"
+        "print({'torch', 'matplotlib'} & set(sys.modules))"
     )
-    assert done.out == "soundcrafter.pipeline soundcrafter.sound True\n", done.err
+    names = "soundcrafter.pipeline soundcrafter.sound soundcrafter.plots\n"
+    assert done.out == names + "{'torch'}\n", done.err
 
 
 def test_help_is_quick():

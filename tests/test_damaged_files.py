@@ -1,9 +1,8 @@
 """Recordings whose headers lie or whose data are damaged: one row in a report, nothing worse."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,11 +60,12 @@ def test_silence_packs_as_tightly_as_it_may(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decode", [True, False])
-def test_data_check_reports_each_file_and_nothing_else(folder: Path, decode: bool) -> None:
-    command = [sys.executable, "-m", "soundcrafter", "data", "check", str(folder), "--json"]
-    done = subprocess.run(command + ["--decode"] * decode, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr  # libmpg123 has its say, unheard
-    facts = json.loads(done.stdout)
+def test_data_check_reports_each_file_and_nothing_else(
+    launch: Any, folder: Path, decode: bool
+) -> None:
+    done = launch("data", "check", folder, "--json", *["--decode"] * decode).finish()
+    assert (done.code, done.err) == (0, "")  # libmpg123 has its say, unheard
+    facts = json.loads(done.out)
     assert facts["recordings"] == 2
     assert facts["minutes"] == pytest.approx(2 * SECONDS / 60, abs=0.01)
     ((file, reason),) = facts["skipped"]

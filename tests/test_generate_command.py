@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -249,28 +249,17 @@ def test_bytes_that_are_not_utf_8_in_a_process(tiny_model: Path, tmp_path: Path)
     assert done.stderr.startswith(b"error: prompt: contains U+DCE9")
 
 
-def test_a_terminal_that_cannot_show_a_prompt(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_terminal_that_cannot_show_a_prompt(
+    launch: Run, tiny_model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "p.txt").write_text("雨の音\nrain ± wind\n", encoding="utf-8")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "soundcrafter",
-            "generate",
-            "--prompts",
-            "p.txt",
-            "-o",
-            "out",
-            "--model",
-            str(tiny_model),
-            *SHORT,
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
-        capture_output=True,
-        check=True,
-    )
-    assert len(done.stdout.splitlines()) == 2
+    call = ("generate", "--prompts", "p.txt", "-o", "out", "--model", tiny_model, *SHORT)
+    done = launch(*call, folder=tmp_path, PYTHONIOENCODING="cp1252").finish()
+    assert done.code == 0, done.err
+    assert [line.partition("  ")[0] for line in done.out.splitlines()] == [
+        "out/1-???-0.wav",
+        "out/2-rain-wind-0.wav",
+    ]
     assert names(tmp_path / "out") == ["1-雨の音-0.wav", "2-rain-wind-0.wav"]
 
 
@@ -282,16 +271,16 @@ def test_a_prompt_that_begins_with_a_dash(
     assert done.code == 0
 
 
-def test_ctrl_c_says_so(tiny_model: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "soundcrafter", "generate", "rain", "--count", "2000"]
-    command += ["--model", str(tiny_model), "-o", "out", *SHORT]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=PIPE, stderr=PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()  # the first sound is there
-        process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
-    assert (process.returncode, said) == (130, "interrupted\n")
+def test_ctrl_c_says_so(launch: Run, tiny_model: Path, tmp_path: Path) -> None:
+    call = ("generate", "rain", "--count", 2000, "--model", tiny_model, "-o", tmp_path / "out")
+    process = launch(*call, *SHORT, "--batch-size", 4)
+    while not list(tmp_path.glob("out/*.wav")):
+        assert process.poll() is None, process.errors()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    done = process.finish()
+    assert (done.code, done.err) == (130, "interrupted\n")
+    assert len(names(tmp_path / "out")) < 2000
     assert all(len(read(tmp_path / "out" / name)) == 3200 for name in names(tmp_path / "out"))
 
 
@@ -299,28 +288,15 @@ def test_ctrl_c_says_so(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_a_pipe_gets_the_same_bytes_as_a_file(
-    generate: Run, tiny_model: Path, tmp_path: Path
+    generate: Run, launch: Run, tiny_model: Path, tmp_path: Path
 ) -> None:
     generate("rain", "-o", tmp_path / "rain.wav", *SHORT)
-    piped = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "soundcrafter",
-            "generate",
-            "rain",
-            "-o",
-            "-",
-            "--model",
-            str(tiny_model),
-            *SHORT,
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        check=True,
-    )
-    assert piped.stdout == (tmp_path / "rain.wav").read_bytes()
-    assert len(soundfile.read(io.BytesIO(piped.stdout))[0]) == 3200
+    call = ("generate", "rain", "-o", "-", "--model", tiny_model, *SHORT)
+    process = launch(*call, folder=tmp_path)
+    piped = process.stdout.buffer.read()
+    assert process.wait() == 0, process.errors()
+    assert piped == (tmp_path / "rain.wav").read_bytes()
+    assert len(soundfile.read(io.BytesIO(piped))[0]) == 3200
     assert names(tmp_path) == ["rain.wav"]
 
 
@@ -436,25 +412,25 @@ def test_values_of_numpy_and_torch_and_what_is_no_noise(tiny_model: Path) -> Non
 
 FORK = """
 import multiprocessing, sys
+import torch
 from soundcrafter import SoundCrafter
+torch.set_num_threads(2)  # with one nothing can be waited for
 model = SoundCrafter.from_pretrained(sys.argv[1], "cpu")
 def make(seed):
-    return len(model.generate("rain", seconds=0.5, seed=seed)[0].wave)
+    assert len(model.generate("rain", seconds=0.5, seed=seed)[0].wave) == 8000
 make(0)
-with multiprocessing.get_context("fork").Pool(1) as pool:
-    print(pool.apply_async(make, (1,)).get(timeout=60))
+forked = multiprocessing.get_context("fork").Process(target=make, args=(1,))
+forked.start()
+forked.join(60)
+assert forked.exitcode == 0
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_model_works_in_a_forked_process(tiny_model: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORK, str(tiny_model)],
-        env={**os.environ, "OMP_NUM_THREADS": "2"},  # with one thread nothing can be waited for
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout == "8000\n", done.stderr[-300:]
+def test_a_model_works_in_a_forked_process(fork: Run, tiny_model: Path) -> None:
+    process = fork(FORK, [str(tiny_model)])
+    process.join(120)
+    assert process.exitcode == 0
 
 
 # --- Parquet and Ray ---

@@ -115,9 +115,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[
 
 
 def surroundings(endpoint: str, caches: Path) -> dict[str, str]:
-    """The environment of a process that knows this hub and no cache from before."""
+    """What the environment of a process says of this hub; no cache is from before."""
     return {
-        **os.environ,
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(caches / "hf"),
         "HF_HUB_DISABLE_XET": "1",
@@ -127,17 +126,13 @@ def surroundings(endpoint: str, caches: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, hub: Hub):
-    """run(*arguments, endpoint=): the command line with caches of its own; the end of stderr."""
+def run(tmp_path: Path, hub: Hub, launch):
+    """run(*arguments, endpoint=): the command line with caches of its own: what it leaves."""
 
     def call(*arguments: str, endpoint: str = hub.url) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "soundcrafter", *arguments],
-            env=surroundings(endpoint, tmp_path),
-            capture_output=True,
-            text=True,
-        )
-        return done.returncode, done.stdout, done.stderr
+        settings = surroundings(endpoint, tmp_path)
+        # which reads its settings when it is imported
+        return launch(*arguments, unloaded=("huggingface_hub",), **settings).finish()
 
     return call
 
@@ -205,7 +200,7 @@ def test_other_names_are_refused_before_weights_are_fetched(hub: Hub, tmp_path: 
     hub.fetched.clear()
     done = subprocess.run(
         [sys.executable, "-c", code, *reasons],
-        env=surroundings(hub.url, tmp_path),
+        env={**os.environ, **surroundings(hub.url, tmp_path)},
         capture_output=True,
         text=True,
         check=True,

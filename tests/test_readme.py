@@ -4,12 +4,13 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import soundfile
 
-from soundcrafter import cli
+from soundcrafter import SoundCrafter, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,7 +42,15 @@ def test_the_first_sound(tmp_path, monkeypatch):
     assert 0.01 < abs(wave).max() < 1.0
 
 
-def test_the_demo_makes_three_sounds_and_their_pictures(tmp_path, monkeypatch):
+@pytest.fixture
+def few_steps(monkeypatch):
+    """The bundled model samples in four steps, without alternatives to choose from."""
+    generate = SoundCrafter.generate
+    quick = partialmethod(generate, steps=4, candidates=1)
+    monkeypatch.setattr(SoundCrafter, "generate", quick)
+
+
+def test_the_demo_makes_three_sounds_and_their_pictures(tmp_path, monkeypatch, few_steps):
     monkeypatch.chdir(tmp_path)
     run("soundcrafter demo", monkeypatch)
     names = sorted(file.name for file in (tmp_path / "demo").iterdir())
@@ -52,7 +61,7 @@ def test_the_demo_makes_three_sounds_and_their_pictures(tmp_path, monkeypatch):
         assert 0.01 < abs(wave).max() < 1.0
 
 
-def test_the_python_example(tmp_path, monkeypatch):
+def test_the_python_example(tmp_path, monkeypatch, few_steps):
     monkeypatch.chdir(tmp_path)
     exec(compile(PYTHON[0], "README.md", "exec"), {})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["rain-0.wav", "rain-1.wav"]

@@ -1,28 +1,38 @@
 """benchmarks/training_speed.py runs, small, and its tables and JSON hold what they should."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-COMMAND = [sys.executable, "benchmarks/training_speed.py", "--device", "cpu", "--warmup", "0"]
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-def run(recipe: Path, data: Path, out: Path, *options: str) -> tuple[str, dict]:
-    command = [*COMMAND, "--recipe", str(recipe), "--data", str(data), "--out", str(out), *options]
-    command += ["--steps", "1", "--repeats", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(out.read_text(encoding="utf-8"))["stages"]
+@pytest.fixture
+def run(_fork_server, monkeypatch, capsys, tiny_recipe, clips, tmp_path):
+    """run(*options): what the benchmark prints, and its stages."""
+
+    def call(*options: str) -> tuple[str, dict[str, Any]]:
+        monkeypatch.syspath_prepend(BENCHMARKS)
+        import training_speed
+
+        out = tmp_path / "out.json"
+        command = ["training_speed.py", "--device", "cpu", "--warmup", "0", "--steps", "1"]
+        command += ["--repeats", "1", "--recipe", str(tiny_recipe), "--data", str(clips)]
+        monkeypatch.setattr(sys, "argv", [*command, "--out", str(out), *options])
+        # the tests' server has imported more
+        monkeypatch.setattr(training_speed, "CHILDREN", _fork_server)
+        training_speed.main()
+        return capsys.readouterr().out, json.loads(out.read_text(encoding="utf-8"))["stages"]
+
+    return call
 
 
 @pytest.mark.slow
-def test_each_setting_takes_its_turn(tiny_recipe, clips, tmp_path):
-    options = ("--stages", "diffusion", "--bf16")
-    printed, stages = run(tiny_recipe, clips, tmp_path / "out.json", *options)
+def test_each_setting_takes_its_turn(run):
+    printed, stages = run("--stages", "diffusion", "--bf16")
     found = stages["diffusion"]
     assert "| diffusion | 4 |" in printed
     names = {"as trained / plain", "kept / decoded", "1 worker / none", "bf16 / fp32"}
@@ -39,8 +49,7 @@ def test_each_setting_takes_its_turn(tiny_recipe, clips, tmp_path):
         assert turn["loader_alone"] > 0
 
 
-def test_too_little_memory_is_said(tiny_recipe, clips, tmp_path):
-    options = ("--stages", "vocoder", "--limit-gb", "0.2")
-    printed, stages = run(tiny_recipe, clips, tmp_path / "out.json", *options)
+def test_too_little_memory_is_said(run):
+    printed, stages = run("--stages", "vocoder", "--limit-gb", "0.2")
     assert "over 0.2 GB" in printed
     assert set(stages["vocoder"]["ratios"].values()) == {None}

@@ -11,13 +11,13 @@ import torch
 from soundcrafter.workers import Workers, share_cores
 
 
-def test_each_process_opens_its_tools_with_its_threads():
+def test_each_process_opens_its_tools_with_its_threads(fork_workers):
     threads = partial(eval, "__import__('torch').get_num_threads()")  # read once they are set
     found = Workers(2, 3, threads).map(operator.mul, [1, 2, 10])
     assert sorted(found) == [3, 6, 30]
 
 
-def test_what_a_job_raises_is_raised_here():
+def test_what_a_job_raises_is_raised_here(fork_workers):
     jobs = Workers(1, 1, partial(int, "6")).map(operator.floordiv, [3, 0])
     assert next(jobs) == 2
     with pytest.raises(ZeroDivisionError):

@@ -9,7 +9,6 @@ import mmap
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 _MIDDLE_C = 60  # MIDI note
 _MOST_TEXT = 2**24  # bytes; a longer chunk is not read as text
@@ -24,9 +23,11 @@ def loop_chunk(count: int, sample_rate: int) -> bytes:
 
 def ixml_chunk(note: str, user: str) -> bytes:
     """An iXML chunk with a note and user data, as sound libraries and recorders read it."""
+    # html, because xml.sax.saxutils imports the HTTP client
+    note, user = (html.escape(value, quote=False) for value in (note, user))
     text = (
         '<?xml version="1.0" encoding="UTF-8"?>\n<BWFXML><IXML_VERSION>1.61</IXML_VERSION>'
-        f"<NOTE>{escape(note)}</NOTE><USER>{escape(user)}</USER></BWFXML>\n"
+        f"<NOTE>{note}</NOTE><USER>{user}</USER></BWFXML>\n"
     )
     return _chunk(b"iXML", text.encode())
 

@@ -3,13 +3,14 @@
 import logging
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-ray = pytest.importorskip("ray", reason="needs Ray: pip install .[ray]")
-pytest.importorskip("ray.data", reason="needs Ray Data: pip install .[ray]")
+if find_spec("ray") is None or find_spec("pyarrow") is None:  # they take seconds to import
+    pytest.skip("needs Ray Data: pip install .[ray]", allow_module_level=True)
 
 # a node that is gone is missed soon
 _HEALTH = {
@@ -24,6 +25,7 @@ class TwoNodes:
     """A head with the driver, and a second node, which may be killed; one CPU each."""
 
     def __init__(self) -> None:
+        import ray
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 1, "object_store_memory": _STORE, "include_dashboard": False}
@@ -46,6 +48,8 @@ class TwoNodes:
         self._second = None
 
     def end(self) -> None:
+        import ray
+
         ray.shutdown()
         self._cluster.shutdown()
 

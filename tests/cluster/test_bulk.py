@@ -19,7 +19,7 @@ import soundfile
 
 Run = Callable[..., Any]  # the conftest's `run`
 SHORT = ("--steps", 2, "--candidates", 1, "--precision", "fp32", "--device", "cpu")
-COUNT = 300
+COUNT = 120
 
 
 def prompt_file(path: Path, count: int, **others: Any) -> Path:

@@ -3,31 +3,20 @@
 Built from the published classes and file names alone; nothing here is the importer's own.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import diffusers  # which, like transformers, imports what is used of it when it is used
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from diffusers.pipelines.deprecated.audioldm import AudioLDMPipeline
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import (
-    ClapAudioConfig,
-    ClapAudioModelWithProjection,
-    ClapConfig,
-    ClapFeatureExtractor,
-    ClapModel,
-    ClapProcessor,
-    ClapTextConfig,
-    ClapTextModelWithProjection,
-    RobertaTokenizer,
-    SpeechT5HifiGan,
-    SpeechT5HifiGanConfig,
-)
 
 Size = Literal["narrow", "s", "m", "l"]
 Module = TypeVar("Module", bound=nn.Module)
@@ -52,16 +41,16 @@ CAPTIONS = (
 class AudioLdm:
     """The parts of one AudioLDM, as the published classes; `audio` is in original files alone."""
 
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    vocoder: SpeechT5HifiGan
-    text: ClapTextModelWithProjection
-    tokenizer: RobertaTokenizer
-    scheduler: DDIMScheduler
-    audio: ClapAudioModelWithProjection
+    unet: diffusers.UNet2DConditionModel
+    vae: diffusers.AutoencoderKL
+    vocoder: transformers.SpeechT5HifiGan
+    text: transformers.ClapTextModelWithProjection
+    tokenizer: transformers.RobertaTokenizer
+    scheduler: diffusers.DDIMScheduler
+    audio: transformers.ClapAudioModelWithProjection
 
-    def pipeline(self) -> AudioLDMPipeline:
-        pipeline = AudioLDMPipeline(
+    def pipeline(self) -> diffusers.AudioLDMPipeline:
+        pipeline = diffusers.AudioLDMPipeline(
             vae=self.vae,
             text_encoder=self.text,
             tokenizer=self.tokenizer,
@@ -95,7 +84,7 @@ def diffusers_model(
     """
     narrow = size == "narrow"
     embed_dim = NARROW_DIM if narrow else 512
-    text = narrow_text_config() if narrow else ClapTextConfig()
+    text = narrow_text_config() if narrow else transformers.ClapTextConfig()
     text.layer_norm_eps = layer_norm_eps
     audio = narrow_audio_config(embed_dim)
     with torch.random.fork_rng(devices=[]):
@@ -103,9 +92,9 @@ def diffusers_model(
             unet=randomised(_unet(size, embed_dim, norm_groups), seed),
             vae=randomised(_vae(size, norm_groups), seed + 1),
             vocoder=randomised(_vocoder(64 if narrow else 1024), seed + 2),
-            text=randomised(ClapTextModelWithProjection(text), seed + 3),
+            text=randomised(transformers.ClapTextModelWithProjection(text), seed + 3),
             tokenizer=roberta_tokenizer(),
-            scheduler=DDIMScheduler(
+            scheduler=diffusers.DDIMScheduler(
                 num_train_timesteps=1000,
                 beta_start=0.0015,
                 beta_end=0.0195,
@@ -114,13 +103,13 @@ def diffusers_model(
                 clip_sample=False,
                 set_alpha_to_one=False,
             ),
-            audio=randomised(ClapAudioModelWithProjection(audio), seed + 4),
+            audio=randomised(transformers.ClapAudioModelWithProjection(audio), seed + 4),
         )
 
 
-def _unet(size: Size, embed_dim: int, norm_groups: int) -> UNet2DConditionModel:
+def _unet(size: Size, embed_dim: int, norm_groups: int) -> diffusers.UNet2DConditionModel:
     channels = tuple(CHANNELS[size] * multiplier for multiplier in MULTIPLIERS)
-    return UNet2DConditionModel(
+    return diffusers.UNet2DConditionModel(
         sample_size=128,
         in_channels=8,
         out_channels=8,
@@ -137,8 +126,8 @@ def _unet(size: Size, embed_dim: int, norm_groups: int) -> UNet2DConditionModel:
     )
 
 
-def _vae(size: Size, norm_groups: int) -> AutoencoderKL:
-    return AutoencoderKL(
+def _vae(size: Size, norm_groups: int) -> diffusers.AutoencoderKL:
+    return diffusers.AutoencoderKL(
         sample_size=512,
         in_channels=1,
         out_channels=1,
@@ -152,9 +141,9 @@ def _vae(size: Size, norm_groups: int) -> AutoencoderKL:
     )
 
 
-def _vocoder(channels: int) -> SpeechT5HifiGan:
-    return SpeechT5HifiGan(
-        SpeechT5HifiGanConfig(
+def _vocoder(channels: int) -> transformers.SpeechT5HifiGan:
+    return transformers.SpeechT5HifiGan(
+        transformers.SpeechT5HifiGanConfig(
             model_in_dim=64,
             sampling_rate=16_000,
             upsample_initial_channel=channels,
@@ -167,8 +156,8 @@ def _vocoder(channels: int) -> SpeechT5HifiGan:
     )
 
 
-def narrow_text_config() -> ClapTextConfig:
-    return ClapTextConfig(
+def narrow_text_config() -> transformers.ClapTextConfig:
+    return transformers.ClapTextConfig(
         vocab_size=VOCAB,
         hidden_size=64,
         num_hidden_layers=2,
@@ -178,9 +167,9 @@ def narrow_text_config() -> ClapTextConfig:
     )
 
 
-def narrow_audio_config(embed_dim: int = NARROW_DIM) -> ClapAudioConfig:
+def narrow_audio_config(embed_dim: int = NARROW_DIM) -> transformers.ClapAudioConfig:
     """HTS-AT of width 16; the third level's second block is the one with shifted windows."""
-    return ClapAudioConfig(
+    return transformers.ClapAudioConfig(
         patch_embeds_hidden_size=16,
         depths=(1, 1, 2, 1),
         num_attention_heads=(1, 2, 4, 8),
@@ -198,7 +187,7 @@ def randomised(module: Module, seed: int) -> Module:
         if parameter.ndim == 0:  # CLAP's logit scales
             parameter.add_(0.1 * draw)
         elif parameter.ndim == 1:
-            is_vocoder = isinstance(module, SpeechT5HifiGan)
+            is_vocoder = isinstance(module, transformers.SpeechT5HifiGan)
             parameter.copy_((0.03 if is_vocoder else 0.3) * draw + float(name.endswith("weight")))
         elif "embeddings." in name:  # its own size: a layer norm follows, whose eps then matters
             parameter.copy_(0.02 * draw)
@@ -213,7 +202,7 @@ def randomised(module: Module, seed: int) -> Module:
     return module.eval()
 
 
-def roberta_tokenizer() -> RobertaTokenizer:
+def roberta_tokenizer() -> transformers.RobertaTokenizer:
     """Byte-level BPE with RoBERTa's special tokens at their places, trained on a few captions."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -225,7 +214,7 @@ def roberta_tokenizer() -> RobertaTokenizer:
     )
     backend.train_from_iterator(CAPTIONS, trainer)
     model = json.loads(backend.to_str())["model"]
-    tokenizer = RobertaTokenizer(
+    tokenizer = transformers.RobertaTokenizer(
         vocab={**model["vocab"], "<mask>": VOCAB - 1},
         merges=[tuple(pair) for pair in model["merges"]],
         mask_token=AddedToken("<mask>", lstrip=True),
@@ -240,7 +229,7 @@ def write_tokenizer(folder: Path, model: AudioLdm) -> None:
     _save_tokenizer(model.tokenizer, folder)
 
 
-def _save_tokenizer(tokenizer: RobertaTokenizer, folder: Path) -> None:
+def _save_tokenizer(tokenizer: transformers.RobertaTokenizer, folder: Path) -> None:
     """All five files that were usual in 2023, of which transformers 5 writes two."""
     tokenizer.save_pretrained(folder)
     tokenizer.backend_tokenizer.model.save(str(folder))
@@ -295,16 +284,18 @@ def _old_vae_name(name: str) -> str:
     return name
 
 
-def write_clap(folder: Path, *, seed: int = 0) -> tuple[ClapModel, ClapFeatureExtractor]:
+def write_clap(
+    folder: Path, *, seed: int = 0
+) -> tuple[transformers.ClapModel, transformers.ClapFeatureExtractor]:
     """A narrow unfused CLAP in transformers' layout: the reference model and its features."""
-    config = ClapConfig(
+    config = transformers.ClapConfig(
         text_config=narrow_text_config().to_dict(),
         audio_config=narrow_audio_config().to_dict(),
         projection_dim=NARROW_DIM,
     )
     with torch.random.fork_rng(devices=[]):
-        model = randomised(ClapModel(config), seed)
-    features = ClapFeatureExtractor(
+        model = randomised(transformers.ClapModel(config), seed)
+    features = transformers.ClapFeatureExtractor(
         feature_size=64,
         sampling_rate=48_000,
         hop_length=480,
@@ -316,7 +307,9 @@ def write_clap(folder: Path, *, seed: int = 0) -> tuple[ClapModel, ClapFeatureEx
     )
     tokenizer = roberta_tokenizer()
     model.save_pretrained(folder)
-    ClapProcessor(feature_extractor=features, tokenizer=tokenizer).save_pretrained(folder)
+    transformers.ClapProcessor(feature_extractor=features, tokenizer=tokenizer).save_pretrained(
+        folder
+    )
     features.save_pretrained(folder)
     _save_tokenizer(tokenizer, folder)
     _write_card(folder, "apache-2.0")

@@ -1,17 +1,18 @@
 """AudioLDM's original checkpoint file, written from the published classes by the inverse names."""
 
+from __future__ import annotations
+
 import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import diffusers
 import torch
+import transformers
 from checkpoints import AudioLdm, randomised
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import ClapAudioModelWithProjection
-from transformers.audio_utils import mel_filter_bank
 
 State = dict[str, Tensor]
 
@@ -37,7 +38,7 @@ def write_original(
     model: AudioLdm,
     *,
     audio: bool = True,
-    ema: UNet2DConditionModel | Literal["same"] | None = "same",
+    ema: diffusers.UNet2DConditionModel | Literal["same"] | None = "same",
     weight_norm: bool = False,
     position_ids: bool = True,
     lvlb_weights: bool = False,
@@ -64,7 +65,7 @@ def write_original(
     return state
 
 
-def another_unet(model: AudioLdm, seed: int = 100) -> UNet2DConditionModel:
+def another_unet(model: AudioLdm, seed: int = 100) -> diffusers.UNet2DConditionModel:
     """A U-Net of the same shape with other weights."""
     return randomised(copy.deepcopy(model.unet), seed)
 
@@ -200,7 +201,7 @@ def _original_projection(name: str) -> str:
     )
 
 
-def original_audio(audio: ClapAudioModelWithProjection, seed: int = 0) -> State:
+def original_audio(audio: transformers.ClapAudioModelWithProjection, seed: int = 0) -> State:
     """HTS-AT's own names, with the buffers and the classifier that transformers leaves out."""
     state: State = {}
     for name, tensor in audio.state_dict().items():
@@ -232,6 +233,8 @@ def _spectrogram() -> State:
     """torchlibrosa's STFT as two convolutions, and its mel matrix."""
     angle = 2 * torch.pi * torch.outer(torch.arange(513.0), torch.arange(1024.0)) / 1024
     window = torch.hann_window(1024)
+    from transformers.audio_utils import mel_filter_bank
+
     mel = mel_filter_bank(513, 64, 50, 14_000, 48_000, norm="slaney", mel_scale="slaney")
     stft = "spectrogram_extractor.stft"
     return {
@@ -241,7 +244,7 @@ def _spectrogram() -> State:
     }
 
 
-def _classifier(audio: ClapAudioModelWithProjection, seed: int) -> State:
+def _classifier(audio: transformers.ClapAudioModelWithProjection, seed: int) -> State:
     width, classes = audio.config.hidden_size, audio.config.num_classes
     generator = torch.Generator().manual_seed(seed)
     shapes = {
@@ -253,7 +256,7 @@ def _classifier(audio: ClapAudioModelWithProjection, seed: int) -> State:
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
-def _shift_masks(audio: ClapAudioModelWithProjection) -> State:
+def _shift_masks(audio: transformers.ClapAudioModelWithProjection) -> State:
     """attn_mask of the blocks with shifted windows: 0 within a region, -100 across."""
     state, window = {}, audio.config.window_size
     for level, depth in enumerate(audio.config.depths):

@@ -1,13 +1,15 @@
 """The synthetic checkpoints are what their publishers' own readers take."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
-from checkpoints import AudioLdm, AudioLDMPipeline, write_clap, write_diffusers
-from diffusers.loaders import single_file_utils
+import transformers
+from checkpoints import AudioLdm, write_clap, write_diffusers
 from original_layout import another_unet, write_original
-from transformers import ClapModel, ClapProcessor
 from wrong_layouts import write_pickle
 
 State = dict[str, torch.Tensor]
@@ -18,7 +20,7 @@ def assert_same(state: State, expected: State) -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
 
 
-def sound(pipeline: AudioLDMPipeline) -> torch.Tensor:
+def sound(pipeline: diffusers.AudioLDMPipeline) -> torch.Tensor:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     result = pipeline(
@@ -33,7 +35,7 @@ def sound(pipeline: AudioLDMPipeline) -> torch.Tensor:
 
 def test_the_folder_loads_and_sounds(narrow: AudioLdm, tmp_path: Path) -> None:
     write_diffusers(tmp_path, narrow)
-    wave = sound(AudioLDMPipeline.from_pretrained(tmp_path))
+    wave = sound(diffusers.AudioLDMPipeline.from_pretrained(tmp_path))
     assert torch.isfinite(wave).all()
     assert wave.std() > 0.03
     assert wave.abs().max() < 0.99
@@ -50,7 +52,7 @@ def test_the_files_of_2023_load(narrow: AudioLdm, tmp_path: Path) -> None:
         text_buffers=("position_ids",),
     )
     assert not list(tmp_path.rglob("*.safetensors"))
-    loaded = AudioLDMPipeline.from_pretrained(tmp_path, use_safetensors=False)
+    loaded = diffusers.AudioLDMPipeline.from_pretrained(tmp_path, use_safetensors=False)
     torch.testing.assert_close(sound(loaded), sound(narrow.pipeline()))
 
 
@@ -62,9 +64,10 @@ def test_the_original_names_are_those_that_diffusers_reads(
     written = write_original(file, narrow, ema=other)
     state = torch.load(file, weights_only=True)["state_dict"]
     assert_same(state, written)
+    readers = diffusers.loaders.single_file_utils
     config = {**narrow.unet.config, "class_embed_type": None}  # unknown to this reader
     for unet, ema in ((narrow.unet, False), (other, True)):
-        found = single_file_utils.convert_ldm_unet_checkpoint(dict(state), config, extract_ema=ema)
+        found = readers.convert_ldm_unet_checkpoint(dict(state), config, extract_ema=ema)
         expected = unet.state_dict()
         film = [expected.pop(f"class_embedding.{leaf}") for leaf in ("weight", "bias")]
         assert_same(found, expected)
@@ -72,7 +75,7 @@ def test_the_original_names_are_those_that_diffusers_reads(
         assert torch.equal(state[f"{prefix}weight"], film[0])
         assert torch.equal(state[f"{prefix}bias"], film[1])
     first_stage = {name: v for name, v in state.items() if "vocoder" not in name}
-    found = single_file_utils.convert_ldm_vae_checkpoint(first_stage, narrow.vae.config)
+    found = readers.convert_ldm_vae_checkpoint(first_stage, narrow.vae.config)
     assert_same(found, narrow.vae.state_dict())
 
 
@@ -114,8 +117,8 @@ def test_the_audio_half_has_hts_ats_buffers(narrow: AudioLdm, tmp_path: Path) ->
 
 def test_clap_loads(tmp_path: Path) -> None:
     model, features = write_clap(tmp_path)
-    assert_same(ClapModel.from_pretrained(tmp_path).state_dict(), model.state_dict())
-    processor = ClapProcessor.from_pretrained(tmp_path)
+    assert_same(transformers.ClapModel.from_pretrained(tmp_path).state_dict(), model.state_dict())
+    processor = transformers.ClapProcessor.from_pretrained(tmp_path)
     assert processor.feature_extractor.to_dict() == features.to_dict()
     text = processor.tokenizer(["rain", "a dog barks"], padding=True, return_tensors="pt")
     noise = 0.1 * torch.randn(48_000, generator=torch.Generator().manual_seed(0))

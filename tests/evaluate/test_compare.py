@@ -153,12 +153,12 @@ def test_noise_moves_the_distance_of_the_shipped_tagger(data_dir):
 
     tagger = open_embedder("tagger")
     recordings = read_manifest(data_dir, split="test").recordings
-    order = np.random.default_rng(0).permutation(len(recordings))[:240]
+    order = np.random.default_rng(0).permutation(len(recordings))[:160]
     waves = [read_audio(recordings[place].file, 16_000, seconds=2.56) for place in order]
     half = len(waves) // 2
     first = [tagger(wave, 16_000) for wave in waves[:half]]
     real, distances = np.concatenate([embedding.features for embedding in first]), []
-    for snr in (np.inf, 20, 10, 0):
+    for snr in (np.inf, 10, 0):
         noisy = []
         for wave in waves[half : 2 * half]:
             noise = np.random.default_rng(1).standard_normal(len(wave)).astype(np.float32)

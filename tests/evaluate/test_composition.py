@@ -1,5 +1,9 @@
+import io
 import json
+import shutil
 import sys
+from contextlib import redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,12 +215,28 @@ def _families(scene):
     return scene.first, scene.second
 
 
-def test_the_suite_and_a_kill_loses_nothing(model, recordings, tmp_path):
-    out, steps = tmp_path / "out", []
-    report = evaluate_composition(
-        model, recordings, out, limit=1, progress=lambda *step: steps.append(step)
-    )
-    assert steps == [(n, 17) for n in range(1, 18)]
+def command(recordings, out, split):
+    words = ["evaluate", "composition", "--data", str(recordings), "--limit", "1", "--json"]
+    return [*words, "--out", str(out), "--split", split]
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_model, recordings, tmp_path_factory):
+    """What the command prints of dev, and its folder."""
+    out, printed = tmp_path_factory.mktemp("measured") / "out", io.StringIO()
+    words = ["soundcrafter", *command(recordings, out, "dev"), str(tiny_model)]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert end.value.code == 0
+    return json.loads(printed.getvalue()), out
+
+
+def test_the_suite_and_a_kill_loses_nothing(model, measured, recordings, tmp_path):
+    report, measured_in = measured
+    out, steps = Path(shutil.copytree(measured_in, tmp_path / "out")), []
+    assert report["split"] == "dev"
     counts = {
         kind: {name: found["both"]["n"] for name, found in report[kind].items()}
         for kind in ("overlap", "order")
@@ -231,16 +251,17 @@ def test_the_suite_and_a_kill_loses_nothing(model, recordings, tmp_path):
     assert "generated/0/prompt/order-01-reversed.wav" in files
     assert len(read_audio(out / files[0], model.sample_rate)) == 10 * model.sample_rate
     lines = (out / "composition.jsonl").read_text().splitlines()
-    (out / "composition.jsonl").write_text("\n".join(lines[:7]) + '\n{"key": "pro')
+    (out / "composition.jsonl").write_text("\n".join(lines[:14]) + '\n{"key": "pro')
     (out / "generated/0/prompt/order-01.wav").unlink()
-    assert evaluate_composition(model, recordings, out, limit=1) == report
+    again = {"limit": 1, "split": "dev", "progress": lambda *step: steps.append(step)}
+    assert evaluate_composition(model, recordings, out, **again) == report
+    assert steps == [(n, 17) for n in range(1, 18)]
     with pytest.raises(ValueError, match="other settings"):
-        evaluate_composition(model, recordings, out, limit=1, seed=1)
+        evaluate_composition(model, recordings, out, **again, seed=1)
 
 
-def test_a_scene_and_its_reversal_are_made_of_the_same_recordings(model, recordings, tmp_path):
-    report = evaluate_composition(model, recordings, tmp_path, limit=1)
-    rows = {row["key"]: row for row in report["sounds"]}
+def test_a_scene_and_its_reversal_are_made_of_the_same_recordings(measured):
+    rows = {row["key"]: row for row in measured[0]["sounds"]}
     starts = [rows[f"real/0/{name}"]["starts"] for name in ("order-01", "order-01-reversed")]
     assert starts[0][0] == starts[1][0]
 
@@ -296,20 +317,6 @@ def test_figures_by_hand():
     assert "| 2.00 and 1.25 | - |" in text
 
 
-def test_the_command_measures_the_split_that_was_asked_for(
-    tiny_model, recordings, tmp_path, monkeypatch, capsys
-):
-    words = ["composition", tiny_model, "--data", recordings, "--limit", 1, "--out", tmp_path]
-
-    def call(split):
-        line = ["soundcrafter", "evaluate", *map(str, words), "--split", split, "--json"]
-        monkeypatch.setattr(sys, "argv", line)
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capsys.readouterr()
-
-    code, out, _ = call("dev")
-    assert (code, json.loads(out)["split"]) == (0, "dev")
-    code, _, errors = call("train")
-    assert code == 2
-    assert "no split 'train'; it has: test (" in errors
+def test_the_command_needs_a_split_that_is_there(run, tiny_model, recordings, tmp_path):
+    refused = run(*command(recordings, tmp_path, "train"), tiny_model).refused()
+    assert "no split 'train'; it has: test (" in refused

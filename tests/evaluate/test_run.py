@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -103,18 +100,17 @@ def test_what_is_known_of_each_sound(whole, tiny_model, clips):
 
 
 def test_a_killed_evaluation_in_two_processes_gives_the_same_bytes(
-    whole, tiny_model, clips, tmp_path, monkeypatch, capsys
+    whole, launch, fork_workers, tiny_model, clips, tmp_path, monkeypatch, capsys
 ):
     out = tmp_path / "cut"
-    process = start(tiny_model, clips, out)
+    process = launch("evaluate", *words_of(tiny_model, clips, out), fork_workers=False)
     deadline = time.monotonic() + 200
     while not list(out.glob("generated/**/*.wav")):
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, process.errors()
         assert time.monotonic() < deadline
         time.sleep(0.005)
     workers = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
     assert len(workers) >= 2
     while any(alive(worker) for worker in workers):  # none goes on by itself
         assert time.monotonic() < deadline
@@ -139,16 +135,6 @@ def words_of(model: Path, data: Path, out: Path) -> list[str]:
     return words
 
 
-def start(model: Path, data: Path, out: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "soundcrafter", "evaluate", *words_of(model, data, out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def alive(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
@@ -156,7 +142,7 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def test_one_process_and_two_make_the_same(measure, opened, tmp_path):
+def test_one_process_and_two_make_the_same(measure, fork_workers, opened, tmp_path):
     prompts = [Prompt(text, "rain") for text in ("it pours", "a shower", "drizzle on leaves")]
     reports = [
         measure(tmp_path / str(count), prompts, seeds=3, workers=workers)

@@ -1,9 +1,6 @@
 """Real processes that are killed: every job that was accepted is made once, and as it would be."""
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,14 +28,12 @@ LONG = {"prompt": "rain", "seconds": 30, "steps": 100, "count": 8, "seed": 1}
 class Server:
     """`soundcrafter serve` as a process."""
 
-    def __init__(self, folder: Path, model: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "soundcrafter", "serve", "--port", "0", *options]
-        command += ["--model", str(model), "--folder", str(folder), "--precision", "fp32"]
-        command += ["--device", "cpu", "--batch-size", "2", "--no-studio"]
+    def __init__(self, launch: Any, folder: Path, model: Path, *options: str) -> None:
+        command = ["serve", "--port", "0", *options, "--model", model, "--folder", folder]
+        command += ["--precision", "fp32", "--device", "cpu", "--batch-size", "2", "--no-studio"]
         # as many threads as here: their number changes rounding
-        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
+        threads = str(torch.get_num_threads())
+        self.process = launch(*command, fork_workers=False, OMP_NUM_THREADS=threads)
         self.address = self.process.stdout.readline().strip().removeprefix("serving at ")
 
     def worker(self) -> psutil.Process:
@@ -49,23 +44,20 @@ class Server:
 
     def end(self, number: int, timeout: float = 30) -> int:
         self.process.send_signal(number)
-        return self.process.wait(timeout)
+        return int(self.process.wait(timeout))
 
 
 @pytest.fixture
-def start(tiny_model: Path) -> Iterator[Callable[..., Server]]:
+def start(launch: Any, tiny_model: Path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def call(folder: Path, *options: str) -> Server:
-        started.append(Server(folder, tiny_model, *options))
+        started.append(Server(launch, folder, tiny_model, *options))
         return started[-1]
 
     yield call
     for server in started:
-        if server.process.poll() is None:
-            server.end(signal.SIGKILL)
-        assert server.process.stdout is not None
-        server.process.stdout.close()
+        server.process.kill()
 
 
 def filled(folder: Path) -> tuple[JobStore, list[str]]:
@@ -152,7 +144,7 @@ def check_signal(server: Server, store: JobStore) -> None:
     assert (store.counts()["queued"], store.counts()["running"]) == (2, 0)
 
 
-def test_a_short_job_is_finished_before_the_workers_stop(tiny_model, tmp_path):
+def test_a_short_job_is_finished_before_the_workers_stop(fork_workers, tiny_model, tmp_path):
     settings = ServeSettings(folder=tmp_path, model=str(tiny_model), device="cpu")
     store = JobStore(settings.database_url, tmp_path)
     supervisor = Supervisor(settings, store)

@@ -1,20 +1,16 @@
 """The studio in a real browser, over a real server; its timeline and its desk without one."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
-
-pytest.importorskip("gradio", reason="needs the studio: pip install .[serve]")
 
 from soundcrafter.provenance import read_provenance
 from soundcrafter.scene.text import scene_from_text
@@ -24,32 +20,23 @@ from soundcrafter.serve.settings import ServeSettings
 from soundcrafter.serve.studio.desk import Desk, request_from
 from soundcrafter.serve.studio.timeline import COLUMNS, drawing, moved, rows_of, scene_from
 
+if find_spec("gradio") is None:  # it takes seconds to import
+    pytest.skip("needs the studio: pip install .[serve]", allow_module_level=True)
 TOKEN = "open-sesame"
 
 
-def start(tiny_model: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """A server on a free port that asks for a token, and its address."""
-    tokens = folder.with_name("tokens")
+@pytest.fixture(scope="module")
+def server(launch: Any, tiny_model: Path, tmp_path_factory: Any) -> Iterator[str]:
+    """The address of a server on a free port that asks for a token."""
+    folder = tmp_path_factory.mktemp("studio")
+    tokens = folder / "tokens"
     tokens.write_text(f"{TOKEN}\n")
-    command = [sys.executable, "-m", "soundcrafter", "serve", "--model", str(tiny_model)]
-    process = subprocess.Popen(
-        [*command, "--port", "0", "--folder", str(folder), "--token-file", str(tokens)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None
+    options = ("--port", 0, "--folder", folder / "serve", "--token-file", tokens)
+    process = launch("serve", "--model", tiny_model, *options)
     line = process.stdout.readline()
     found = re.search(r"http://\S+", line)
     assert found, line
-    return process, found[0]
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: Any) -> Iterator[str]:
-    """The address of a server."""
-    process, address = start(tiny_model, tmp_path_factory.mktemp("studio") / "serve")
-    yield address
+    yield found[0]
     process.send_signal(signal.SIGTERM)
     process.wait(30)
 
@@ -121,6 +108,7 @@ def test_a_part_marked_in_the_picture_is_regenerated(page):
     generate(page, "rain", 2.0)
     wait_for_cards(page, 2)
     card = page.locator(".card").first
+    check_picture_is_as_wide_as_the_waveform(page, card)
     card.get_by_text("Regenerate a part").click()
     picture = card.locator(".picture img")
     for share in (0.25, 0.5):
@@ -130,6 +118,15 @@ def test_a_part_marked_in_the_picture_is_regenerated(page):
     assert numbers == [pytest.approx(0.5, abs=0.05), pytest.approx(1.0, abs=0.05)]
     card.get_by_role("button", name="Regenerate").last.click()
     wait_for_cards(page, 3)
+
+
+def check_picture_is_as_wide_as_the_waveform(page, card):
+    page.wait_for_function("document.querySelector('.card .picture img')?.complete")
+    picture, wave = (
+        card.locator(s).bounding_box() for s in (".picture img", ".waveform-container")
+    )
+    assert picture["x"] == pytest.approx(wave["x"], abs=2)
+    assert picture["width"] == pytest.approx(wave["width"], abs=4)
 
 
 def test_a_scene_is_planned_edited_rendered_and_saved(page, tmp_path):
@@ -195,32 +192,17 @@ def test_the_history_survives_a_restart(desk: Desk):
     assert [found.id for found in again.history("squeaky", False, None, 8)] == [job.id]
 
 
-def test_phones_and_magnified_pages_do_not_scroll_sideways(page):
-    for width in (390, 320):  # 320: 1280 at 400%
-        page.set_viewport_size({"width": width, "height": 600})
-        for name in ("Scenes", "History", "Sounds"):
-            page.get_by_role("tab", name=name).click()
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def test_the_picture_is_as_wide_as_the_waveform(page):
-    generate(page, "rain")
-    wait_for_cards(page, 2)
-    card = page.locator(".card").first
-    page.wait_for_function("document.querySelector('.card .picture img')?.complete")
-    picture, wave = (
-        card.locator(s).bounding_box() for s in (".picture img", ".waveform-container")
-    )
-    assert picture["x"] == pytest.approx(wave["x"], abs=2)
-    assert picture["width"] == pytest.approx(wave["width"], abs=4)
-
-
-def test_the_keyboard_is_seen(page):
+def test_the_page_fits_phones_and_the_keyboard_is_seen(page):
     page.locator("#prompt textarea").focus()
     for _ in range(8):
         page.keyboard.press("Tab")
         style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert style == "solid", page.evaluate("document.activeElement.outerHTML")
+    for width in (390, 320):  # 320: 1280 at 400%
+        page.set_viewport_size({"width": width, "height": 600})
+        for name in ("Scenes", "History", "Sounds"):
+            page.get_by_role("tab", name=name).click()
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_a_full_queue_and_bad_options_are_said_in_words(desk: Desk):

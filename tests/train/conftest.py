@@ -1,6 +1,5 @@
 """Fixtures of the training tests: the tiny recipe with overrides, and one short run of a stage."""
 
-import multiprocessing
 import shutil
 import socket
 from collections.abc import Callable
@@ -18,18 +17,6 @@ from soundcrafter.train.encode import encode_data
 
 Make = Callable[..., Recipe]
 Losses = list[dict[str, Any]]
-
-# What training imports: seconds for each process that imports it by itself.
-PRELOADED = (
-    *("soundcrafter.train", "torch._dynamo", "torch.distributed.fsdp", "torch.utils.tensorboard"),
-    "transformers.models.clap.modeling_clap",
-)
-PRELUDE = """
-import os, sys, torch
-os.environ.update(environment)
-sys.argv = ["", *arguments]
-torch.set_num_threads(1)
-"""
 
 
 @pytest.fixture(scope="session")
@@ -64,22 +51,6 @@ def go(make_recipe: Make, clips: Path) -> Callable[..., Losses]:
         return entries
 
     return run
-
-
-@pytest.fixture(scope="session")
-def fork() -> Callable[..., BaseProcess]:
-    """fork(code, arguments, **environment): a process that runs the code, with those arguments in
-    sys.argv. All are forked from one server, which has imported what training needs."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
-
-    def start(code: str, arguments: list[str], **environment: str) -> BaseProcess:
-        names = {"arguments": arguments, "environment": environment}
-        process = context.Process(target=exec, args=(PRELUDE + code, names), daemon=True)
-        process.start()
-        return process
-
-    return start
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,8 @@
 """A training that was interrupted says so, and so does a stage that uses what it left."""
 
 import logging
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,27 +22,17 @@ def command(stage: str, recipe: Path, data: Path, out: Path, *more: str) -> list
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_training_is_no_success(stop, code, tiny_recipe, clips, tmp_path):
+def test_an_interrupted_training_is_no_success(stop, code, launch, tiny_recipe, clips, tmp_path):
     out = tmp_path / "m"
-    line = command("vae", tiny_recipe, clips, out, "--set", "vae.steps=100000")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "soundcrafter", *line],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not read_log(run_folder(out, "vae")):
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(stop)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == code, errors
+    process = launch(*command("vae", tiny_recipe, clips, out, "--set", "vae.steps=100000"))
+    deadline = time.monotonic() + 120
+    while not read_log(run_folder(out, "vae")):
+        assert process.poll() is None, process.errors()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(stop)
+    ended, _, errors = process.finish()
+    assert ended == code, errors
     (checkpoint,) = list_checkpoints(run_folder(out, "vae"))
     step = int(checkpoint.name[5:])
     last = errors.splitlines()[-1]

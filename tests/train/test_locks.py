@@ -1,8 +1,6 @@
 """Two commands in one folder: the second ends at once, naming the first."""
 
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -27,32 +25,22 @@ def run(monkeypatch, capsys, *line: str) -> tuple[int, str]:
 
 
 def test_a_second_training_in_one_folder_is_refused_until_the_first_is_killed(
-    tiny_recipe, clips, tmp_path, monkeypatch, capsys
+    launch, tiny_recipe, clips, tmp_path, monkeypatch, capsys
 ):
     out = tmp_path / "m"
     line = ["--recipe", str(tiny_recipe), "--data", str(clips), "--out", str(out)]
     line = ["train", "vae", *line, "--device", "cpu", "--log-steps", "1"]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "soundcrafter", *line, "--set", "vae.steps=100000"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not read_log(run_folder(out, "vae")):
-            assert first.poll() is None, first.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        code, errors = run(monkeypatch, capsys, *line)
-        assert code == 2
-        (error,) = errors.splitlines()
-        assert f"process {first.pid} (since 20" in error
-        first.send_signal(signal.SIGKILL)
-        first.communicate()
-    finally:
-        first.kill()
+    first = launch(*line, "--set", "vae.steps=100000")
+    deadline = time.monotonic() + 120
+    while not read_log(run_folder(out, "vae")):
+        assert first.poll() is None, first.errors()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    code, errors = run(monkeypatch, capsys, *line)
+    assert code == 2
+    (error,) = errors.splitlines()
+    assert f"process {first.pid} (since 20" in error
+    first.kill()
     assert run(monkeypatch, capsys, *line)[0] == 0  # the lock went with its process
     assert not list(out.rglob(".lock"))
 
@@ -104,7 +92,7 @@ from pathlib import Path
 from soundcrafter.train import checkpoint
 
 def hang(*args):
-    print("saving", flush=True)
+    Path(sys.argv[1], "saving").touch()
     time.sleep(60)
 
 checkpoint.write_json = hang
@@ -112,18 +100,15 @@ checkpoint.save_checkpoint(Path(sys.argv[1]), 4, {}, {}, keep=2)
 """
 
 
-def test_a_checkpoint_that_is_being_written_is_left_alone(tmp_path: Path):
+def test_a_checkpoint_that_is_being_written_is_left_alone(fork, tmp_path: Path):
     tensors = {"weights": {"a": torch.ones(2)}}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SAVE, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "saving\n"
-        save_checkpoint(tmp_path, 4, tensors, {}, keep=2)  # of the same step, even
-        assert len(list((tmp_path / "checkpoints").glob(".step-*.tmp"))) == 1
-    finally:
-        process.kill()
-        process.communicate()
+    process = fork(SAVE, [str(tmp_path)])
+    while not (tmp_path / "saving").exists():
+        assert process.is_alive()
+        time.sleep(0.02)
+    save_checkpoint(tmp_path, 4, tensors, {}, keep=2)  # of the same step, even
+    assert len(list((tmp_path / "checkpoints").glob(".step-*.tmp"))) == 1
+    process.kill()
+    process.join()
     save_checkpoint(tmp_path, 6, tensors, {}, keep=2)  # once it is dead, it is cleared away
     assert sorted((tmp_path / "checkpoints").iterdir()) == list_checkpoints(tmp_path)

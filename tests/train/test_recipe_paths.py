@@ -1,9 +1,6 @@
 """Recipes work from any folder: their paths are relative to them, and the package ships some."""
 
-import os
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -26,18 +23,13 @@ def write(folder: Path, name: str, text: str) -> Path:
     return folder / name
 
 
-def test_a_shipped_recipe_needs_no_repository(tmp_path, clips, tiny_recipe):
+def test_a_shipped_recipe_needs_no_repository(tmp_path, clips, run, monkeypatch):
     """In another folder, with the installed package alone."""
     shutil.copytree(clips, tmp_path / "sounds")
-    run = [sys.executable, "-m", "soundcrafter", "train", "vae", "--data", "sounds", "--out", "m"]
-    more = ["--recipe", "tiny", "--device", "cpu", "--set", "vae.steps=1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if "PYTHONPATH" in environment:  # may be relative to the repository
-        environment["PYTHONPATH"] = str(Path(cli.__file__).parents[2])
-    done = subprocess.run(
-        [*run, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    call = ("train", "vae", "--data", "sounds", "--out", "m", "--recipe", "tiny")
+    done = run(*call, "--device", "cpu", "--set", "vae.steps=1")
+    assert done.code == 0, done.err
     assert (tmp_path / "m" / "vae.safetensors").is_file()
 
 

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,12 +10,10 @@ import pytest
 pty = pytest.importorskip("pty", reason="terminals are Unix's")
 
 
-def shown(line: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+def shown(launch, line: list[str]) -> tuple[int, str, str]:
     """The exit status, what stderr, a terminal, showed, and what stdout got."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        line, env=environment, stdout=subprocess.PIPE, stderr=theirs, text=True
-    )
+    process = launch(*line, stderr=theirs, TERM="xterm", COLUMNS="100")
     os.close(theirs)
     text = b""
     deadline = time.monotonic() + 120
@@ -30,17 +26,16 @@ def shown(line: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
             break
         text += read
     os.close(ours)
-    printed, _ = process.communicate(timeout=10)
+    code, printed, _ = process.finish()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode())
-    return process.returncode, plain, printed
+    return code, plain, printed
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]], ids=["text", "json"])
-def test_steps_speed_and_time_left(more, tiny_recipe: Path, clips: Path, tmp_path: Path):
-    line = ["-m", "soundcrafter", "train", "vae", "--recipe", str(tiny_recipe), "--device", "cpu"]
+def test_steps_speed_and_time_left(more, launch, tiny_recipe: Path, clips: Path, tmp_path: Path):
+    line = ["train", "vae", "--recipe", str(tiny_recipe), "--device", "cpu"]
     line += ["--data", str(clips), "--out", str(tmp_path), "--log-steps", "1000", *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "100"}
-    code, terminal, printed = shown([sys.executable, *line], environment)
+    code, terminal, printed = shown(launch, line)
     assert code == 0, terminal
     assert len(printed.splitlines()) == (1 if more else 2)  # the last step's entry, and the end
     if more:

@@ -27,7 +27,7 @@ from soundcrafter.version import __version__
 
 LARGEST_BODY = 2**20  # bytes, of all but uploads
 _bearer = HTTPBearer(auto_error=False)  # documents the token; `Authenticate` checks it
-_STUDIO = "soundcrafter.serve.studio"
+_STUDIO = "soundcrafter.serve.studio.page"
 STUDIO_UPLOADS = "/gradio_api/upload"
 
 
