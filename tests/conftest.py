@@ -234,41 +234,58 @@ def tiny_recipe() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory, tiny_recipe, clips) -> Path:
-    """A model folder with every part, trained for the few steps of the tiny recipe. Read only."""
+def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder of that name, which none may change; the first worker makes it for all."""
     from soundcrafter.files import locked
-    from soundcrafter.train import GENERATOR_STAGES, RunOptions, read_recipe, train
 
     base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # the first of the workers trains it for all
+    if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
-    recipe, options = read_recipe(tiny_recipe), RunOptions(device="cpu")
-    folder, trained = base / "tiny" / "model", base / "tiny" / "trained"
-    with locked(base / "tiny", wait=True):
-        if not trained.exists():
-            for stage in GENERATOR_STAGES:
-                train(stage, recipe, data=clips, out=folder, options=options)
-            trained.touch()
-    return folder
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        place = base / name
+        with locked(place, wait=True):
+            if not (place / "made").exists():
+                make(place / "model")
+                (place / "made").touch()
+        return place / "model"
+
+    return once
 
 
 @pytest.fixture(scope="session")
-def distilled(tiny_model, clips, tmp_path_factory) -> Path:
+def tiny_model(make_once, tiny_recipe, clips) -> Path:
+    """A model folder with every part, trained for the few steps of the tiny recipe. Read only."""
+    from soundcrafter.train import GENERATOR_STAGES, RunOptions, read_recipe, train
+
+    recipe, options = read_recipe(tiny_recipe), RunOptions(device="cpu")
+
+    def make(folder: Path) -> None:
+        for stage in GENERATOR_STAGES:
+            train(stage, recipe, data=clips, out=folder, options=options)
+
+    return make_once("tiny", make)
+
+
+@pytest.fixture(scope="session")
+def distilled(make_once, tiny_model, clips) -> Path:
     """The tiny model with a distilled U-Net of two steps. Read only."""
     from soundcrafter.train import RunOptions, train
 
-    folder = tmp_path_factory.mktemp("distilled") / "model"
     settings = ("steps=20", "batch_size=4", "seconds=0.64", "learning_rate=0.003")
-    train(
-        "distill",
-        _TESTS.parent / "recipes" / "finetune.toml",  # whose model is that of `init`
-        data=clips,
-        out=folder,
-        init=tiny_model,
-        options=RunOptions(device="cpu"),
-        overrides=[f"distill.{setting}" for setting in settings],
-    )
-    return folder
+
+    def make(folder: Path) -> None:
+        train(
+            "distill",
+            _TESTS.parent / "recipes" / "finetune.toml",  # whose model is that of `init`
+            data=clips,
+            out=folder,
+            init=tiny_model,
+            options=RunOptions(device="cpu"),
+            overrides=[f"distill.{setting}" for setting in settings],
+        )
+
+    return make_once("distilled", make)
 
 
 @pytest.fixture

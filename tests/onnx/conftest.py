@@ -1,4 +1,4 @@
-"""The tiny model and its distilled U-Net, exported once."""
+"""The tiny model, exported once."""
 
 from pathlib import Path
 
@@ -6,12 +6,10 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def exported(distilled, tmp_path_factory) -> Path:
-    """The tiny model with its distilled U-Net as ONNX. Read only."""
+def exported(make_once, tiny_model) -> Path:
+    """The tiny model as ONNX. Read only."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)
     from soundcrafter.onnx.export import export_onnx
 
-    folder = tmp_path_factory.mktemp("onnx") / "tiny"
-    export_onnx(distilled, folder)
-    return folder
+    return make_once("exported", lambda folder: export_onnx(tiny_model, folder))

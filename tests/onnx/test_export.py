@@ -23,9 +23,9 @@ from soundcrafter.onnx.spectral_graph import spectral_to_onnx  # noqa: E402
 from soundcrafter.store import open_folder  # noqa: E402
 
 
-def test_an_export_says_what_it_is(exported, distilled):
+def test_an_export_says_what_it_is(exported, tiny_model):
     settings = json.loads((exported / "settings.json").read_text())
-    model = json.loads((distilled / "config.json").read_text())
+    model = json.loads((tiny_model / "config.json").read_text())
     assert settings["diffusion"] == model["diffusion"]
     assert settings["sampling"]["steps"] == model["sampling"]["steps"]
     assert settings["weights"] == "fp32"
@@ -103,8 +103,8 @@ def test_the_spectral_vocoder_with_its_rounds(tmp_path):
             np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
-def test_an_int8_unet_makes_nearly_the_same_sounds(exported, distilled, tmp_path):
-    folder = open_folder(distilled)
+def test_an_int8_unet_makes_nearly_the_same_sounds(exported, tiny_model, tmp_path):
+    folder = open_folder(tiny_model)
     ways = trajectories(folder, "unet", folder.load("unet"))
     quantized = quantize(onnx.load(exported / "unet.onnx"), ways.inputs)
     types = {tensor.data_type for tensor in quantized.graph.initializer}

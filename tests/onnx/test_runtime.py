@@ -198,14 +198,20 @@ def test_the_spectrogram_is_that_of_torch(config):
     np.testing.assert_allclose(log_mel(wave, config), wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"candidates": 3}, {"steps": 1, "sampler": "lcm"}], ids=str
-)
-def test_the_distilled_unet(runtime, distilled, options):
+def test_an_export_without_a_distilled_unet_says_so(runtime):
+    with pytest.raises(ValueError, match="fast: this model has no unet_fast"):
+        runtime.generate("rain", seconds=1.0, fast=True)
+
+
+@pytest.mark.slow
+def test_the_distilled_unet(distilled, tmp_path):
+    from soundcrafter.onnx.export import export_onnx
+
+    export_onnx(distilled, tmp_path / "fast")
     crafter = SoundCrafter.from_pretrained(distilled, "cpu", precision="fp32")
-    options = {"seconds": 1.0, "seed": 5, **options}
-    (ours,), (theirs,) = (
-        each.generate("rain", fast=True, **options) for each in (runtime, crafter)
-    )
-    np.testing.assert_allclose(ours.wave, theirs.wave, atol=1e-3 * np.abs(theirs.wave).max())
-    assert ours.provenance.sampling["fast"] is True
+    runtime = OnnxSoundCrafter.from_pretrained(tmp_path / "fast", threads=1)
+    for given in ({}, {"candidates": 3}, {"steps": 1, "sampler": "lcm"}):
+        options = {"seconds": 1.0, "seed": 5, "fast": True, **given}
+        (ours,), (theirs,) = (each.generate("rain", **options) for each in (runtime, crafter))
+        np.testing.assert_allclose(ours.wave, theirs.wave, atol=1e-3 * np.abs(theirs.wave).max())
+        assert ours.provenance.sampling["fast"] is True

@@ -1,5 +1,6 @@
 """The U-Net's convolutions in int8, for the CPU, and how far that moves its sounds."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,6 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from soundcrafter.config import latent_frames
@@ -103,10 +103,10 @@ def quantize(proto: onnx.ModelProto, calls: Sequence[Inputs]) -> onnx.ModelProto
         {name: x.numpy() for name, x in zip(names, call, strict=True)} for call in calls[::step]
     ]
     with tempfile.TemporaryDirectory() as folder:
-        prepared, file = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
-        quant_pre_process(proto, prepared, skip_symbolic_shape=True)
+        file = Path(folder) / "int8.onnx"
+        logging.disable(logging.WARNING)  # it recommends what it does not need here
         quantize_static(
-            prepared,
+            proto,
             file,
             _Reader(feeds),
             quant_format=QuantFormat.QDQ,
@@ -116,6 +116,7 @@ def quantize(proto: onnx.ModelProto, calls: Sequence[Inputs]) -> onnx.ModelProto
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[convolutions[0], convolutions[-1]],
         )
+        logging.disable(logging.NOTSET)
         return onnx.load(file)
 
 
