@@ -1,0 +1,17 @@
+/** The service worker, which keeps the page for later and gives it threads. */
+
+const TRIED = "isolation-tried"; // this visit, so that a browser that refuses is asked once
+
+/** Register it, and reload once if the page is not isolated yet: then this never returns. */
+export async function isolate() {
+  try {
+    await navigator.serviceWorker.register("service-worker.js");
+    if (self.crossOriginIsolated || sessionStorage.getItem(TRIED)) return;
+    await navigator.serviceWorker.ready;
+    sessionStorage.setItem(TRIED, "yes");
+  } catch {
+    return; // no service workers here, or no storage: the page works without
+  }
+  location.reload();
+  await new Promise(() => {});
+}
