@@ -97,6 +97,18 @@ def tiny_model(tmp_path_factory, tiny_recipe, clips) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def exported(tiny_model, tmp_path_factory) -> Path:
+    """The tiny model as ONNX. Read only."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    from soundcrafter.onnx.export import export_onnx
+
+    folder = tmp_path_factory.mktemp("onnx") / "tiny"
+    export_onnx(tiny_model, folder)
+    return folder
+
+
 @pytest.fixture
 def model_copy(tiny_model, tmp_path) -> Path:
     """The tiny model's parts in a folder that a test may change."""

@@ -24,6 +24,7 @@ let worker;
 /** @type {Request | null} what is being made */
 let pending = null;
 let isReady = false;
+let isBroken = false; // nothing can be made any more
 
 seed.value = String(randomSeed());
 form.addEventListener("submit", (event) => {
@@ -81,6 +82,7 @@ function make(request) {
 
 /** @param {import("./worker.js").Answer} answer */
 function answered(answer) {
+  if (isBroken) return;
   if (answer.type === "progress") {
     show(answer.words, answer.share);
   } else if (answer.type === "ready") {
@@ -103,13 +105,13 @@ function answered(answer) {
 
 /**
  * @param {string} words
- * @param {boolean} isFinal nothing can be made any more
+ * @param {boolean} isFinal
  */
 function failed(words, isFinal) {
   pending = null;
+  isBroken = isFinal;
   show("", null);
   problem.textContent = words;
-  generate.disabled = vary.disabled = isFinal;
 }
 
 /**
@@ -119,12 +121,12 @@ function failed(words, isFinal) {
 function show(words, share) {
   // set only when it changes, or a screen reader repeats it
   if (status.textContent !== words) status.textContent = words;
-  progress.hidden = isReady && !pending;
+  progress.hidden = isBroken || (isReady && !pending);
   if (share === null) progress.removeAttribute("value");
   else progress.value = share;
   cancel.hidden = !pending;
-  generate.disabled = Boolean(pending);
-  vary.disabled = Boolean(pending) || !element("sounds").children.length;
+  generate.disabled = isBroken || Boolean(pending);
+  vary.disabled = generate.disabled || !element("sounds").children.length;
 }
 
 /** @param {{ threads: number, gpu: boolean }} device */
