@@ -99,13 +99,22 @@ def tiny_model(tmp_path_factory, tiny_recipe, clips) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(tiny_model, tmp_path_factory) -> Path:
-    """The tiny model as ONNX. Read only."""
+    """The tiny model as ONNX, exported once for all processes of a run. Read only."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)
+    from filelock import FileLock
+
+    from soundcrafter.files import file_sha256
     from soundcrafter.onnx.export import export_onnx
 
-    folder = tmp_path_factory.mktemp("onnx") / "tiny"
-    export_onnx(tiny_model, folder)
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    # the config names the hashes of all parts
+    folder = place / f"onnx-{file_sha256(tiny_model / 'config.json')}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            export_onnx(tiny_model, folder)
     return folder
 
 

@@ -5,7 +5,6 @@ import json
 from dataclasses import asdict, replace
 
 import numpy as np
-import pytest
 import soundfile
 import torch
 
@@ -59,7 +58,7 @@ MELS = {
 
 def texts() -> list[str]:
     """Odd texts, and words in many orders, cases and punctuations."""
-    words = "rain Thunder dog's BARKS on a tin-roof, heavily; 3 bells! église ночь".split(" ")
+    words = "rain Thunder dog's BARKS on a tin-roof, heavily; 3 bells! église ночь".split()  # noqa: SIM905
     picks = np.random.default_rng(0).integers(0, len(words), (300, 8))
     return [*ODD_TEXTS, *(" ".join(words[i] for i in row[: 1 + row[0]]) for row in picks)]
 
@@ -149,9 +148,14 @@ def test_waves_and_spectrograms(node_tests):
     for name, wave in waves().items():
         limited = limit_peak(wave)
         file = io.BytesIO(Sound(limited, 16_000, "x", 0, None).to_bytes())
-        case = {"name": name, "wave": wave, "limited": limited, "wav": soundfile.read(file, dtype="int16")[0]}
-        case["trimmed"] = trim_silence(wave, 16_000)
-        cases.append({"rate": 16_000, **{k: getattr(v, "tolist", lambda v=v: v)() for k, v in case.items()}})
+        arrays = {
+            "wave": wave,
+            "limited": limited,
+            "trimmed": trim_silence(wave, 16_000),
+            "wav": soundfile.read(file, dtype="int16")[0],
+        }
+        lists = {key: array.tolist() for key, array in arrays.items()}
+        cases.append({"name": name, "rate": 16_000, **lists})
     wave = np.random.default_rng(1).standard_normal(4_000).astype(np.float32)
     mels = [
         {

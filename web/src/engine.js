@@ -56,7 +56,6 @@ export class Engine {
     const runtime = await import(`${folder}${name}`);
     runtime.env.wasm.wasmPaths = folder;
     runtime.env.wasm.numThreads = device.threads;
-    runtime.env.logLevel = "error"; // its warnings are about the graphs' shape hints
     return new Engine(runtime, device);
   }
 
@@ -68,6 +67,7 @@ export class Engine {
     const onGpu = this.device.gpu && GPU_PARTS.includes(part);
     const session = await this.runtime.InferenceSession.create(new Uint8Array(bytes), {
       executionProviders: onGpu ? ["webgpu", "wasm"] : ["wasm"],
+      logSeverityLevel: 3, // errors; its warnings are about the graphs' shape hints
     });
     this.#sessions.set(part, session);
   }
