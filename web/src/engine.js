@@ -16,14 +16,15 @@ export const NO_SIMD =
 /**
  * What this browser offers.
  * @param {URLSearchParams} asked may name the threads and `gpu=off`, for measurements
+ * @param {boolean} isGpuAllowed
  * @returns {Promise<Device>}
  */
-export async function findDevice(asked) {
+export async function findDevice(asked, isGpuAllowed) {
   const simd = new Uint8Array([...SIMD, ...SIMD_END]);
   if (typeof WebAssembly !== "object" || !WebAssembly.validate(simd)) throw new Error(NO_SIMD);
   const cores = Math.min(navigator.hardwareConcurrency || 1, MOST_THREADS);
   const threads = self.crossOriginIsolated ? Number(asked.get("threads")) || cores : 1;
-  return { threads, gpu: asked.get("gpu") !== "off" && (await hasGpu()) };
+  return { threads, gpu: isGpuAllowed && asked.get("gpu") !== "off" && (await hasGpu()) };
 }
 
 /** Whether there is a GPU, and the switching of stacks that its half of the runtime needs. */

@@ -19,14 +19,17 @@ import { ModelFiles } from "./model-files.js";
 class Cancelled extends Error {}
 
 let isCancelled = false;
+let isGpuAllowed = true;
+let isOnGpu = false;
 const asked = new URLSearchParams(location.search);
 const address = (/** @type {string} */ path) => new URL(path, location.href).href;
 const files = new ModelFiles(address("model/"), ({ loaded, total }) => {
   const megabytes = (/** @type {number} */ bytes) => Math.round(bytes / 1e6);
-  const words = `Loading the model: ${megabytes(loaded)} of ${megabytes(total)} MB`;
+  const whole = total ? ` of ${megabytes(total)}` : "";
+  const words = `Loading the model: ${megabytes(loaded)}${whole} MB`;
   answer({ type: "progress", words, share: total ? loaded / total : null });
 });
-const crafter = load();
+let crafter = load();
 crafter.catch((error) => answer({ type: "failed", words: inWords(error), final: true }));
 
 self.addEventListener("message", ({ data }) => {
@@ -36,7 +39,7 @@ self.addEventListener("message", ({ data }) => {
 });
 
 async function load() {
-  const device = await findDevice(asked);
+  const device = await findDevice(asked, isGpuAllowed);
   const settings = await files.settings();
   const tokenizer = files.read("tokenizer.json");
   const parts = Object.entries(settings.parts).map(
@@ -45,6 +48,7 @@ async function load() {
   await Promise.all([tokenizer, ...parts.map(([, bytes]) => bytes)]);
   answer({ type: "progress", words: "Preparing the model", share: null });
   const engine = await prepared(parts, device);
+  isOnGpu = engine.device.gpu;
   answer({ type: "ready", ...engine.device });
   const json = JSON.parse(new TextDecoder().decode(await tokenizer));
   return new Crafter(settings, json, engine.run.bind(engine));
@@ -73,8 +77,19 @@ async function generate(request) {
     answer({ type: "sound", request, sound }, [sound.wave.buffer, sound.mel.buffer]);
   } catch (error) {
     if (error instanceof Cancelled) answer({ type: "cancelled" });
+    else if (isOnGpu && !(error instanceof RangeError)) await generateWithoutGpu(request);
     else answer({ type: "failed", words: inWords(error), final: false });
   }
+}
+
+/**
+ * A GPU may be lost, or lack what only a run shows.
+ * @param {Request} request
+ */
+async function generateWithoutGpu(request) {
+  isGpuAllowed = isOnGpu = false;
+  crafter = load();
+  await generate(request);
 }
 
 /** @type {import("./crafter.js").Report} */
