@@ -21,7 +21,8 @@ export const MOST_SEED = 2 ** 32 - 1; // torch's generator takes no more bits th
 /** @typedef {{ data: Float32Array | BigInt64Array, dims: number[] }} Input */
 /** @typedef {{ prompt: string, seconds: number | null, seed: number }} Request seconds null: the
  * model's usual length, without the silence around the sound */
-/** @typedef {{ wave: Float32Array, sampleRate: number, score: number | null, mel: Float32Array, bands: number }} Sound */
+/** @typedef {{ wave: Float32Array, sampleRate: number, score: number | null, mel: Float32Array, bands: number, isCut: boolean }} Sound
+ * isCut: the prompt was too long, and its end was not heard */
 /** @typedef {(words: string, share: number) => Promise<void>} Report may throw, to cancel */
 
 export class Crafter {
@@ -71,6 +72,7 @@ export class Crafter {
       score: this.audio && similarity(await this.#embedWave(wave), cond),
       mel,
       bands: vocoder.mel.num_mels,
+      isCut: this.tokenizer.encode(prompt).length > this.settings.text.max_length,
     };
   }
 

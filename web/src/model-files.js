@@ -86,7 +86,7 @@ export class ModelFiles {
     const wanted = new Set([...this.#hashes.keys()].map((name) => this.#address(name)));
     wanted.add(`${this.folder}settings.json`);
     for (const { url } of (await kept?.keys()) ?? []) {
-      if (!wanted.has(url)) await kept?.delete(url);
+      if (url.startsWith(this.folder) && !wanted.has(url)) await kept?.delete(url);
     }
   }
 }

@@ -30,10 +30,11 @@ seed.value = String(randomSeed());
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   if (pending) return;
-  if (!lock.checked && isReady) seed.value = String(randomSeed());
+  if (!lock.checked) seed.value = String(randomSeed());
   make(requested());
 });
 vary.addEventListener("click", () => makeVaried(requested()));
+seed.addEventListener("input", () => (lock.checked = true));
 cancel.addEventListener("click", () => worker.postMessage({ type: "cancel" }));
 element("examples").addEventListener("click", ({ target }) => {
   if (!(target instanceof HTMLButtonElement)) return;

@@ -3,10 +3,10 @@
  * need and static hosts have no setting for.
  */
 
-const CACHE = `soundcrafter-page-${VERSION}`;
-const MODEL_CACHE = "soundcrafter-model"; // kept by model-files.js, across versions of the page
 const EXTRAS = ["model/README.md", "model/CREDITS.csv"];
 const worker = /** @type {ServiceWorkerGlobalScope} */ (/** @type {unknown} */ (self));
+const CACHES = `soundcrafter-page ${worker.registration.scope} `; // others may share the origin
+const CACHE = `${CACHES}${VERSION}`;
 
 worker.addEventListener("install", (event) => event.waitUntil(install()));
 worker.addEventListener("activate", (event) => event.waitUntil(activate()));
@@ -28,8 +28,7 @@ async function install() {
 
 async function activate() {
   for (const name of await caches.keys()) {
-    const isOld = name.startsWith("soundcrafter-") && name !== CACHE && name !== MODEL_CACHE;
-    if (isOld) await caches.delete(name);
+    if (name.startsWith(CACHES) && name !== CACHE) await caches.delete(name);
   }
   await worker.clients.claim();
 }
@@ -39,7 +38,7 @@ async function respond(request) {
   const cache = await caches.open(CACHE);
   // the names of scripts change with their contents, that of the page does not
   const isPage = request.mode === "navigate";
-  const fresh = isPage ? await fetch(request).catch(() => null) : null;
+  const fresh = isPage ? await fetch(request, { cache: "no-cache" }).catch(() => null) : null;
   const kept = fresh ? null : await cache.match(request, { ignoreSearch: true });
   const found = fresh ?? kept ?? (await fetch(request));
   if (!isPage && !kept && found.ok) await cache.put(request, found.clone());
@@ -48,6 +47,7 @@ async function respond(request) {
 
 /** @param {Response} response */
 function isolated(response) {
+  if (response.type === "opaqueredirect") return response;
   const headers = new Headers(response.headers);
   headers.set("Cross-Origin-Opener-Policy", "same-origin");
   headers.set("Cross-Origin-Embedder-Policy", "require-corp");

@@ -86,10 +86,11 @@ function player(file, button, cursor, name) {
  * @param {Request} request
  * @param {Sound} sound
  */
-function facts({ seed }, { wave, sampleRate, score }) {
+function facts({ seed }, { wave, sampleRate, score, isCut }) {
   const seconds = `${(wave.length / sampleRate).toFixed(2)} s`;
   const likeness = score === null ? [] : [`score ${score.toFixed(2)}`];
-  return [seconds, `seed ${seed}`, ...likeness].join(" · ");
+  const cut = isCut ? ["the end of the prompt was too long to be heard"] : [];
+  return [seconds, `seed ${seed}`, ...likeness, ...cut].join(" · ");
 }
 
 /** @param {Request} request */

@@ -24,10 +24,7 @@ let isOnGpu = false;
 const asked = new URLSearchParams(location.search);
 const address = (/** @type {string} */ path) => new URL(path, location.href).href;
 const files = new ModelFiles(address("model/"), ({ loaded, total }) => {
-  const megabytes = (/** @type {number} */ bytes) => Math.round(bytes / 1e6);
-  const whole = total ? ` of ${megabytes(total)}` : "";
-  const words = `Loading the model: ${megabytes(loaded)}${whole} MB`;
-  answer({ type: "progress", words, share: total ? loaded / total : null });
+  answer({ type: "progress", words: "Loading the model", share: total ? loaded / total : null });
 });
 let crafter = load();
 crafter.catch((error) => answer({ type: "failed", words: inWords(error), final: true }));
