@@ -42,6 +42,8 @@ for (const name of await readdir(out)) {
 }
 await mkdir(join(out, ortFolder));
 for (const name of RUNTIME) await cp(join(runtime, "dist", name), join(out, ortFolder, name));
+await cp(source("ort-license.txt"), join(out, ortFolder, "LICENSE.txt"));
+await cp(join(here, "..", "LICENSE"), join(out, "LICENSE.txt"));
 await cp(source("icon.svg"), join(out, "icon.svg"));
 const worker = await bundle("worker.js", { ORT_FOLDER: ortFolder });
 const page = await bundle("page.js", { WORKER: worker });
