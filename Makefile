@@ -13,22 +13,25 @@ RUN ?= runs/mini
 TEACHER ?= sentence-transformers/all-MiniLM-L6-v2
 MINI := src/soundcrafter/assets/mini
 BY_FAMILY := --set data.label_column=family
+# What tests and types of web/ need; without npm they are skipped.
+WEB_TOOLS := $(if $(shell command -v npm),web/node_modules/.installed)
 TRAIN = $(BIN)/soundcrafter train --out $(RUN) --recipe recipes/mini
 
-.PHONY: demo test lint types check load mini clean
+.PHONY: demo test lint types check load mini web clean
 
 demo: .venv/installed
 	$(BIN)/python -m soundcrafter demo
 
-test: .venv/installed-dev
+test: .venv/installed-dev $(WEB_TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: .venv/installed-dev
+types: .venv/installed-dev $(WEB_TOOLS)
 	$(BIN)/mypy
+	$(if $(WEB_TOOLS),web/node_modules/.bin/tsc --project web)
 
 check: lint types test
 
@@ -53,8 +56,23 @@ mini: .venv/installed
 	$(BIN)/soundcrafter ship $(RUN) --out $(MINI) --data $(DATA) --figures $(RUN)/chain/figures.json \
 		--notes docs/mini-notes.md
 
+# The page that makes sounds in a browser, in web/dist.
+web: web/dist/model/settings.json web/dist/index.html
+
+web/dist/model/settings.json: $(MINI)/config.json | .venv/installed-onnx
+	rm -rf web/dist/model
+	$(BIN)/soundcrafter export --weights fp16 --out web/dist/model
+	touch $@
+
+web/dist/index.html: web/build.mjs $(wildcard web/src/*) web/node_modules/.installed
+	node web/build.mjs
+
+web/node_modules/.installed: web/package.json web/package-lock.json
+	cd web && npm ci --no-audit --no-fund
+	touch $@
+
 clean:
-	rm -rf .venv build
+	rm -rf .venv build web/node_modules web/dist
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -64,4 +82,8 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,serve,postgres]"
+	touch $@
+
+.venv/installed-onnx: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[onnx]"
 	touch $@

@@ -288,6 +288,16 @@ def distilled(make_once, tiny_model, clips) -> Path:
     return make_once("distilled", make)
 
 
+@pytest.fixture(scope="session")
+def exported(make_once, tiny_model) -> Path:
+    """The tiny model as ONNX. Read only."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    from soundcrafter.onnx.export import export_onnx
+
+    return make_once("exported", lambda folder: export_onnx(tiny_model, folder))
+
+
 @pytest.fixture
 def model_copy(tiny_model, tmp_path) -> Path:
     """The tiny model's parts in a folder that a test may change."""
