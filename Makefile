@@ -17,13 +17,17 @@ BY_FAMILY := --set data.label_column=family
 WEB_TOOLS := $(if $(shell command -v npm),web/node_modules/.installed)
 TRAIN = $(BIN)/soundcrafter train --out $(RUN) --recipe recipes/mini
 
-.PHONY: demo test lint types check load mini web clean
+.PHONY: demo test test-long lint types check load mini web clean
 
 demo: .venv/installed
 	$(BIN)/python -m soundcrafter demo
 
 test: .venv/installed-dev $(WEB_TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Tests of several processes and machines, which take as long again.
+test-long: .venv/installed-dev $(WEB_TOOLS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

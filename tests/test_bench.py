@@ -77,6 +77,7 @@ def positive(figures: object) -> bool:
     return all(map(positive, figures)) if isinstance(figures, list) else figures > 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("fork_workers")
 def test_a_tiny_model_has_every_figure(tiny_model, tmp_path):
     out = tmp_path / "new" / "out"
@@ -143,6 +144,7 @@ def test_peer_of_another_layout_is_audioldm_s(tiny_model):
     assert configs.unet.heads == (4, 8, 12, 20)
 
 
+@pytest.mark.long
 def test_random_models_make_sound(random_model, audioldm, tmp_path):
     random_model.write("paper", tmp_path, width=8)
     for folder, film in ((audioldm, False), (tmp_path, True)):

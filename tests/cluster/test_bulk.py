@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+pytestmark = pytest.mark.long
+
 Run = Callable[..., Any]  # the conftest's `run`
 SHORT = ("--steps", 2, "--candidates", 1, "--precision", "fp32", "--device", "cpu")
 COUNT = 120

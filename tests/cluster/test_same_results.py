@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 from safetensors.numpy import load_file
+
+pytestmark = pytest.mark.long
 
 
 def test_encoded_data_is_the_same(nodes, run, clips, tiny_recipe, tiny_model, tmp_path):

@@ -17,6 +17,8 @@ import pytest
 import soundfile
 
 pytest.importorskip("fastapi", reason="needs the server: pip install .[serve]")
+
+pytestmark = pytest.mark.long
 REQUESTS = 40
 
 

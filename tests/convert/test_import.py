@@ -282,6 +282,7 @@ class TestClap:
             import_model(tmp_path / "published", tmp_path / "model")
 
 
+@pytest.mark.long
 def test_a_unet_is_trained_beside_an_imported_clap(
     clips: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:
@@ -330,6 +331,7 @@ def test_the_recipe_beside_laions_clap_describes_the_published_one() -> None:
     assert (words.norm_eps, words.embed_dim) == (text.layer_norm_eps, text.projection_dim)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lora", [None, 4])
 def test_an_imported_model_can_be_fine_tuned(
     imported: Path, clips: Path, tmp_path: Path, lora: int | None

@@ -50,6 +50,7 @@ def test_half_precision_weights_take_less_space(exported):
     np.testing.assert_allclose(rounded, exact, atol=1e-2 * np.abs(exact).max())
 
 
+@pytest.mark.long
 def test_a_part_that_differs_is_refused_and_nothing_is_left(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setitem(export_onnx.__globals__["TOLERANCES"], "fp32", 0.0)
     with pytest.raises(ValueError, match=r"clap_text: .* differs from torch by .* of its peak"):
@@ -82,6 +83,7 @@ def test_the_transform_is_that_of_fft(size):
         torch.testing.assert_close(back, part)
 
 
+@pytest.mark.long
 def test_the_spectral_vocoder_with_its_rounds(tmp_path):
     mel_config = MelConfig(n_fft=256, hop=64, num_mels=16)
     config = SpectralConfig(mel=mel_config, n_fft=128, iterations=3, width=8, blocks=1)
@@ -114,7 +116,7 @@ def test_an_int8_unet_makes_nearly_the_same_sounds(exported, tiny_model, tmp_pat
     assert 1e-3 < ways.moved_by(runner(tmp_path / "int8.onnx")) < LIMIT
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_export_in_int8(tiny_model, tmp_path, monkeypatch):
     seen = []
     export_onnx(tiny_model, tmp_path / "int8", "int8", seen.append)

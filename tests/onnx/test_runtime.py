@@ -203,7 +203,7 @@ def test_an_export_without_a_distilled_unet_says_so(runtime):
         runtime.generate("rain", seconds=1.0, fast=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_distilled_unet(distilled, tmp_path):
     from soundcrafter.onnx.export import export_onnx
 

@@ -18,6 +18,8 @@ from soundcrafter.train import GENERATOR_STAGES
 from soundcrafter.train.checkpoint import list_checkpoints, run_folder
 from soundcrafter.train.log import MACHINE_FACTS, read_log
 
+pytestmark = pytest.mark.long
+
 STEPS = 4
 # dropout draws from each process's own generator; everything else is a function of the index
 SETTINGS = (
