@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from soundcrafter.audio import read_audio
 from soundcrafter.onnx import OnnxSoundCrafter
 from soundcrafter.text import Tokenizer
 
@@ -60,7 +60,7 @@ def test_the_sound_is_that_of_the_runtime(program, exported, tmp_path, seed, sec
     given = [] if seconds is None else [str(seconds)]
     command = [program, exported, ",".join(map(str, tokens[0])), file, str(seed), *given]
     subprocess.run(command, check=True)
-    wave, rate = read_audio(file)
+    wave, rate = soundfile.read(file)
     assert (rate, len(wave)) == (runtime.sample_rate, len(sound.wave))
     np.testing.assert_allclose(wave, sound.wave, atol=1e-3 * np.abs(sound.wave).max() + 2**-14)
 
