@@ -26,7 +26,15 @@ for command in json.loads(sys.argv[2]):
     results.append([code, out.getvalue(), err.getvalue()])
 print(json.dumps(results))
 """
-OF_TORCH = ("torch", "transformers", "safetensors", "huggingface_hub", "accelerate", "psutil")
+OF_TORCH = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "accelerate",
+    "psutil",
+)
 OF_PLOTS = ("matplotlib", "PIL")
 
 

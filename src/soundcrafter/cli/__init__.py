@@ -28,6 +28,7 @@ _MOST_LETTERS = 1000  # of a message
 _OF_TORCH = (
     "torch",
     "transformers",
+    "tokenizers",
     "safetensors",
     "huggingface_hub",
     "accelerate",

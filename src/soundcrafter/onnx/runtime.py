@@ -1,4 +1,4 @@
-"""Sounds from an exported model, with NumPy, tokenizers and ONNX Runtime alone."""
+"""Sounds from an exported model, with NumPy and ONNX Runtime alone."""
 
 import logging
 import math
@@ -13,6 +13,7 @@ import numpy as np
 from soundcrafter.arguments import plain_request, plain_sampling, portable_name
 from soundcrafter.audio import limit_peak, trim_silence
 from soundcrafter.blend import Blend
+from soundcrafter.byte_bpe import ByteBpe
 from soundcrafter.diffusion.config import SamplingConfig
 from soundcrafter.files import one_line
 from soundcrafter.onnx.audio_tower import AudioTower, unit
@@ -25,7 +26,6 @@ from soundcrafter.progress import Progress
 from soundcrafter.provenance import Provenance
 from soundcrafter.request import GenerateRequest, Job, resolve
 from soundcrafter.sound import Sound
-from soundcrafter.text import Tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class OnnxSoundCrafter:
         self.name, self.settings = portable_name(folder), read_exported(path)
         self.sampling: SamplingConfig = self.settings.sampling
         self.schedule = ArraySchedule(self.settings.diffusion)
-        self.tokenizer = Tokenizer.load(path / TOKENIZER)
+        self.tokenizer = ByteBpe.load(path / TOKENIZER)
         parts = self.settings.parts
         self._sessions = {name: _session(path / parts[name].file, threads) for name in parts}
         audio = self.settings.audio
