@@ -122,7 +122,7 @@ def _kind(letter: str) -> str:
 
 
 def _normalizers(data: Any) -> list[Callable[[str], str]]:
-    steps = {
+    steps: dict[str, Callable[[str], str]] = {
         "NFC": partial(unicodedata.normalize, "NFC"),
         # letter by letter: a sigma at the end of a word is no special case
         "Lowercase": lambda text: "".join(letter.lower() for letter in text),
