@@ -81,11 +81,11 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$(TORCH)"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[serve]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[torch,serve]"
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,serve,postgres]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,torch,serve,postgres]"
 	touch $@
 
 .venv/installed-onnx: .venv/installed

@@ -52,8 +52,8 @@ def compare(exported: str, model: str | None) -> None:
     import torch
 
     from soundcrafter import SoundCrafter
+    from soundcrafter.mel_bands import log_mel
     from soundcrafter.onnx import OnnxSoundCrafter
-    from soundcrafter.onnx.audio_tower import log_mel
 
     ours = OnnxSoundCrafter.from_pretrained(exported)
     theirs = SoundCrafter.from_pretrained(model, "cpu", precision="fp32")

@@ -613,3 +613,7 @@ def test_train_scores_and_plot(run, tiny_model, clips, tiny_recipe, tmp_path):
     assert len(facts["pictures"]) == 3
     assert set(listing(tmp_path / "p")) >= {"losses.png", "scores.png", "samples.png", "report.md"}
     assert "contains no training run" in one_line(run("plot", tmp_path / "p"))
+
+
+def test_a_command_without_arguments_says_what_it_needs(run):
+    assert "prompt: give one prompt" in run("generate").refused()

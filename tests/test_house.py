@@ -20,6 +20,7 @@ LAYERS = (
         "audio",
         "mel",
         "mel_bands",
+        "byte_bpe",
         "text",
         "plots",
         "precision",

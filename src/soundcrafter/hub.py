@@ -8,8 +8,7 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 
-from soundcrafter.convert import diffusers, laion_clap
-from soundcrafter.convert.importer import CHECKPOINTS, detect_source, import_model, licence_of
+from soundcrafter.convert import CHECKPOINTS
 from soundcrafter.files import cache_folder, one_line
 
 BUNDLED = "bundled"
@@ -45,6 +44,9 @@ def find_model(
             )
         return path
     at = "" if revision is None else f"--at--{revision}"
+    # imported here, as torch below: folders need neither
+    from soundcrafter.convert.importer import detect_source, import_model
+
     converted = cache_folder() / "models" / f"{name}{at}".replace("/", "--")
     if (converted / "config.json").is_file():
         return converted
@@ -68,6 +70,8 @@ def import_named(
     `tokenizer`: folder or hub name of RoBERTa's, for AudioLDM's own checkpoint (by default the
     hub's). Raises ValueError as `import_model` and `find_model` do.
     """
+    from soundcrafter.convert.importer import detect_source, import_model
+
     folder = fetch(str(source)) if _is_hub_name(source) else Path(source)
     words = None
     if detect_source(folder) == "original":
@@ -87,6 +91,9 @@ def fetch(name: str, revision: str | None = None, *, download: bool = True) -> P
     Raises ValueError where the hub cannot be reached, or `download` is false and the cache has no
     such model, and where the name is not of this family.
     """
+    from soundcrafter.convert import diffusers, laion_clap
+    from soundcrafter.convert.importer import detect_source
+
     get = partial(fetch_files, name, revision=revision, download=download)
     folder = get(_SETTINGS)
     try:
@@ -132,5 +139,7 @@ def _is_hub_name(name: str | os.PathLike[str]) -> bool:
 
 
 def _log_licence(name: str, folder: Path) -> None:
+    from soundcrafter.convert.importer import licence_of
+
     licence = licence_of(folder) or "not stated; see its page"
     _log.warning("%s: licence of these weights: %s", name, licence)

@@ -1,13 +1,16 @@
-"""The settings of a log-mel spectrogram, and its bands: what needs no torch."""
+"""Log-mel spectrograms without torch: their settings, their bands, and one in NumPy."""
 
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from soundcrafter.settings import check_range
+
+_FRAMES_AT_ONCE = 1024  # bounds the memory of a long spectrogram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,22 @@ class MelConfig:
                 f"mel: got shape {list(mel.shape)}; allowed: [B, 1, T, {self.num_mels}] "
                 f"with T at least {min_frames}"
             )
+
+
+def log_mel(wave: NDArray[np.float32], config: MelConfig) -> NDArray[np.float32]:
+    """The values of `mel.LogMel` for wave [N]: [T, F]."""
+    if config.framing == "exact":
+        wave = np.pad(wave, (0, -len(wave) % config.hop))
+    wave = np.pad(wave, config.reflect_pad, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.n_fft) / config.n_fft)
+    frames, filters = sliding_window_view(wave, config.n_fft)[:: config.hop], mel_filters(config)
+    pieces = [
+        np.abs(np.fft.rfft(frames[i : i + _FRAMES_AT_ONCE] * window)) ** config.power @ filters
+        for i in range(0, len(frames), _FRAMES_AT_ONCE)
+    ]
+    bands = np.maximum(np.concatenate(pieces), config.floor)
+    logs = np.log(bands) if config.log == "ln" else np.log10(bands) * (20.0 / config.power)
+    return logs.astype(np.float32)
 
 
 def band_centres(config: MelConfig) -> NDArray[np.float64]:

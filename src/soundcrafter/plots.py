@@ -5,22 +5,28 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from soundcrafter.audio import Wave, fit_length
 from soundcrafter.files import replacing
-from soundcrafter.mel import LogMel
-from soundcrafter.mel_bands import MelConfig, band_centres
+from soundcrafter.mel_bands import MelConfig, band_centres, log_mel
 
 _TICKS = (250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
 _RANGE = 80.0  # dB from the loudest point down to black
 _SHADES = 64  # of a thumbnail; more look the same and make the file larger
 _MARKED_POINTS = 40  # curves of at most this many points have markers
+
+
+def check_plots() -> None:
+    """Raise ValueError where what plots need is not installed."""
+    for package in ("matplotlib", "PIL"):
+        if find_spec(package) is None:
+            raise ValueError("plots need matplotlib: pip install 'soundcrafter[plot]'")
 
 
 def plot_mel(
@@ -49,6 +55,7 @@ def mel_thumbnail(wave: Wave, sample_rate: int, width: int = 320, height: int = 
     It spans the whole wave and 0 Hz to half the sample rate, in the colours of `plot_mel`; silence
     is black. Raises ValueError for a wave that is empty or not [N].
     """
+    check_plots()
     from matplotlib import colormaps
     from PIL import Image
 
@@ -216,13 +223,13 @@ def _letters(font_file: str) -> frozenset[int]:
 def _levels(wave: Wave, config: MelConfig) -> NDArray[np.float32]:
     """The log-mel spectrogram of wave [N] in dB, frequency first: [F, T]."""
     padded = fit_length(wave, max(len(wave), config.reflect_pad + 1))
-    with torch.inference_mode():
-        levels = LogMel(config)(torch.from_numpy(padded)[None])[0, 0]
+    levels = log_mel(padded, config)
     # frame i is centred on sample i * hop: drop frames in the padding of a very short wave
-    return levels[: len(wave) // config.hop + 1].T.numpy()
+    return levels[: len(wave) // config.hop + 1].T
 
 
 def _figure(width: float, height: float) -> Any:
+    check_plots()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from soundcrafter.byte_bpe import pad_rows
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<unk>", "<eos>")
 """Their ids are 0 to 3, because transformers' CLIP treats an end id of 2 differently."""
@@ -138,20 +139,9 @@ class Tokenizer:
             raise ValueError(f"texts: got {texts!r}; expected a list of one or more strings")
         if max_length < 2:
             raise ValueError(f"max_length: got {max_length}; allowed: 2 or more")
-        rows = [
-            self._truncate(row.ids, max_length) for row in self._tokenizer.encode_batch(list(texts))
-        ]
-        length = max(len(row) for row in rows)
-        tokens = np.full((len(rows), length), self.pad_id, dtype=np.int64)
-        mask = np.zeros((len(rows), length), dtype=np.int64)
-        for i, row in enumerate(rows):
-            tokens[i, : len(row)] = row
-            mask[i, : len(row)] = 1
-        return tokens, mask
+        rows = [row.ids for row in self._tokenizer.encode_batch(list(texts))]
+        return pad_rows(rows, max_length, pad_id=self.pad_id, eos_id=self.eos_id)
 
     def count(self, text: str) -> int:
         """The number of tokens of a text that is not truncated, including bos and eos."""
         return len(self._tokenizer.encode(text).ids)
-
-    def _truncate(self, ids: list[Any], max_length: int) -> list[Any]:
-        return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.eos_id]

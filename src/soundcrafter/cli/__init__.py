@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -23,6 +24,17 @@ from soundcrafter.version import __version__
 
 INTERRUPTED = 130
 _MOST_LETTERS = 1000  # of a message
+# what the extra "torch" installs and more than plots need
+_OF_TORCH = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "accelerate",
+    "psutil",
+    "tensorboard",
+)
 app = typer.Typer(
     help="Text in, sound effect out.",
     add_completion=False,
@@ -70,11 +82,10 @@ def main() -> None:
             message += " (an argument that begins with -, as a prompt may, needs -- before it)"
         _fail(message)
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in _OF_TORCH:
             raise
-        _fail(
-            "this needs torch; without it, generate takes a folder that soundcrafter export wrote"
-        )
+        name = "torch" if find_spec("torch") is None else error.name
+        _fail(f"this needs {name}: pip install 'soundcrafter[torch]'")
     except (ValueError, OSError) as error:
         _fail(str(error))
     except MemoryError as error:

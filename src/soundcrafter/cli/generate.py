@@ -191,6 +191,10 @@ def generate(
         others |= {"--ray": ray is not None}
         options = exported_options(options, others, device=device, precision=precision)
         compose = "off" if compose == "auto" else compose  # scenes need torch
+    if plot:
+        from soundcrafter.plots import check_plots
+
+        check_plots()
     # refuse options that no model supports before one is loaded
     export = export_of(rate=rate, depth=depth, lufs=lufs, stereo=stereo, metadata=metadata)
     if compose not in COMPOSE:

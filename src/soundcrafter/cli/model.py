@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,8 @@ from soundcrafter.cli.common import JsonFlag, SetOption, print_table, read_text
 
 def info(
     target: Annotated[
-        str | None, typer.Argument(help="Recipe, model folder or hub name; else the bundled model.")
+        str | None,
+        typer.Argument(help="Recipe, model folder, export or hub name; else the bundled model."),
     ] = None,
     overrides: SetOption = None,
     flops: Annotated[
@@ -20,29 +21,41 @@ def info(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """What a model or a recipe is: its parts, their sizes, its defaults."""
-    from soundcrafter.describe import describe
+    """What a model, an export or a recipe is: its parts, their sizes, its defaults."""
+    from soundcrafter.onnx.folder import is_exported
 
-    facts = describe(target, overrides or (), flops=flops)
+    if is_exported(target):
+        facts = _exported_facts(str(target), overrides, flops)
+    else:
+        from soundcrafter.describe import describe
+
+        facts = describe(target, overrides or (), flops=flops)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    rows = [[name, f"{count:,}"] for name, count in facts["parameters"].items()]
+    size = "bytes" if facts["kind"] == "export" else "parameters"
+    rows = [[name, f"{count:,}"] for name, count in facts[size].items()]
     print_table(
-        target or "bundled model",
-        ["part", "parameters"],
-        [*rows, ["in all", f"{facts['total']:,}"]],
+        target or "bundled model", ["part", size], [*rows, ["in all", f"{facts['total']:,}"]]
     )
     if "gflop" in facts:
         seconds = facts["sampling"]["seconds"]
         rows = [[name, f"{count:,.2f}"] for name, count in facts["gflop"].items()]
         print_table(f"one sound of {seconds:g} s", ["call", "GFLOP"], rows)
-    for key in ("sample_rate", "latent", "diffusion", "sampling"):
+    for key in ("model", "weights", "opset", "sample_rate", "latent", "diffusion", "sampling"):
         if key in facts:
             value = facts[key]
             if isinstance(value, dict):
                 value = ", ".join(f"{name} {each}" for name, each in value.items() if each != "")
             print(f"{key}: {value}")
+
+
+def _exported_facts(target: str, overrides: list[str] | None, flops: bool) -> dict[str, Any]:
+    from soundcrafter.onnx.folder import exported_facts
+
+    if overrides or flops:
+        raise ValueError("--set and --flops: not possible with an exported model")
+    return exported_facts(target)
 
 
 def import_model(
@@ -75,7 +88,7 @@ def export(
         from soundcrafter.onnx.export import ExportedPart, export_onnx
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"export: needs {error.name}; install it with: pip install 'soundcrafter[onnx]'"
+            f"export: needs {error.name}; install it with: pip install 'soundcrafter[onnx-export]'"
         ) from None
 
     def show(part: ExportedPart) -> None:

@@ -51,7 +51,7 @@ class HoldingRayCommand(HoldingCommand):
 
 
 def _with_address(args: list[str]) -> list[str]:
-    following = [*args[1:], "-"]
+    following = [*args, "-"][1:]
     return [
         f"--ray={_HERE}" if arg == "--ray" and after.startswith("-") else arg
         for arg, after in zip(args, following, strict=True)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+from soundcrafter.convert import CHECKPOINTS
 from soundcrafter.convert.diffusers import read_diffusers
 from soundcrafter.convert.imported_model import ImportedModel
 from soundcrafter.convert.laion_clap import read_clap, read_tokenizer
@@ -20,7 +21,6 @@ ALLOWED = (
     "allowed: AudioLDM in diffusers' layout, AudioLDM's own .ckpt, "
     "a CLAP in transformers' layout, a model folder"
 )
-CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 
 def detect_source(path: Path) -> Source:

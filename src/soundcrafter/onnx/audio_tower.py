@@ -1,28 +1,14 @@
-"""The audio tower and its log-mel spectrogram, in NumPy."""
+"""The audio tower, in NumPy."""
 
 from collections.abc import Callable
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from soundcrafter.audio import resample
-from soundcrafter.mel_bands import MelConfig, mel_filters
+from soundcrafter.mel_bands import log_mel
 from soundcrafter.onnx.folder import AudioSettings
 from soundcrafter.onnx.windows import Array
-
-
-def log_mel(wave: Array, config: MelConfig) -> Array:
-    """`LogMel` of wave [N]: [1, 1, T, F]."""
-    if config.framing == "exact":
-        wave = np.pad(wave, (0, -len(wave) % config.hop))
-    wave = np.pad(wave, config.reflect_pad, mode="reflect")
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.n_fft) / config.n_fft)
-    frames = sliding_window_view(wave, config.n_fft)[:: config.hop] * window
-    bands = np.abs(np.fft.rfft(frames)) ** config.power @ mel_filters(config)
-    bands = np.maximum(bands, config.floor)
-    logs = np.log(bands) if config.log == "ln" else np.log10(bands) * (20.0 / config.power)
-    return logs.astype(np.float32)[None, None]
 
 
 class AudioTower:
@@ -39,7 +25,7 @@ class AudioTower:
         if len(wave) < self.settings.min_samples:
             wave = np.resize(wave, self.settings.min_samples)
         windows = [wave[span] for span in _windows(len(wave), self._max_samples)]
-        return self._mean([log_mel(window, self.settings.mel) for window in windows])
+        return self._mean([log_mel(window, self.settings.mel)[None, None] for window in windows])
 
     def embed_mel(self, mel: Array) -> NDArray[np.float32]:
         """mel [1, 1, T, F] of any length -> [E], unit norm."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from soundcrafter.files import one_line
 
-OPSET = 18
+OPSET, IR_VERSION = 18, 8  # of one release of ONNX, so that older runtimes read the files
 _LEAST_HALVED = 4096  # values; smaller tensors are no weight worth the rounding
 
 
@@ -49,6 +49,7 @@ def to_onnx(
     for node in proto.graph.node:
         del node.metadata_props[:]  # traces of this machine's source files
     del proto.graph.value_info[:]
+    proto.ir_version = IR_VERSION
     return proto
 
 

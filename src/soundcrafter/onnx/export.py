@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from soundcrafter.arguments import portable_name
+from soundcrafter.byte_bpe import ByteBpe
 from soundcrafter.codec import PIECE_SECONDS
 from soundcrafter.files import file_sha256, make_folder, write_json
 from soundcrafter.hub import BUNDLED, find_model
@@ -343,6 +344,7 @@ def _error(part: _Part, file: Path) -> float:
 def _copy(folder: ModelFolder, place: Path) -> None:
     """The tokenizer, and the model card with its credits."""
     folder.load_tokenizer()  # refuses a damaged one
+    ByteBpe.load(folder.path / TOKENIZER)  # and one that the runtime does not read
     for name in (TOKENIZER, *_CARD):
         if (folder.path / name).is_file():
             shutil.copyfile(folder.path / name, place / name)

@@ -4,11 +4,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from soundcrafter.diffusion.config import DiffusionConfig, SamplingConfig
 from soundcrafter.files import file_sha256, read_json
 from soundcrafter.mel_bands import MelConfig
-from soundcrafter.settings import check_at_least, from_dict
+from soundcrafter.settings import check_at_least, from_dict, to_dict
 
 FORMAT = 1
 SETTINGS, TOKENIZER = "settings.json", "tokenizer.json"
@@ -125,3 +126,28 @@ def read_exported(path: str | os.PathLike[str]) -> OnnxSettings:
         if file_sha256(path / name) != sha256:
             raise ValueError(f"{path / name}: its sha256 does not match {SETTINGS}")
     return settings
+
+
+def exported_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What an exported model is, ready for JSON. Raises ValueError as `read_exported` does."""
+    settings = read_exported(path)
+    latent, mel = settings.latent, settings.vocoder.mel
+    sizes = {name: (Path(path) / part.file).stat().st_size for name, part in settings.parts.items()}
+    return {
+        "kind": "export",
+        "model": settings.model,
+        "soundcrafter": settings.soundcrafter,
+        "weights": settings.weights,
+        "opset": settings.opset,
+        "bytes": sizes,
+        "total": sum(sizes.values()),
+        "sample_rate": mel.sample_rate,
+        "latent": {
+            "channels": latent.channels,
+            "frames_per_second": mel.sample_rate / mel.hop / latent.mel_frames,
+            "rows": latent.rows,
+        },
+        "training_ids": {name: part.training_id for name, part in settings.parts.items()},
+        "diffusion": to_dict(settings.diffusion),
+        "sampling": to_dict(settings.sampling),
+    }

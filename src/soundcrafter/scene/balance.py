@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from soundcrafter.audio import Wave, fit_length
-from soundcrafter.mel import LogMel
-from soundcrafter.mel_bands import MelConfig
+from soundcrafter.mel_bands import MelConfig, log_mel
 
 COMPRESSION = 0.3  # loudness grows with about this power of a sound's power (Stevens)
 FRAMES = 4  # of the mel spectrogram in one cell
@@ -22,14 +20,12 @@ Power = NDArray[np.float32]
 
 def mel_power(wave: Wave, mel: MelConfig) -> Power:
     """The power of wave [N] in cells of FRAMES frames and one mel band, [T, F]; 0 for silence."""
-    log_mel, cell = LogMel(mel), FRAMES * mel.hop
-    pieces = []
+    pieces, cell = [], FRAMES * mel.hop
     for start in range(0, len(wave), PIECE * cell):  # bounds the memory of a long scene
         piece = wave[start : start + PIECE * cell]
         # whole cells, and enough samples for the transform
         piece = fit_length(piece, max(-(-len(piece) // cell) * cell, mel.n_fft))
-        with torch.inference_mode():
-            power = mel.power_of(log_mel(torch.from_numpy(piece)[None])[0, 0].numpy())
+        power = mel.power_of(log_mel(piece, mel))
         power = power[: len(power) // FRAMES * FRAMES]
         pieces.append(power.reshape(-1, FRAMES, power.shape[1]).mean(1))
     found: Power = np.concatenate(pieces)

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from soundcrafter.diffusion.config import SECONDS_RANGE
 from soundcrafter.filenames import free_path, slug
@@ -21,7 +20,7 @@ DELAY, MOST_DELAY = 0.15, 0.5
 # in 1,500 captions of AudioCaps' train split, the bundled model puts 6 above, all rightly.
 SAME_SOUND = 0.73
 
-Embed = Callable[[Sequence[str]], Tensor]
+Embed = Callable[[Sequence[str]], Any]  # texts -> their embeddings [B, E], a tensor or an array
 
 
 def scene_from_text(
