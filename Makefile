@@ -21,6 +21,7 @@ TRAIN = $(BIN)/soundcrafter train --out $(RUN) --recipe recipes/mini
 
 demo: .venv/installed
 	$(BIN)/python -m soundcrafter demo
+	@echo "without a server: make web, then python3 -m http.server -d web/dist"
 
 test: .venv/installed-dev $(WEB_TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
