@@ -498,7 +498,8 @@ def test_unknown_arguments_are_refused_and_the_known_ones_shown(model):
                 "negative",
                 "sampler",
             ),
-            *("candidates", "draft_steps", "masked", "reuse", "batch_size", "trim", "noise"),
+            *("candidates", "draft_steps", "masked", "reuse", "fast", "batch_size", "trim"),
+            "noise",
             *("init", "strength", "at", "regions", "loop", "like", "like_weight"),
             *("more", "less", "steer", "progress"),
         ]
