@@ -21,7 +21,7 @@ pytestmark = pytest.mark.long
 
 Run = Callable[..., Any]  # the conftest's `run`
 SHORT = ("--steps", 2, "--candidates", 1, "--precision", "fp32", "--device", "cpu")
-COUNT = 120
+COUNT = 300
 
 
 def prompt_file(path: Path, count: int, **others: Any) -> Path:

@@ -19,7 +19,7 @@ import soundfile
 pytest.importorskip("fastapi", reason="needs the server: pip install .[serve]")
 
 pytestmark = pytest.mark.long
-REQUESTS = 40
+REQUESTS = 100
 
 
 @pytest.fixture
