@@ -26,7 +26,7 @@ demo: .venv/installed
 test: .venv/installed-dev $(WEB_TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Tests of several processes and machines, which take as long again.
+# Tests of several processes and machines, which take about as long.
 test-long: .venv/installed-dev $(WEB_TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
 

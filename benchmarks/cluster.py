@@ -99,14 +99,15 @@ def main() -> None:
             rates[0].append(plain_speed(jobs, settings, given.batch_size))
             for n in given.workers:
                 rates[n].append(ray_speed(jobs, settings, given.batch_size, n))
-    plain, *found = (median(each) for each in rates.values())
-    for workers, (rate, each) in zip(
-        rates, zip([plain, *found], rates.values(), strict=True), strict=True
-    ):
+    medians = {workers: median(runs) for workers, runs in rates.items()}
+    first = medians[given.workers[0]]
+    for workers, rate in medians.items():
         name = f"{workers} workers" if workers else "without Ray"
-        runs = ", ".join(f"{one:.3f}" for one in each)
-        print(f"{name:12} {rate:.3f} sounds/s  x{rate / found[0]:.2f}  ({runs})")
-    print(f"Ray costs {100 * (plain / found[0] - 1):.1f}% of the time ({given.workers[0]} workers)")
+        runs = ", ".join(f"{run:.3f}" for run in rates[workers])
+        print(f"{name:12} {rate:.3f} sounds/s  x{rate / first:.2f}  ({runs})")
+    print(
+        f"Ray costs {100 * (medians[0] / first - 1):.1f}% of the time ({given.workers[0]} workers)"
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class OwnModel:
         self.defaults = crafter.sampling
         # the same work in every step, whatever the sampling defaults of the model are
         crafter.sampling = replace(
-            crafter.sampling,
+            crafter.sampling_for(fast=False),
             guidance_from=0.0,
             guidance_until=1.0,
             reuse=1,

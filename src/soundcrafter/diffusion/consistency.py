@@ -21,10 +21,10 @@ class Segments:
 
     def __init__(self, schedule: Schedule, count: int) -> None:
         """Raises ValueError for more segments than the schedule has steps."""
-        self.schedule, self.count = schedule, count
-        starts = schedule.sampling_times(count).float()
-        self._starts = starts
-        self._ends = torch.cat([starts[1:], torch.tensor([0.0 if schedule.is_flow else CLEAN])])
+        self.schedule = schedule
+        self._starts = schedule.sampling_times(count).float()
+        last = torch.tensor([0.0 if schedule.is_flow else CLEAN])
+        self._ends = torch.cat([self._starts[1:], last])
 
     def draw_times(self, u: Tensor) -> Tensor:
         """Times from u [B], uniform in [0, 1), none of them without noise."""

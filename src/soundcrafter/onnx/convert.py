@@ -31,7 +31,7 @@ def to_onnx(
     """
     shapes = tuple(dict.fromkeys(dims, torch.export.Dim.DYNAMIC) for dims in dynamic)
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet("torch.onnx"):
             program = torch.onnx.export(
                 module.eval(),
                 example,
@@ -76,9 +76,9 @@ def half_weights(proto: onnx.ModelProto, keep: Sequence[str] = ()) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that it does not find, and on its own code."""
-    logger: Any = logging.getLogger("torch.onnx")
+def quiet(name: str) -> Iterator[None]:
+    """Without the warnings of a library, whose logger has that name: they are not the user's."""
+    logger: Any = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
